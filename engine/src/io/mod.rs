@@ -1,0 +1,386 @@
+//! The narrow waist between the engine and the disk.
+//!
+//! Everything the engine asks of a disk is an [`Op`] given to an [`Io`]: executed at once and blocking by
+//! [`Io::run`], or queued on an [`IoQueue`], which is what the commit path does. Operations own their buffers until
+//! they complete, and give them back. Nothing here retries, and nothing here decides what an error means.
+//!
+//! Invariant: nothing outside this folder knows which backend runs (`uring`, `posix`, `mem`, or a simulated one).
+
+pub mod buf;
+pub mod mem;
+pub mod posix;
+#[cfg(target_os = "linux")]
+pub mod uring;
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use buf::AlignedBuf;
+
+use crate::error::{Error, Result};
+
+/// An open file. Clones share it; it is closed when the last one is dropped.
+#[derive(Clone)]
+pub struct File {
+    /// Where it was opened, for messages.
+    pub path: Arc<Path>,
+    /// The backend's own handle.
+    pub inner: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({})", self.path.display())
+    }
+}
+
+/// How a file is opened. `Direct` bypasses the page cache: offsets, lengths and buffers are multiples of 4096 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// For reading, through the page cache.
+    Read,
+    /// For reading, bypassing the page cache.
+    ReadDirect,
+    /// For reading and writing, bypassing the page cache; the file exists.
+    WriteDirect,
+    /// For reading and writing, bypassing the page cache; fails if the file exists.
+    CreateDirect,
+    /// For reading and writing through the page cache; fails if the file exists. For small files: identity, manifest.
+    Create,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub enum Op {
+    /// Opens `path`. Done: [`Done::File`].
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        mode: OpenMode,
+    },
+    /// Reads up to `buf.capacity()` bytes at `offset`; fewer only at the end of the file.
+    /// Done: [`Done::Buf`], its length the number of bytes read.
+    Read {
+        /// The file.
+        file: File,
+        /// The byte offset.
+        offset: u64,
+        /// Where to.
+        buf: AlignedBuf,
+    },
+    /// Writes all of `buf` at `offset`. With `durable` it completes only when the bytes are on stable storage, as with
+    /// RWF_DSYNC; a write that ends short is an error. Done: [`Done::Buf`].
+    Write {
+        /// The file.
+        file: File,
+        /// The byte offset.
+        offset: u64,
+        /// What.
+        buf: AlignedBuf,
+        /// Whether it completes only when the bytes are on stable storage.
+        durable: bool,
+    },
+    /// Makes the file's content and size durable. Done: [`Done::Nothing`].
+    Sync {
+        /// The file.
+        file: File,
+    },
+    /// Reserves space so that the file has `len` bytes. Done: [`Done::Nothing`].
+    Allocate {
+        /// The file.
+        file: File,
+        /// The file's new length in bytes.
+        len: u64,
+    },
+    /// The file's length. Done: [`Done::Len`].
+    Len {
+        /// The file.
+        file: File,
+    },
+    /// Renames a file, replacing what is there. Durable after [`Op::SyncDir`]. Done: [`Done::Nothing`].
+    Rename {
+        /// From.
+        from: PathBuf,
+        /// To.
+        to: PathBuf,
+    },
+    /// Removes a file. Durable after [`Op::SyncDir`]. Done: [`Done::Nothing`].
+    Remove {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Creates a directory; one that exists is no error. Done: [`Done::Nothing`].
+    CreateDir {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Makes the directory's entries durable. Done: [`Done::Nothing`].
+    SyncDir {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The names of the directory's entries, sorted. Done: [`Done::Names`].
+    List {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// What an operation gave.
+#[derive(Debug)]
+pub enum Done {
+    /// An open file.
+    File(File),
+    /// The buffer, given back.
+    Buf(AlignedBuf),
+    /// A length in bytes.
+    Len(u64),
+    /// Names.
+    Names(Vec<String>),
+    /// Nothing.
+    Nothing,
+}
+
+/// The end of a queued operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// The id it was submitted with.
+    pub id: u64,
+    /// What it gave, or why not.
+    pub result: io::Result<Done>,
+}
+
+/// Ends a blocking [`IoQueue::poll`] from any thread. Cheap when nobody waits.
+pub trait Wake: Send + Sync {
+    /// Makes the present or the next blocking poll return.
+    fn wake(&self);
+}
+
+/// A queue of operations in flight. Used by one thread at a time.
+pub trait IoQueue: Send {
+    /// Begins `op`. `id` comes back with its completion and is unique among those in flight.
+    /// Only [`Op::Write`] is promised to be taken.
+    fn submit(&mut self, id: u64, op: Op);
+
+    /// Appends the completions there are to `out`. With a `wait` it returns when there is one, when [`Wake::wake`] was
+    /// called since the last poll, or after that time.
+    ///
+    /// # Errors
+    /// If the queue itself is broken; the fate of what was in flight is then unknown.
+    fn poll(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()>;
+
+    /// What ends a blocking poll.
+    fn waker(&self) -> Arc<dyn Wake>;
+}
+
+/// A file mapped for reading.
+pub trait Map: Send + Sync {
+    /// All of its bytes.
+    fn bytes(&self) -> &[u8];
+}
+
+/// A disk.
+pub trait Io: Send + Sync + 'static {
+    /// The backend's name, for the log line at open and for `stats`.
+    fn name(&self) -> &'static str;
+
+    /// Executes `op` and waits for its end.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn run(&self, op: Op) -> io::Result<Done>;
+
+    /// A queue for at most `depth` operations in flight.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn queue(&self, depth: usize) -> io::Result<Box<dyn IoQueue>>;
+
+    /// Takes the exclusive lock that `path` stands for, creating the file; None if another process holds it. Held
+    /// until the value is dropped.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
+
+    /// Maps the file for reading, where the backend can; None where it cannot.
+    fn map(&self, file: &File) -> Option<Arc<dyn Map>> {
+        let _ = file;
+        None
+    }
+
+    /// Whether a durable write goes through the page cache and a sync instead of past it.
+    fn buffered(&self) -> bool {
+        false
+    }
+}
+
+impl dyn Io {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn open(&self, path: &Path, mode: OpenMode) -> Result<File> {
+        match self.run(Op::Open { path: path.to_owned(), mode }) {
+            Ok(Done::File(file)) => Ok(file),
+            Ok(other) => unreachable!("open gives a file, not {other:?}"),
+            Err(e) => Err(Error::io("opening", path, e)),
+        }
+    }
+
+    /// Reads up to `len` bytes at `offset`, fewer only at the end of the file. With a direct file both are multiples
+    /// of 4096.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn read_at(&self, file: &File, offset: u64, len: usize) -> Result<AlignedBuf> {
+        self.read_into(file, offset, AlignedBuf::with_capacity(len))
+    }
+
+    /// Reads up to `buf.capacity()` bytes at `offset` into `buf`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn read_into(&self, file: &File, offset: u64, buf: AlignedBuf) -> Result<AlignedBuf> {
+        match self.run(Op::Read { file: file.clone(), offset, buf }) {
+            Ok(Done::Buf(buf)) => Ok(buf),
+            Ok(other) => unreachable!("read gives its buffer, not {other:?}"),
+            Err(e) => Err(Error::io("reading", &file.path, e).offset(offset)),
+        }
+    }
+
+    /// Writes all of `buf` at `offset` and gives it back.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn write_at(&self, file: &File, offset: u64, buf: AlignedBuf, durable: bool) -> Result<AlignedBuf> {
+        match self.run(Op::Write { file: file.clone(), offset, buf, durable }) {
+            Ok(Done::Buf(buf)) => Ok(buf),
+            Ok(other) => unreachable!("write gives its buffer, not {other:?}"),
+            Err(e) => Err(Error::io("writing", &file.path, e).offset(offset)),
+        }
+    }
+
+    /// Makes the file's content durable.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn sync(&self, file: &File) -> Result<()> {
+        self.run(Op::Sync { file: file.clone() }).map(drop).map_err(|e| Error::io("syncing", &file.path, e))
+    }
+
+    /// Reserves `len` bytes for the file.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn allocate(&self, file: &File, len: u64) -> Result<()> {
+        let op = Op::Allocate { file: file.clone(), len };
+        self.run(op).map(drop).map_err(|e| Error::io("reserving space", &file.path, e))
+    }
+
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn len(&self, file: &File) -> Result<u64> {
+        match self.run(Op::Len { file: file.clone() }) {
+            Ok(Done::Len(len)) => Ok(len),
+            Ok(other) => unreachable!("len gives a length, not {other:?}"),
+            Err(e) => Err(Error::io("asking the length", &file.path, e)),
+        }
+    }
+
+    /// Renames a file, replacing what is there.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let op = Op::Rename { from: from.to_owned(), to: to.to_owned() };
+        self.run(op).map(drop).map_err(|e| Error::io("renaming", from, e))
+    }
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn remove(&self, path: &Path) -> Result<()> {
+        self.run(Op::Remove { path: path.to_owned() }).map(drop).map_err(|e| Error::io("removing", path, e))
+    }
+
+    /// Creates a directory; one that exists is no error.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn create_dir(&self, path: &Path) -> Result<()> {
+        self.run(Op::CreateDir { path: path.to_owned() }).map(drop).map_err(|e| Error::io("creating", path, e))
+    }
+
+    /// Makes the directory's entries durable.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn sync_dir(&self, path: &Path) -> Result<()> {
+        self.run(Op::SyncDir { path: path.to_owned() }).map(drop).map_err(|e| Error::io("syncing", path, e))
+    }
+
+    /// The names of the directory's entries, sorted.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn list(&self, path: &Path) -> Result<Vec<String>> {
+        match self.run(Op::List { path: path.to_owned() }) {
+            Ok(Done::Names(names)) => Ok(names),
+            Ok(other) => unreachable!("list gives names, not {other:?}"),
+            Err(e) => Err(Error::io("listing", path, e)),
+        }
+    }
+
+    /// Reads a whole small file, of at most `max` bytes.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`], also if the file is longer.
+    pub fn read_all(&self, path: &Path, max: usize) -> Result<Vec<u8>> {
+        let file = self.open(path, OpenMode::Read)?;
+        let len = self.len(&file)?;
+        if len > max as u64 {
+            let e = io::Error::other(format!("it has {len} bytes, at most {max} were expected"));
+            return Err(Error::io("reading", path, e));
+        }
+        let mut out = Vec::with_capacity(len as usize);
+        while out.len() < len as usize {
+            let part = self.read_at(&file, out.len() as u64, (len as usize - out.len()).min(1 << 20))?;
+            if part.is_empty() {
+                return Err(Error::io("reading", path, io::ErrorKind::UnexpectedEof.into()));
+            }
+            out.extend_from_slice(&part);
+        }
+        Ok(out)
+    }
+
+    /// Writes a whole small file so that after any crash `path` holds either what it held before or all of `bytes`:
+    /// a temporary name beside it, sync, rename, sync of the directory.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`]; the temporary file may stay and is replaced by the next attempt.
+    pub fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let dir = path.parent().expect("a store's file lies in its directory");
+        if let Err(e) = self.remove(&temporary)
+            && e.os_error().is_none_or(|e| e.kind() != io::ErrorKind::NotFound)
+        {
+            return Err(e);
+        }
+        let file = self.open(&temporary, OpenMode::Create)?;
+        self.write_at(&file, 0, AlignedBuf::from_slice(bytes), false)?;
+        self.sync(&file)?;
+        self.rename(&temporary, path)?;
+        self.sync_dir(dir)
+    }
+}

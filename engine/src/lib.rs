@@ -1,0 +1,15 @@
+//! everlog: an append-only, log-structured storage engine.
+#![deny(missing_docs)]
+
+pub mod clock;
+pub mod error;
+pub mod format;
+pub mod io;
+pub mod limits;
+pub mod metrics;
+pub mod names;
+pub mod poison;
+pub mod sync;
+pub mod types;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,114 @@
+//! Every synchronisation primitive the engine uses, in one place: parking_lot, crossbeam and the standard library in
+//! production, loom's models of them under `cfg(everlog_loom)`.
+//!
+//! The engine's other modules import threads, locks and atomics from here alone, so that a protocol file compiles
+//! unchanged against the model checker.
+
+#[cfg(not(everlog_loom))]
+pub use self::real::*;
+#[cfg(everlog_loom)]
+pub use self::model::*;
+
+#[cfg(not(everlog_loom))]
+mod real {
+    pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+    pub use std::sync::Arc;
+    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub use std::thread::{Thread, current, park, yield_now};
+
+    /// Waits on `condvar` for at most `timeout`.
+    pub fn wait_for<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, timeout: std::time::Duration) {
+        let _timed_out = condvar.wait_for(guard, timeout);
+    }
+
+    /// Waits on `condvar`.
+    pub fn wait<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>) {
+        condvar.wait(guard);
+    }
+}
+
+#[cfg(everlog_loom)]
+mod model {
+    pub use loom::sync::Arc;
+    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub use loom::thread::{Thread, current, park, yield_now};
+
+    /// loom's mutex with parking_lot's signature.
+    #[derive(Debug, Default)]
+    pub struct Mutex<T>(loom::sync::Mutex<T>);
+
+    /// The guard of [`Mutex`]; an option so that a condvar can take and give back the inner guard.
+    #[derive(Debug)]
+    pub struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+
+    impl<T> Mutex<T> {
+        pub fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub fn lock(&self) -> MutexGuard<'_, T> {
+            MutexGuard(Some(self.0.lock().expect("a model that panics stops there")))
+        }
+    }
+
+    impl<T> std::ops::Deref for MutexGuard<'_, T> {
+        type Target = T;
+        fn deref(&self) -> &T {
+            self.0.as_ref().expect("present outside of a wait")
+        }
+    }
+
+    impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.0.as_mut().expect("present outside of a wait")
+        }
+    }
+
+    /// loom's condvar with parking_lot's signature.
+    #[derive(Debug, Default)]
+    pub struct Condvar(loom::sync::Condvar);
+
+    impl Condvar {
+        pub fn new() -> Self {
+            Self(loom::sync::Condvar::new())
+        }
+
+        pub fn notify_one(&self) -> bool {
+            self.0.notify_one();
+            true
+        }
+
+        pub fn notify_all(&self) -> usize {
+            self.0.notify_all();
+            0
+        }
+    }
+
+    pub fn wait<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>) {
+        let inner = guard.0.take().expect("present outside of a wait");
+        guard.0 = Some(condvar.0.wait(inner).expect("a model that panics stops there"));
+    }
+
+    /// loom has no time: a bounded wait is a wait.
+    pub fn wait_for<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _timeout: std::time::Duration) {
+        wait(condvar, guard);
+    }
+
+    /// loom's read-write lock with parking_lot's signature.
+    #[derive(Debug, Default)]
+    pub struct RwLock<T>(loom::sync::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        pub fn new(value: T) -> Self {
+            Self(loom::sync::RwLock::new(value))
+        }
+
+        pub fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+            self.0.read().expect("a model that panics stops there")
+        }
+
+        pub fn write(&self) -> loom::sync::RwLockWriteGuard<'_, T> {
+            self.0.write().expect("a model that panics stops there")
+        }
+    }
+}
