@@ -13,7 +13,7 @@ use std::rc::Rc;
 /// How many of a producer's numbers keep their content.
 const WINDOW: usize = 64;
 
-/// What a batch does to one log, in the order of these fields.
+/// What a batch does to one log: the conditions, then a creation, the records and an operation, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// The log.
@@ -198,10 +198,13 @@ pub(super) fn predict(state: &State, parts: &[Part], ticket: Ticket) -> (Result<
             Err(kind) => return (Err(Refusal { kind, rests_on }), state.clone()),
         }
     }
-    if answers.iter().all(|answer| answer.duplicate) {
+    let repeated = answers.iter().filter(|answer| answer.duplicate).count();
+    if repeated == answers.len() {
         return (Ok(answers), state.clone());
     }
-    assert!(answers.iter().all(|answer| !answer.duplicate), "a batch repeats wholly or not at all");
+    if repeated > 0 {
+        return (Err(Refusal { kind: ErrorKind::ProducerConflict, rests_on: Ticket(0) }), state.clone());
+    }
     (Ok(answers), after)
 }
 
@@ -209,21 +212,24 @@ fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, Error
     if let Some(answer) = repeated(log, part)? {
         return Ok(answer);
     }
+    let undeletes = part.then == Some(Then::Undelete) && part.records.is_empty();
     match (&part.create, log.phase) {
-        (Some(Creation::New(_)), Phase::Live) => return Err(ErrorKind::Exists),
-        (Some(Creation::New(metadata)), _) => log.create(metadata),
-        (Some(Creation::IfMissing), Phase::Live) => {}
-        (Some(Creation::IfMissing), _) => log.create(&[]),
         (None, Phase::Absent) => return Err(ErrorKind::NotFound),
-        (None, Phase::Deleted) if part.then == Some(Then::Undelete) => {}
-        (None, Phase::Deleted) => return Err(ErrorKind::Deleted),
-        (None, Phase::Live) => {}
+        (None, Phase::Deleted) if !undeletes => return Err(ErrorKind::Deleted),
+        _ => {}
     }
     if part.expect_next.is_some_and(|seq| seq != log.next) {
         return Err(ErrorKind::Condition);
     }
-    if part.tag.as_ref().is_some_and(|tag| *tag <= log.tag) {
+    if log.phase == Phase::Live && part.tag.as_ref().is_some_and(|tag| *tag <= log.tag) {
         return Err(ErrorKind::Condition);
+    }
+    match (&part.create, log.phase) {
+        (Some(Creation::New(_)), Phase::Live) => return Err(ErrorKind::Exists),
+        (None, Phase::Live) if undeletes => return Err(ErrorKind::Exists),
+        (Some(Creation::New(metadata)), _) => log.create(metadata),
+        (Some(Creation::IfMissing), Phase::Absent | Phase::Deleted) => log.create(&[]),
+        _ => {}
     }
     if log.closed && !part.records.is_empty() {
         return Err(ErrorKind::Closed);
@@ -255,27 +261,28 @@ fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, Error
 /// The first answer, if the part's producer sent this number before.
 fn repeated(log: &Log, part: &Part) -> Result<Option<Answer>, ErrorKind> {
     let Some((id, epoch, number)) = &part.producer else { return Ok(None) };
-    let known = match log.phase {
-        Phase::Live => log.producers.get(id),
-        // Whoever creates it anew begins anew.
-        Phase::Absent | Phase::Deleted if part.create.is_some() => None,
-        Phase::Absent => return Err(ErrorKind::NotFound),
-        Phase::Deleted => return Err(ErrorKind::Deleted),
-    };
+    if log.phase == Phase::Absent && part.create.is_none() {
+        return Err(ErrorKind::NotFound);
+    }
+    let known = log.producers.get(id).filter(|known| known.epoch >= *epoch);
+    let issued = known
+        .filter(|known| known.epoch == *epoch)
+        .and_then(|known| known.issued.iter().find(|issued| issued.number == *number));
+    let same = |issued: &&Issued| issued.content == (part.create.clone(), part.records.clone(), part.then.clone());
+    if let Some(issued) = issued.filter(same) {
+        let first_ticket = Some(issued.ticket);
+        return Ok(Some(Answer { duplicate: true, first_ticket, last_record: None, ..issued.answer.clone() }));
+    }
     let next = match known {
+        // Whoever creates a deleted log anew begins anew; only a repetition is still one.
+        _ if log.phase == Phase::Deleted && part.create.is_some() => 0,
         Some(known) if *epoch < known.epoch => return Err(ErrorKind::ProducerFenced),
-        Some(known) if *epoch == known.epoch => {
-            if let Some(issued) = known.issued.iter().find(|issued| issued.number == *number) {
-                if issued.content != (part.create.clone(), part.records.clone(), part.then.clone()) {
-                    return Err(ErrorKind::ProducerConflict);
-                }
-                let first_ticket = Some(issued.ticket);
-                return Ok(Some(Answer { duplicate: true, first_ticket, last_record: None, ..issued.answer.clone() }));
-            }
+        Some(_) if issued.is_some() => return Err(ErrorKind::ProducerConflict),
+        Some(known) => {
             assert!(*number >= known.next(), "nobody asks for a number that has left the window");
             known.next()
         }
-        _ => 0,
+        None => 0,
     };
     if *number == next { Ok(None) } else { Err(ErrorKind::ProducerGap) }
 }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod disk;
 pub mod rng;
+pub mod traffic;
 
 pub use clock::SimClock;
 pub use disk::{Crash, Fault, SimDisk};

@@ -222,6 +222,12 @@ impl SimDisk {
         }
     }
 
+    /// Puts a line of the caller's into the trace.
+    pub fn note(&self, line: impl FnOnce() -> String) {
+        let line = line();
+        self.state.lock().trace.push(line);
+    }
+
     /// What happened, one line an event.
     #[must_use]
     pub fn trace(&self) -> Vec<String> {
