@@ -93,7 +93,7 @@ fn settle(steps: &mut Steps) {
 /// One segment: asks for a flush and takes its steps.
 fn flush(store: &Store, steps: &mut Steps) {
     let segments = store.stats().segments;
-    store.request_flush();
+    store.flush().expect("a sound disk");
     while store.stats().segments == segments {
         steps.flush().expect("a sound disk");
         steps.commit().expect("a sound disk");
@@ -229,7 +229,9 @@ fn check_reads(io: &MemIo, truth: &Truth) -> Result<bool, String> {
 }
 
 /// An error as it came, or None where the store gave something wrong.
-fn check_log(store: &Store, name: &str, truth: &(bool, Vec<u8>, u64, Vec<Vec<u8>>)) -> Result<(), Option<everlog::Error>> {
+fn check_log(
+    store: &Store, name: &str, truth: &(bool, Vec<u8>, u64, Vec<Vec<u8>>),
+) -> Result<(), Option<everlog::Error>> {
     let (deleted, metadata, first, records) = truth;
     let info = store.info(name).map_err(Some)?;
     let next = first + records.len() as u64;
