@@ -9,7 +9,7 @@
 //!
 //! Invariant: a spare holds no frame past the last one flushed, so that nothing unflushed is ever overwritten.
 
-use super::names;
+use super::names::file_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Features;
 use crate::format::frame::FrameRef;
@@ -106,7 +106,7 @@ impl Ring {
     /// # Errors
     /// [`ErrorKind::Io`].
     pub fn adopt(&self, slot: u16, bytes: u64, used: Option<(JournalId, FrameNo)>) -> Result<RingFile> {
-        let file = self.io.open(&names::path(&self.dir, slot), OpenMode::WriteDirect)?;
+        let file = self.io.open(&self.dir.join(file_name(slot)), OpenMode::WriteDirect)?;
         let file = RingFile { slot, file, bytes };
         let mut state = self.state.lock();
         state.next_slot = state.next_slot.max(slot + 1);
@@ -198,7 +198,7 @@ impl Ring {
     }
 
     fn make(&self, slot: u16) -> Result<RingFile> {
-        let path = names::path(&self.dir, slot);
+        let path = self.dir.join(file_name(slot));
         let temporary = path.with_extension("tmp");
         match self.io.remove(&temporary) {
             Err(e) if e.os_error().is_none_or(|e| e.kind() != std::io::ErrorKind::NotFound) => return Err(e),
