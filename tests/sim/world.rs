@@ -11,7 +11,7 @@
 use super::traffic::Traffic;
 use super::{Crash, Rng, SimClock, SimDisk};
 use crate::oracle::{Answer, Creation, Fates, Oracle, Page, Part, Phase, Read, Shown, Then, Ticket, Violation};
-use everlog::sync::Arc;
+use std::sync::Arc;
 use everlog::{Ack, Batch, Config, ErrorKind, LogBatch, ReadLimit, Receipt, Steps, Store, WhenFull};
 use std::cell::Cell;
 use std::collections::BTreeMap;
