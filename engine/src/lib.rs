@@ -5,10 +5,12 @@ pub mod clock;
 pub mod error;
 pub mod format;
 pub mod io;
+pub mod journal;
 pub mod limits;
 pub mod metrics;
 pub mod names;
 pub mod poison;
+pub mod recovery;
 pub mod sync;
 pub mod types;
 
