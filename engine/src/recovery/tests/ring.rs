@@ -321,5 +321,5 @@ impl Scanned {
 }
 
 pub fn path(slot: u16) -> PathBuf {
-    Path::new("/s").join(names::file_name(slot))
+    names::path(Path::new("/s"), slot)
 }
