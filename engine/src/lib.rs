@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod finding;
 pub mod format;
 pub mod io;
 pub mod journal;
