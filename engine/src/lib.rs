@@ -3,12 +3,15 @@
 
 pub mod clock;
 pub mod error;
+pub mod finding;
 pub mod format;
 pub mod io;
 pub mod limits;
+pub mod manifest;
 pub mod metrics;
 pub mod names;
 pub mod poison;
+pub mod segment;
 pub mod sync;
 pub mod types;
 
