@@ -8,10 +8,12 @@ pub mod format;
 pub mod io;
 pub mod journal;
 pub mod limits;
+pub mod manifest;
 pub mod metrics;
 pub mod names;
 pub mod poison;
 pub mod recovery;
+pub mod segment;
 pub mod sync;
 pub mod types;
 
