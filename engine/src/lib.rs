@@ -2,19 +2,34 @@
 #![deny(missing_docs)]
 
 pub mod clock;
-pub mod error;
-pub mod finding;
+mod commit;
+mod config;
+mod error;
+mod finding;
+mod flush;
 pub mod format;
+mod index;
 pub mod io;
-pub mod journal;
+mod journal;
 pub mod limits;
-pub mod manifest;
-pub mod metrics;
+mod manifest;
+mod metrics;
 pub mod names;
-pub mod poison;
-pub mod recovery;
+mod poison;
+mod read;
+mod recovery;
 pub mod segment;
-pub mod sync;
+mod store;
+mod sync;
 pub mod types;
+mod verify;
+mod waiter;
 
+pub use commit::{Ack, Batch, LogBatch, LogReceipt, Receipt};
+pub use config::{Config, WhenFull};
 pub use error::{Error, ErrorKind, Result};
+pub use finding::Finding;
+pub use io::IoChoice;
+pub use read::{Page, ReadLimit, Record};
+pub use store::{LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription, Summary};
+pub use verify::verify;

@@ -14,7 +14,7 @@ use crate::io::{Io, OpenMode};
 use crate::journal::names;
 use crate::manifest;
 use crate::recovery::check::{Manifested, check};
-use crate::segment::{self, Segment};
+use crate::segment::Segment;
 use crate::sync::Arc;
 use crate::types::{BLOCK, LogId, ManifestVersion};
 use std::io::ErrorKind as OsKind;
@@ -261,3 +261,6 @@ fn read_direct(io: &dyn Io, path: &Path) -> Result<Vec<u8>> {
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,18 +3,11 @@
 //! A name says which slot of the ring a file is, never which use of it: that stands in the file's frames.
 
 use crate::types::JournalId;
-use std::path::{Path, PathBuf};
 
 /// The name of the file in `slot` of the ring.
 #[must_use]
 pub fn file_name(slot: u16) -> String {
     format!("journal-{slot:04x}")
-}
-
-/// The path of the file in `slot` of the ring of the store in `dir`.
-#[must_use]
-pub fn path(dir: &Path, slot: u16) -> PathBuf {
-    dir.join(file_name(slot))
 }
 
 /// The slot that a file's name stands for; None if it is not the name of a journal file.
@@ -31,15 +24,6 @@ pub fn torn_name(slot: u16, journal: JournalId) -> String {
     format!("journal-{slot:04x}-{:016x}.torn", journal.0)
 }
 
-/// The slot and the use that the name of a kept tail stands for; None if it is not such a name.
-#[must_use]
-pub fn parse_torn(name: &str) -> Option<(u16, JournalId)> {
-    let (slot, journal) = name.strip_prefix("journal-")?.strip_suffix(".torn")?.split_once('-')?;
-    let slot = u16::from_str_radix(slot, 16).ok()?;
-    let journal = JournalId(u64::from_str_radix(journal, 16).ok()?);
-    (torn_name(slot, journal) == name).then_some((slot, journal))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,15 +32,11 @@ mod tests {
     fn names_come_back_and_their_like_does_not() {
         for slot in [0, 9, 0xab, u16::MAX] {
             assert_eq!(parse(&file_name(slot)), Some(slot));
-            assert_eq!(parse_torn(&torn_name(slot, JournalId(77))), Some((slot, JournalId(77))));
             assert_eq!(parse(&torn_name(slot, JournalId(77))), None, "a kept tail is not a file of the ring");
             assert_eq!(parse(&format!("{}.tmp", file_name(slot))), None);
         }
         for name in ["journal-1", "journal-00AB", "journal-+00a", "journal-00000", "journal-", "manifest-0001", ""] {
             assert_eq!(parse(name), None, "{name}");
-        }
-        for name in ["journal-0001-1.torn", "journal-0001.torn", "journal-0001-00000000000000AB.torn"] {
-            assert_eq!(parse_torn(name), None, "{name}");
         }
     }
 }

@@ -13,6 +13,8 @@ mod past;
 
 pub mod check;
 pub mod decide;
+pub mod repair;
+pub mod replay;
 pub mod scan;
 pub mod torn;
 

@@ -321,5 +321,5 @@ impl Scanned {
 }
 
 pub fn path(slot: u16) -> PathBuf {
-    names::path(Path::new("/s"), slot)
+    Path::new("/s").join(names::file_name(slot))
 }
