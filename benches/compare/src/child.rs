@@ -68,7 +68,6 @@ fn current() -> std::sync::MutexGuard<'static, Option<Child>> {
 /// The other side: does the run and prints its result.
 pub fn serve(engine: Engine, dir: &Path, workload: Workload, span: Span, seed: u64) -> Outcome<()> {
     let measured = match engine {
-        #[cfg(feature = "everlog")]
         Engine::Everlog => crate::drive::measure::<crate::ever::Ever>(dir, workload, span, seed)?,
         Engine::RaftEngine => crate::drive::measure::<raft::Raft>(dir, workload, span, seed)?,
     };

@@ -7,7 +7,6 @@
 mod child;
 mod contender;
 mod drive;
-#[cfg(feature = "everlog")]
 mod ever;
 mod machine;
 mod raft;
@@ -70,23 +69,17 @@ enum Hidden {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
     /// everlog.
-    #[cfg(feature = "everlog")]
     Everlog,
     /// raft-engine.
     RaftEngine,
 }
 
 impl Engine {
-    const ALL: &[Self] = &[
-        #[cfg(feature = "everlog")]
-        Self::Everlog,
-        Self::RaftEngine,
-    ];
+    const ALL: &[Self] = &[Self::Everlog, Self::RaftEngine];
 
     /// As it is written on the command line and in the report.
     pub fn name(self) -> &'static str {
         match self {
-            #[cfg(feature = "everlog")]
             Self::Everlog => "everlog",
             Self::RaftEngine => "raft-engine",
         }
@@ -95,7 +88,6 @@ impl Engine {
     /// Its version and its settings, in words.
     pub fn settings(self, commit: &str) -> String {
         match self {
-            #[cfg(feature = "everlog")]
             Self::Everlog => format!("everlog at commit {commit}: {}", ever::SETTINGS),
             Self::RaftEngine => {
                 format!("raft-engine {} (commit {commit} of the driver): {}", raft::VERSION, raft::SETTINGS)
