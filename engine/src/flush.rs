@@ -101,6 +101,17 @@ impl Flusher {
         Ok(moved)
     }
 
+    /// Sees to it that a journal file is free: a new one if the ring may grow and the disk has room, else by a flush.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub fn make_room(&mut self) -> Result<()> {
+        if self.journal.ring.has_spare() || matches!(self.journal.ring.prepare(), Ok(true)) {
+            return Ok(());
+        }
+        self.flush().map(drop)
+    }
+
     /// Flushes everything that is durable. True if there was anything the manifest did not cover.
     ///
     /// # Errors

@@ -126,28 +126,29 @@ fn check_producer(
         return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };
     };
     let last = producer.batches.back().copied().unwrap_or_default();
-    let held = producer.batches.iter().find(|issued| issued.number == numbers.number);
-    if newborn && !(producer.epoch == numbers.epoch && held.is_some_and(|issued| issued.digest == digest)) {
+    let (epoch, same_epoch) = (producer.epoch, producer.epoch == numbers.epoch);
+    let issued = match producer.batches.iter().find(|issued| same_epoch && issued.number == numbers.number) {
+        Some(issued) => Some(*issued),
+        None if same_epoch && numbers.number < last.number && !created_in_memory => {
+            older_batch(id, inner, numbers, last.number, set)?
+        }
+        None => None,
+    };
+    // A creation in the place of a deleted log begins anew, unless it is the very one that was made before.
+    if newborn && !issued.is_some_and(|issued| issued.digest == digest) {
         return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };
     }
-    if numbers.epoch < producer.epoch {
-        let what = format!("epoch {} of the producer was ended by epoch {}", numbers.epoch, producer.epoch);
-        let error = wrong(ErrorKind::ProducerFenced, what).expecting(producer.epoch);
+    if numbers.epoch < epoch {
+        let what = format!("epoch {} of the producer was ended by epoch {epoch}", numbers.epoch);
+        let error = wrong(ErrorKind::ProducerFenced, what).expecting(epoch);
         return Ok(Numbering::Wrong(error.remedy("stop this producer, or begin a higher epoch")));
     }
-    if numbers.epoch > producer.epoch {
+    if numbers.epoch > epoch {
         return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };
     }
     if numbers.number > last.number {
         return if numbers.number == last.number + 1 { Ok(Numbering::Next) } else { gap(last.number + 1) };
     }
-    let issued = match held {
-        Some(issued) => Some(*issued),
-        None if last.number - numbers.number < PRODUCER_WINDOW as u64 && !created_in_memory => {
-            older_batch(id, inner, numbers, set)?
-        }
-        None => None,
-    };
     Ok(match issued {
         Some(issued) if issued.digest == digest => Numbering::Repeated(issued),
         Some(_) => {
@@ -162,8 +163,13 @@ fn check_producer(
     })
 }
 
-/// An older batch of the producer, gathered from state records.
-fn older_batch(id: LogId, inner: &SlotInner, numbers: Numbered<'_>, set: &SegmentSet) -> Result<Option<Issued>> {
+/// An older batch of the producer within its window, gathered from state records.
+fn older_batch(
+    id: LogId, inner: &SlotInner, numbers: Numbered<'_>, last: u64, set: &SegmentSet,
+) -> Result<Option<Issued>> {
+    if last - numbers.number >= PRODUCER_WINDOW as u64 {
+        return Ok(None);
+    }
     let newest = inner.base.as_ref().map(|base| base.changed.producers).unwrap_or_default();
     let found = set.producer(id, newest, numbers.id, |p| {
         p.epoch == numbers.epoch && p.batches.front().is_some_and(|oldest| oldest.number <= numbers.number)

@@ -84,7 +84,7 @@ pub(super) fn open(
     let start = Start { place, prev: end, prev_time: end_time, timeline };
     let mut committer = Committer::new(shared, start, config.in_flight, config.idle_frame_after)?;
     if committer.needs_file() {
-        make_room(&journal, &mut flusher)?;
+        flusher.make_room()?;
     }
     committer.open_frame()?;
     let appender = Appender {
@@ -172,16 +172,8 @@ fn place(
     if let (Action::GoOn, Some(file)) = (&loaded.action, end_file) {
         return Ok(journal.ring.resume(file, &loaded.facts.end));
     }
-    make_room(journal, flusher)?;
+    flusher.make_room()?;
     journal.ring.begin(timeline, loaded.facts.end)?.ok_or_else(|| {
         Error::new(ErrorKind::Io, "no journal file is free").remedy("free space on the disk, and open the store again")
     })
-}
-
-/// Sees to it that a journal file is free: a new one if the ring may grow and the disk has room, else by a flush.
-fn make_room(journal: &Journal, flusher: &mut Flusher) -> Result<()> {
-    if !matches!(journal.ring.prepare(), Ok(true)) && !journal.ring.has_spare() {
-        flusher.flush()?;
-    }
-    Ok(())
 }

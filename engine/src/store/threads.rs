@@ -176,8 +176,11 @@ impl Threads {
 /// The end of a clean close: a flush if there is much, then the close frame.
 pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flusher) -> Result<()> {
     core.poison.check()?;
-    if core.index.mem_bytes() > CLOSE_FLUSH_BYTES || (committer.needs_file() && !core.journal.ring.has_spare()) {
+    if core.index.mem_bytes() > CLOSE_FLUSH_BYTES {
         flusher.flush()?;
+    }
+    if committer.needs_file() {
+        flusher.make_room()?;
     }
     committer.close_frame()
 }
