@@ -30,7 +30,7 @@ pub fn check(sources: &[Source]) -> Vec<Problem> {
     };
     let exports = exports(lib);
     let mut problems = unknown_modules(lib);
-    for source in sources.iter().filter(|source| source.path.starts_with(ENGINE) && !source.is_test()) {
+    for source in sources.iter().filter(|source| source.path.starts_with(ENGINE) && !source.is_test) {
         let Some((module, depth)) = module_of(&source.path) else { continue };
         let Some(layer) = layer_of(&module) else { continue };
         for (at, name) in imports(source, depth) {
@@ -142,13 +142,15 @@ fn ident(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::mark_tests;
     use super::*;
 
     fn told(files: &[(&str, &str)]) -> Vec<String> {
         let lib = ("lib.rs", "mod format; mod commit; pub use error::{Error, Result}; pub use store::Store;");
         let files = [&[lib], files].concat();
-        let sources: Vec<_> =
+        let mut sources: Vec<_> =
             files.iter().map(|(path, text)| Source::new(&Path::new(ENGINE).join(path), text)).collect();
+        mark_tests(&mut sources);
         check(&sources).iter().map(ToString::to_string).collect()
     }
 
@@ -178,7 +180,10 @@ mod tests {
     #[test]
     fn comments_and_tests_may_name_what_they_like() {
         let text = "//! See [`crate::store`].\n#[cfg(test)]\nmod tests { use crate::store::Store; }";
-        assert_eq!(told(&[("types.rs", text), ("format/tests.rs", "use crate::store::Store;")]), Vec::<String>::new());
+        let declared = ("format/mod.rs", "#[cfg(test)]\nmod samples;");
+        let samples = ("format/samples.rs", "use crate::store::Store;");
+        assert_eq!(told(&[("types.rs", text), declared, samples]), Vec::<String>::new());
+        assert_eq!(told(&[samples]).len(), 1);
     }
 
     #[test]

@@ -79,7 +79,10 @@ fn sources(root: &Path) -> Result<Vec<Source>, Failure> {
     }
     files.retain(|path| path.extension().is_some_and(|e| e == "rs"));
     files.sort();
-    files.iter().map(|path| Ok(Source::new(from_root(root, path), &read(path)?))).collect()
+    let sources = files.iter().map(|path| Ok(Source::new(from_root(root, path), &read(path)?)));
+    let mut sources = sources.collect::<Result<Vec<_>, Failure>>()?;
+    source::mark_tests(&mut sources);
+    Ok(sources)
 }
 
 /// The files that are not Rust but are ours: manifests and the script of CI.

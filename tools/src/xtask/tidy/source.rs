@@ -19,6 +19,8 @@ pub struct Source {
     pub code: String,
     /// As `code`, test modules blanked too.
     pub product: String,
+    /// Whether all of the file is test code.
+    pub is_test: bool,
     /// Where the test modules are.
     tests: Vec<Range<usize>>,
 }
@@ -31,7 +33,8 @@ impl Source {
         for range in &tests {
             blank_range(&mut product, range.clone());
         }
-        Self { path: path.to_owned(), text: text.to_owned(), uncommented, code, product, tests }
+        let is_test = path.components().any(|c| c.as_os_str() == "tests");
+        Self { path: path.to_owned(), text: text.to_owned(), uncommented, code, product, is_test, tests }
     }
 
     /// The text without comments and test modules, white space made one blank: what two versions of a file that
@@ -44,15 +47,36 @@ impl Source {
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Whether all of the file is test code: the sibling of a module, or a folder's tests.
-    pub fn is_test(&self) -> bool {
-        let name = self.path.file_stem().unwrap_or_default().to_string_lossy();
-        name == "tests" || name.ends_with("_tests") || self.path.components().any(|c| c.as_os_str() == "tests")
+    /// The files that hold this file's test modules, where they are files of their own.
+    fn test_files(&self) -> Vec<PathBuf> {
+        let parent = self.path.parent().unwrap_or(Path::new(""));
+        let stem = self.path.file_stem().unwrap_or_default();
+        let folder =
+            if ["mod", "lib", "main"].iter().any(|root| stem == *root) { parent.into() } else { parent.join(stem) };
+        let mut files = Vec::new();
+        for range in &self.tests {
+            let code = &self.code[range.clone()];
+            let Some(name) = words(code, "mod").next().and_then(|at| code[at + 3..].strip_suffix(';')) else {
+                continue;
+            };
+            files.push(folder.join(format!("{}.rs", name.trim())));
+            files.push(folder.join(name.trim()));
+        }
+        files
     }
 
     /// The line of an offset, from 1.
     pub fn line(&self, at: usize) -> usize {
         self.text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1
+    }
+}
+
+/// Finds out which of the files are test code: those that some file declares as a module for tests alone.
+pub fn mark_tests(sources: &mut [Source]) {
+    let files: Vec<PathBuf> = sources.iter().flat_map(Source::test_files).collect();
+    for source in sources {
+        // A file that is a folder's name here stands for all that lies in the folder.
+        source.is_test |= files.iter().any(|file| source.path.starts_with(file));
     }
 }
 
@@ -247,6 +271,23 @@ mod tests {
         let source = source("#[cfg(all(test, everlog_loom))]\nmod loom_tests;\nfn product() {}\n");
         assert!(source.product.contains("fn product"));
         assert!(!source.product.contains("loom_tests"));
+    }
+
+    #[test]
+    fn files_of_test_modules_are_found_where_they_are_declared() {
+        let read = |path: &str, text: &str| Source::new(Path::new(path), text);
+        let mut sources = [
+            read("engine/src/read.rs", "#[cfg(test)]\nmod tests;\nmod page;\n"),
+            read("engine/src/read/tests.rs", ""),
+            read("engine/src/read/page.rs", ""),
+            read("engine/src/segment/mod.rs", "#[cfg(test)]\npub(crate) mod testing;\n"),
+            read("engine/src/segment/testing/mod.rs", ""),
+            read("engine/src/testing.rs", ""),
+            read("tests/tests/kill.rs", ""),
+        ];
+        mark_tests(&mut sources);
+        let is_test: Vec<_> = sources.iter().map(|source| source.is_test).collect();
+        assert_eq!(is_test, [false, true, false, false, true, false, true]);
     }
 
     #[test]
