@@ -178,11 +178,7 @@ impl World {
 
     /// Checks one record against the corpus. The layout is the one that the example states, written down once more.
     fn take(
-        &self,
-        log: &str,
-        record: &[u8],
-        paths: &mut BTreeMap<[u8; 16], String>,
-        found: &mut BTreeMap<String, u32>,
+        &self, log: &str, record: &[u8], paths: &mut BTreeMap<[u8; 16], String>, found: &mut BTreeMap<String, u32>,
     ) {
         let key: [u8; 16] = record[1..17].try_into().expect("16 bytes");
         let number = |at: usize| u32::from_le_bytes(record[at..at + 4].try_into().expect("4 bytes"));

@@ -138,7 +138,9 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_the_rfc() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
         assert_eq!(base64(&[0xff, 0xef, 0xbe]), "/+++");
@@ -148,7 +150,10 @@ mod tests {
     fn a_payload_is_given_as_text_only_if_it_is_text() {
         let text = object("a/b", &record("Zoë".as_bytes()));
         assert_eq!((text["encoding"].as_str(), text["data"].as_str()), (Some("utf-8"), Some("Zoë")));
-        assert_eq!((text["seq"].as_u64(), text["lsn"].as_u64(), text["time_us"].as_u64()), (Some(7), Some(9), Some(11)));
+        assert_eq!(
+            (text["seq"].as_u64(), text["lsn"].as_u64(), text["time_us"].as_u64()),
+            (Some(7), Some(9), Some(11))
+        );
         let bytes = object("a/b", &record(b"\xff\x00"));
         assert_eq!((bytes["encoding"].as_str(), bytes["data"].as_str()), (Some("base64"), Some("/wA=")));
     }

@@ -48,7 +48,9 @@ impl From<everlog::Error> for Failure {
         };
         let told = error.to_string();
         let (cause, remedy) = match error.advice() {
-            Some(advice) => (told.strip_suffix(&format!("; {advice}")).unwrap_or(&told).to_owned(), Some(advice.to_owned())),
+            Some(advice) => {
+                (told.strip_suffix(&format!("; {advice}")).unwrap_or(&told).to_owned(), Some(advice.to_owned()))
+            }
             None => (told, None),
         };
         Self { code, cause, remedy, closed_pipe: false }

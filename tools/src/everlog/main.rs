@@ -61,7 +61,9 @@ enum Command {
     #[command(after_help = dump::EXAMPLES)]
     Dump(dump::Args),
     /// Read everything again and check it; works on a running store
-    #[command(after_help = "Examples:\n  everlog verify ./store\n  everlog verify ./store --json\n\nExits 4 if damage is found.")]
+    #[command(
+        after_help = "Examples:\n  everlog verify ./store\n  everlog verify ./store --json\n\nExits 4 if damage is found."
+    )]
     Verify {
         /// The store
         dir: PathBuf,

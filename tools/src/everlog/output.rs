@@ -44,7 +44,9 @@ fn columns(rows: &[&serde_json::Map<String, Value>]) -> String {
         let padded: Vec<String> = cells
             .iter()
             .zip(names.iter().zip(&widths))
-            .map(|(cell, (name, width))| if right(name) { format!("{cell:>width$}") } else { format!("{cell:<width$}") })
+            .map(
+                |(cell, (name, width))| if right(name) { format!("{cell:>width$}") } else { format!("{cell:<width$}") },
+            )
             .collect();
         out.push_str(&format!("  {}\n", padded.join("  ").trim_end()));
     };

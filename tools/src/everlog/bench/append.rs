@@ -150,10 +150,7 @@ fn create_logs(store: &Store, names: &[String]) -> Result<(), Failure> {
 
 /// The latency of each append, and the time from the common start to the last acknowledgement.
 fn measure(
-    args: &Args,
-    store: &Store,
-    names: &[String],
-    payloads: &Payloads,
+    args: &Args, store: &Store, names: &[String], payloads: &Payloads,
 ) -> Result<(Histogram<u64>, Duration), Failure> {
     let length = Duration::from_secs(args.seconds);
     // All threads, and this one, which takes the time.
@@ -189,12 +186,7 @@ fn measure(
 
 /// One thread's appends until `end`.
 fn append(
-    args: &Args,
-    store: &Store,
-    names: &[String],
-    payloads: &Payloads,
-    thread: u64,
-    end: Instant,
+    args: &Args, store: &Store, names: &[String], payloads: &Payloads, thread: u64, end: Instant,
 ) -> Result<Histogram<u64>, Failure> {
     let mut random = Random::new(thread << 32);
     let mut latencies = histogram();

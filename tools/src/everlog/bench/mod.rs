@@ -81,7 +81,10 @@ impl Common {
     fn described(&self) -> String {
         match self.io {
             Io::Auto => "default".to_owned(),
-            io => format!("default, io = {}", io.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())),
+            io => format!(
+                "default, io = {}",
+                io.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+            ),
         }
     }
 }

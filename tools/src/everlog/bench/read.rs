@@ -50,9 +50,9 @@ struct Report {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let dir = &args.common.data;
-    let seed = args.seed.unwrap_or_else(|| {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
-    });
+    let seed = args
+        .seed
+        .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64));
     let sample = {
         let store = Store::open(dir, args.common.config())?;
         let sample = choose(&store, args.sample, &mut Random::new(seed))?;
