@@ -2,14 +2,34 @@
 #![deny(missing_docs)]
 
 pub mod clock;
-pub mod error;
+mod commit;
+mod config;
+mod error;
+mod finding;
+mod flush;
 pub mod format;
+mod index;
 pub mod io;
+mod journal;
 pub mod limits;
-pub mod metrics;
+mod manifest;
+mod metrics;
 pub mod names;
-pub mod poison;
-pub mod sync;
+mod poison;
+mod read;
+mod recovery;
+pub mod segment;
+mod store;
+mod sync;
 pub mod types;
+mod verify;
+mod waiter;
 
+pub use commit::{Ack, Batch, LogBatch, LogReceipt, Receipt};
+pub use config::{Config, WhenFull};
 pub use error::{Error, ErrorKind, Result};
+pub use finding::Finding;
+pub use io::IoChoice;
+pub use read::{Page, ReadLimit, Record};
+pub use store::{LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription, Summary};
+pub use verify::verify;

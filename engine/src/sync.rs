@@ -14,7 +14,7 @@ mod real {
     pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
     pub use std::sync::Arc;
     pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-    pub use std::thread::{Thread, current, park, yield_now};
+    pub use std::thread::{Thread, current, park, park_timeout, yield_now};
 
     /// Waits on `condvar` for at most `timeout`.
     pub fn wait_for<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, timeout: std::time::Duration) {
@@ -32,6 +32,11 @@ mod model {
     pub use loom::sync::Arc;
     pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
     pub use loom::thread::{Thread, current, park, yield_now};
+
+    /// loom has no time: a bounded wait is a wait.
+    pub fn park_timeout(_timeout: std::time::Duration) {
+        park();
+    }
 
     /// loom's mutex with parking_lot's signature.
     #[derive(Debug, Default)]

@@ -68,6 +68,8 @@ pub struct ProducerMark<'a> {
     pub number: u64,
     /// Entries of the batch for this log, this one included.
     pub entries: u32,
+    /// Of these, records.
+    pub records: u32,
     /// The first 64 bits of the BLAKE3 of the batch's content for this log.
     pub digest: u64,
 }
@@ -101,7 +103,7 @@ impl<'a> Entry<'a> {
         }
         if let Some(p) = &self.producer {
             len += varint_len(p.id.len() as u64) + p.id.len() + varint_len(p.epoch) + varint_len(p.number);
-            len += varint_len(u64::from(p.entries)) + 8;
+            len += varint_len(u64::from(p.entries)) + varint_len(u64::from(p.records)) + 8;
         }
         if let Some(tag) = self.tag {
             len += varint_len(tag.len() as u64) + tag.len();
@@ -137,6 +139,7 @@ impl<'a> Entry<'a> {
             head.put_varint(p.epoch);
             head.put_varint(p.number);
             head.put_varint(u64::from(p.entries));
+            head.put_varint(u64::from(p.records));
             head.put(&p.digest.to_le_bytes());
         }
         if let Some(tag) = self.tag {
@@ -158,6 +161,18 @@ impl<'a> Entry<'a> {
         if crc != body_crc(log, &[content]).to_le_bytes() {
             return Err(Malformed { what: "the entry's checksum is wrong", at: content.len() });
         }
+        Self::decode_content(content)
+    }
+
+    /// Reads a body whose checksum this process has checked or made already.
+    pub fn decode_trusted(body: &'a [u8]) -> Decoded<Self> {
+        match body.len().checked_sub(CRC_LEN) {
+            Some(len) => Self::decode_content(&body[..len]),
+            None => Err(Malformed { what: "an entry too short to be one", at: body.len() }),
+        }
+    }
+
+    fn decode_content(content: &'a [u8]) -> Decoded<Self> {
         let mut reader = Reader::new(content);
         let kind = Kind::from_u8(reader.u8()?).ok_or_else(|| reader.malformed("an unknown kind of entry"))?;
         let flags = reader.u8()?;
@@ -181,9 +196,13 @@ impl<'a> ProducerMark<'a> {
     fn decode(reader: &mut Reader<'a>) -> Decoded<Self> {
         let id = reader.bytes(PRODUCER_ID_BYTES_MAX)?;
         let (epoch, number) = (reader.varint()?, reader.varint()?);
-        let entries =
-            u32::try_from(reader.varint()?).map_err(|_| reader.malformed("a batch of too many entries"))?;
-        Ok(Self { id, epoch, number, entries, digest: reader.u64()? })
+        let entries = Self::count(reader)?;
+        let records = Self::count(reader)?;
+        Ok(Self { id, epoch, number, entries, records, digest: reader.u64()? })
+    }
+
+    fn count(reader: &mut Reader<'a>) -> Decoded<u32> {
+        u32::try_from(reader.varint()?).map_err(|_| reader.malformed("a batch of too many entries"))
     }
 }
 
@@ -359,7 +378,7 @@ mod tests {
             seq: u64, payload: Vec<u8>, with_producer: bool, with_tag: bool, epoch: u64, number: u64, cipher: u8,
         ) {
             let log = LogId([4; 16]);
-            let mark = ProducerMark { id: b"phone", epoch, number, entries: 3, digest: 5 };
+            let mark = ProducerMark { id: b"phone", epoch, number, entries: 3, records: 2, digest: 5 };
             let entry = Entry {
                 kind: Kind::Record,
                 seq: Seq(seq),

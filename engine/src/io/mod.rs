@@ -11,6 +11,10 @@ pub mod mem;
 pub mod posix;
 #[cfg(target_os = "linux")]
 pub mod uring;
+pub mod view;
+
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::fmt;
@@ -21,7 +25,57 @@ use std::time::Duration;
 
 pub use buf::AlignedBuf;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::BLOCK;
+
+/// Which backend a store's disk is reached through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoChoice {
+    /// io_uring where the system allows it, else blocking system calls; both bypass the page cache.
+    #[default]
+    Auto,
+    /// io_uring alone; an error where the system refuses it.
+    Uring,
+    /// Blocking system calls on threads, bypassing the page cache.
+    Posix,
+    /// Blocking system calls through the page cache, with a sync after each durable write. Slower, and weaker: after a
+    /// failed sync the page cache may show bytes that the disk does not have. For file systems without O_DIRECT.
+    Buffered,
+}
+
+/// The backend that `choice` names, told by one log line.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] if io_uring was asked for by name and the system refuses it.
+pub fn choose(choice: IoChoice) -> Result<Arc<dyn Io>> {
+    let (io, reason): (Arc<dyn Io>, String) = match choice {
+        IoChoice::Auto => match probe() {
+            Ok(io) => (io, "the system offers io_uring".to_owned()),
+            Err(e) => (Arc::new(posix::PosixIo::new(false)), format!("io_uring is refused: {e}")),
+        },
+        IoChoice::Uring => match probe() {
+            Ok(io) => (io, "asked for by name".to_owned()),
+            Err(e) => {
+                return Err(Error::new(ErrorKind::Io, format!("io_uring was asked for and is refused: {e}"))
+                    .remedy("allow it (containers forbid it by default), or choose the `auto` or `posix` setting"));
+            }
+        },
+        IoChoice::Posix => (Arc::new(posix::PosixIo::new(false)), "asked for by name".to_owned()),
+        IoChoice::Buffered => (Arc::new(posix::PosixIo::new(true)), "asked for by name".to_owned()),
+    };
+    tracing::info!(backend = io.name(), reason, "disk backend chosen");
+    Ok(io)
+}
+
+#[cfg(target_os = "linux")]
+fn probe() -> io::Result<Arc<dyn Io>> {
+    uring::UringIo::probe().map(|io| Arc::new(io) as Arc<dyn Io>)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn probe() -> io::Result<Arc<dyn Io>> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring exists on Linux alone"))
+}
 
 /// An open file. Clones share it; it is closed when the last one is dropped.
 #[derive(Clone)]
@@ -51,6 +105,15 @@ pub enum OpenMode {
     CreateDirect,
     /// For reading and writing through the page cache; fails if the file exists. For small files: identity, manifest.
     Create,
+}
+
+impl OpenMode {
+    /// Whether offsets, lengths and buffers are multiples of [`BLOCK`]; so also where a backend goes through the page
+    /// cache after all.
+    #[must_use]
+    pub fn is_direct(self) -> bool {
+        matches!(self, Self::ReadDirect | Self::WriteDirect | Self::CreateDirect)
+    }
 }
 
 /// One operation.
@@ -157,14 +220,16 @@ pub struct Completion {
 
 /// Ends a blocking [`IoQueue::poll`] from any thread. Cheap when nobody waits.
 pub trait Wake: Send + Sync {
-    /// Makes the present or the next blocking poll return.
+    /// Makes the present or the next blocking poll return, whatever polls that do not block come between. What the
+    /// caller wrote before is visible to the poller after that return.
     fn wake(&self);
 }
 
-/// A queue of operations in flight. Used by one thread at a time.
+/// A queue of operations in flight. Used by one thread at a time, and handed to another one only while nothing is in
+/// flight. Dropping it waits for what is in flight.
 pub trait IoQueue: Send {
     /// Begins `op`. `id` comes back with its completion and is unique among those in flight.
-    /// Only [`Op::Write`] is promised to be taken.
+    /// Only [`Op::Write`] is promised to be taken. Panics beyond the queue's depth.
     fn submit(&mut self, id: u64, op: Op);
 
     /// Appends the completions there are to `out`. With a `wait` it returns when there is one, when [`Wake::wake`] was
@@ -176,6 +241,21 @@ pub trait IoQueue: Send {
 
     /// What ends a blocking poll.
     fn waker(&self) -> Arc<dyn Wake>;
+}
+
+/// Asserts that one transfer on a file opened `Direct` is aligned, on our side of the crossing to the disk.
+fn assert_aligned(path: &Path, offset: u64, len: usize) {
+    let block = BLOCK as u64;
+    assert!(
+        offset.is_multiple_of(block) && (len as u64).is_multiple_of(block),
+        "direct transfers are multiples of {BLOCK} bytes, not {len} bytes at {offset} of {}",
+        path.display()
+    );
+}
+
+/// The error of a write that ended short, which is never silently gone on with once durability was asked for.
+fn short_write(written: usize, expected: usize) -> io::Error {
+    io::Error::new(io::ErrorKind::WriteZero, format!("a write ended short: {written} of {expected} bytes were written"))
 }
 
 /// A file mapped for reading.

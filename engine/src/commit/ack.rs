@@ -1,0 +1,103 @@
+//! The acknowledgement of an append.
+//!
+//! Invariant: an [`Ack`] is answered exactly once: with a receipt when everything it rests on is durable, with a
+//! refusal at that same point, or with [`ErrorKind::Unknown`] when the store stopped before.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Lsn, Seq};
+use crate::waiter::{Completer, Waiter, pair};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Per log, in the order in which the batch named them.
+    pub logs: Vec<LogReceipt>,
+}
+
+/// What became of a batch's part for one log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogReceipt {
+    /// The seq of the first record; the log's next seq if there was none.
+    pub first_seq: u64,
+    /// The log's next seq after the batch.
+    pub next_seq: u64,
+    /// The LSN of the last entry.
+    pub lsn: Lsn,
+    /// Whether the batch had been appended before, so that nothing was stored this time. For a number older than the
+    /// last 64 of its producer the seqs are the log's present end.
+    pub duplicate: bool,
+}
+
+impl LogReceipt {
+    pub(super) fn new(first_seq: Seq, next_seq: Seq, lsn: Lsn, duplicate: bool) -> Self {
+        Self { first_seq: first_seq.0, next_seq: next_seq.0, lsn, duplicate }
+    }
+}
+
+/// The acknowledgement of an append: a future, and something a plain thread can wait for. Dropping it cancels nothing.
+#[derive(Debug)]
+#[must_use = "an append is durable only once its acknowledgement says so"]
+pub struct Ack(Waiter<Result<Receipt>>);
+
+impl Ack {
+    /// Blocks the calling thread until the batch is durable on this node.
+    ///
+    /// # Errors
+    /// Why the batch was refused; [`crate::ErrorKind::Unknown`] if the store was poisoned before it was known durable.
+    pub fn wait(self) -> Result<Receipt> {
+        self.0.wait()
+    }
+
+    /// The answer, if it is there; given once.
+    #[must_use]
+    pub fn try_get(&self) -> Option<Result<Receipt>> {
+        self.0.try_take()
+    }
+}
+
+impl Future for Ack {
+    type Output = Result<Receipt>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+/// An acknowledgement to be given, with the answer that holds once it is due. Dropped without having been given, it
+/// says that the outcome is unknown, so that nobody waits for ever.
+#[derive(Debug)]
+pub struct Pending(Option<(Completer<Result<Receipt>>, Result<Receipt>)>);
+
+impl Pending {
+    /// An acknowledgement that will say `answer`.
+    pub fn new(answer: Result<Receipt>) -> (Self, Ack) {
+        let (completer, waiter) = pair();
+        (Self(Some((completer, answer))), Ack(waiter))
+    }
+
+    /// Says it.
+    pub fn give(mut self) {
+        if let Some((completer, answer)) = self.0.take() {
+            completer.complete(answer);
+        }
+    }
+
+    /// Says `error` instead.
+    pub fn fail(mut self, error: Error) {
+        if let Some((completer, _)) = self.0.take() {
+            completer.complete(Err(error));
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some((completer, _)) = self.0.take() {
+            let error = Error::new(ErrorKind::Unknown, "the store stopped before this append was known to be durable");
+            completer.complete(Err(error.remedy("open the store again and retry by producer number")));
+        }
+    }
+}

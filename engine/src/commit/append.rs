@@ -1,0 +1,270 @@
+//! An append: from the caller's batch to a place in the next frame.
+//!
+//! In this order, so that nothing waits under a lock: room in the pool; the slots of all logs, their state looked up;
+//! their locks, in the order of the LogIds; the plan of each; the lane's lock; encoding; the locks go.
+
+use super::ack::{Ack, LogReceipt, Pending, Receipt};
+use super::batch::{Batch, LogBatch, LogOp};
+use super::lane::{Group, Lane, StagedEntry};
+use super::plan::{Parent, Planned, Verdict, plan};
+use crate::config::WhenFull;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::entry::{BATCH_HEADER_LEN, Kind};
+use crate::format::frame::HEADER_LEN;
+use crate::format::state::LogState;
+use crate::index::Index;
+use crate::index::apply::{Stamp, apply};
+use crate::index::memory::ENTRY_OVERHEAD;
+use crate::index::pool::Pool;
+use crate::index::slot::{Slot, SlotInner, Visible};
+use crate::io::Wake;
+use crate::poison::Poison;
+use crate::sync::{Arc, MutexGuard};
+use crate::types::{LogId, Lsn, TimeUs, Timeline};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Bytes that a parent's list of timelines may take in a fork's entry, per item.
+const TIMELINE_BYTES: usize = 8 + 10;
+/// When a caller whom the pool turned away should come back.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// Everything an append needs. Shared by all callers.
+pub struct Appender {
+    /// The logs.
+    pub index: Arc<Index>,
+    /// Where batches are staged.
+    pub lane: Arc<Lane>,
+    /// Checked before, and again under the lane's lock.
+    pub poison: Arc<Poison>,
+    /// Ends the committer's sleep.
+    pub waker: Arc<dyn Wake>,
+    /// The journal file size that the limits follow.
+    pub journal_file_bytes: u64,
+    /// What to do when the pool is full.
+    pub when_full: WhenFull,
+    /// The timeline of this open.
+    pub timeline: Timeline,
+}
+
+/// Room in the pool that goes back unless it is used.
+struct Room<'a> {
+    pool: &'a Pool,
+    bytes: usize,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.pool.give(self.bytes);
+        }
+    }
+}
+
+type Guards<'s> = BTreeMap<LogId, MutexGuard<'s, SlotInner>>;
+
+impl Appender {
+    /// Stages `batch`. The returned acknowledgement is answered once it is durable, or once what a refusal rests on is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], [`ErrorKind::Overloaded`], [`ErrorKind::Poisoned`], [`ErrorKind::Damaged`],
+    /// [`ErrorKind::ShutDown`]: nothing was staged.
+    pub fn append(&self, batch: &Batch<'_>) -> Result<Ack> {
+        self.poison.check()?;
+        batch.check(self.journal_file_bytes)?;
+        let slots: Vec<Arc<Slot>> =
+            batch.logs.iter().map(|log| self.index.heads.get(self.index.log_id(log.name))).collect();
+        let parents: Vec<Option<Arc<Slot>>> = batch.logs.iter().map(|log| self.parent(log)).collect();
+        loop {
+            let forks = self.fork_bytes(batch, &parents)?;
+            let mut room = self.room(batch, forks)?;
+            for (slot, log) in slots.iter().zip(&batch.logs) {
+                drop(self.index.resolve(slot, Some(log.name))?);
+            }
+            let mut guards = Guards::new();
+            let mut order: Vec<&Arc<Slot>> = slots.iter().chain(parents.iter().flatten()).collect();
+            order.sort_unstable_by_key(|slot| slot.id);
+            order.dedup_by_key(|slot| slot.id);
+            for slot in order {
+                guards.insert(slot.id, slot.lock());
+            }
+            let plans = self.plan(batch, &slots, &parents, &mut guards)?;
+            let (entries, bytes) = sizes(&plans);
+            let needed = bytes + entries * ENTRY_OVERHEAD;
+            if needed > room.bytes {
+                // A parent of a fork was written by another timeline in between.
+                continue;
+            }
+            let ack = self.stage(batch, &slots, plans, &mut guards, &mut room)?;
+            drop(guards);
+            self.waker.wake();
+            return Ok(ack);
+        }
+    }
+
+    fn parent(&self, log: &LogBatch<'_>) -> Option<Arc<Slot>> {
+        match log.ops[0] {
+            LogOp::Fork { parent, .. } => Some(self.index.heads.get(self.index.log_id(parent))),
+            _ => None,
+        }
+    }
+
+    /// What the parents' lists of timelines take, checked against the frame's limit.
+    fn fork_bytes(&self, batch: &Batch<'_>, parents: &[Option<Arc<Slot>>]) -> Result<usize> {
+        let mut bytes = 0;
+        for (log, parent) in batch.logs.iter().zip(parents) {
+            if let (Some(parent), LogOp::Fork { parent: name, .. }) = (parent, log.ops[0]) {
+                let inner = self.index.resolve(parent, Some(name))?;
+                bytes += (inner.staged.timelines.len() + 1) * TIMELINE_BYTES + inner.staged.metadata.len() + 4;
+            }
+        }
+        let batch_bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
+        if HEADER_LEN + batch_bytes + bytes > self.lane.frame_max() {
+            return Err(Error::new(ErrorKind::Invalid, "the batch does not fit into one frame")
+                .remedy("split it, or create the store with larger journal files"));
+        }
+        Ok(bytes)
+    }
+
+    fn room(&self, batch: &Batch<'_>, forks: usize) -> Result<Room<'_>> {
+        let entries: usize = batch.logs.iter().map(|log| log.ops.len()).sum();
+        let bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
+        let bytes = bytes + forks + entries * ENTRY_OVERHEAD;
+        let pool = &self.index.pool;
+        if bytes > pool.bytes_max() {
+            return Err(Error::new(ErrorKind::Invalid, format!("the batch takes {bytes} bytes of memory"))
+                .remedy("split it, or raise memory_pool_bytes"));
+        }
+        let taken = match self.when_full {
+            WhenFull::Reject => pool.try_take(bytes),
+            WhenFull::Wait => pool.take(bytes),
+        };
+        if taken {
+            return Ok(Room { pool, bytes });
+        }
+        self.poison.check()?;
+        self.index.metrics.overloads.add(1);
+        Err(Error::new(ErrorKind::Overloaded, "the memory for records that are not in a segment yet is full")
+            .retry_in(RETRY_AFTER)
+            .remedy("retry later, or raise memory_pool_bytes"))
+    }
+
+    fn plan<'a>(
+        &self, batch: &Batch<'a>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], guards: &mut Guards<'_>,
+    ) -> Result<Vec<Verdict<'a>>> {
+        let set = self.index.set();
+        let mut plans = Vec::with_capacity(slots.len());
+        for ((slot, log), parent) in slots.iter().zip(&batch.logs).zip(parents) {
+            let parent = parent.as_ref().map(|parent| {
+                let state: LogState = guards[&parent.id].staged.clone();
+                Parent { id: parent.id, state }
+            });
+            let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
+            plans.push(plan(slot.id, inner, log, parent.as_ref(), &set)?);
+        }
+        Ok(plans)
+    }
+
+    fn stage(
+        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], plans: Vec<Verdict<'_>>, guards: &mut Guards<'_>,
+        room: &mut Room<'_>,
+    ) -> Result<Ack> {
+        let rests_on = slots.iter().map(|slot| guards[&slot.id].staged.last_lsn).max().unwrap_or_default();
+        let mut groups = Vec::with_capacity(plans.len());
+        let mut repeated = Vec::new();
+        for verdict in plans {
+            match verdict {
+                Verdict::Go(entries) => groups.push(entries),
+                Verdict::Duplicate(i) => repeated.push(LogReceipt::new(i.first_seq, i.next_seq, i.lsn, true)),
+                Verdict::Refuse(error) => return self.settle(rests_on, Err(error)),
+            }
+        }
+        if !repeated.is_empty() {
+            let answer = if groups.is_empty() {
+                Ok(Receipt { logs: repeated })
+            } else {
+                Err(Error::new(ErrorKind::ProducerConflict, "a part of the batch was appended before, a part was not")
+                    .remedy("repeat a batch as it was"))
+            };
+            return self.settle(rests_on, answer);
+        }
+        if groups.iter().all(Vec::is_empty) {
+            let at = |slot: &Arc<Slot>| {
+                let state = &guards[&slot.id].staged;
+                LogReceipt::new(state.next_seq, state.next_seq, state.last_lsn, false)
+            };
+            return self.settle(rests_on, Ok(Receipt { logs: slots.iter().map(at).collect() }));
+        }
+        debug_assert_eq!(groups.len(), batch.logs.len());
+        self.encode(slots, &groups, guards, room)
+    }
+
+    /// Has an answer given that stores nothing, once what it rests on is durable.
+    fn settle(&self, lsn: Lsn, answer: Result<Receipt>) -> Result<Ack> {
+        let (pending, ack) = Pending::new(answer);
+        let due = self.lane.lock()?.settle_at(lsn, pending, self.index.watermark());
+        if let Some(pending) = due {
+            pending.give();
+        }
+        Ok(ack)
+    }
+
+    fn encode(
+        &self, slots: &[Arc<Slot>], groups: &[Vec<Planned<'_>>], guards: &mut Guards<'_>, room: &mut Room<'_>,
+    ) -> Result<Ack> {
+        let count: usize = groups.iter().map(Vec::len).sum();
+        let len = BATCH_HEADER_LEN
+            + groups.iter().flatten().map(|planned| planned.entry().encoded_len()).sum::<usize>();
+        let mut receipt = Receipt { logs: Vec::with_capacity(slots.len()) };
+        let mut used = 0;
+        let mut lane = self.lane.lock()?;
+        lane.room(len, self.lane.frame_max());
+        lane.begin_batch(len, count);
+        for (slot, planned) in slots.iter().zip(groups) {
+            let state = &mut guards.get_mut(&slot.id).expect("every log's slot was locked").staged;
+            let first = lane.open().entries.len();
+            let first_seq = planned.first().map_or(state.next_seq, |p| p.seq);
+            for planned in planned {
+                let entry = planned.entry();
+                let open = lane.open();
+                let start = open.buf.len();
+                let body_at = start + entry.encode(slot.id, &mut open.buf);
+                let body_len = open.buf.len() - body_at;
+                if entry.kind == Kind::Record {
+                    open.records += 1;
+                    open.payload_bytes += entry.payload.len() as u64;
+                }
+                used += body_len + ENTRY_OVERHEAD;
+                let at = (body_at - HEADER_LEN) as u32;
+                let lsn =
+                    lane.note(StagedEntry { at, len: body_len as u32, seq: entry.seq, kind: entry.kind });
+                let stamp = Stamp { lsn, time: TimeUs(0), timeline: self.timeline };
+                apply(state, &entry, stamp).expect("planned on this very state");
+            }
+            let entries = first..lane.open().entries.len();
+            receipt.logs.push(LogReceipt::new(first_seq, state.next_seq, state.last_lsn, false));
+            if !entries.is_empty() {
+                let group = Group { slot: Arc::clone(slot), entries, visible: Visible::of(state) };
+                lane.open().groups.push(group);
+            }
+        }
+        let (pending, ack) = Pending::new(Ok(receipt));
+        lane.open().waiting.push(pending);
+        drop(lane);
+        let spare = room.bytes.checked_sub(used).expect("room was taken for the whole batch");
+        room.bytes = spare;
+        Ok(ack)
+    }
+}
+
+/// Entries and encoded bytes of what is to be appended.
+fn sizes(plans: &[Verdict<'_>]) -> (usize, usize) {
+    let mut total = (0, BATCH_HEADER_LEN);
+    for verdict in plans {
+        if let Verdict::Go(entries) = verdict {
+            total.0 += entries.len();
+            total.1 += entries.iter().map(|planned| planned.entry().encoded_len()).sum::<usize>();
+        }
+    }
+    total
+}

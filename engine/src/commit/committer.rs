@@ -1,0 +1,401 @@
+//! The committer: the one that writes frames, in order, and says when they are durable.
+//!
+//! One pass of [`Committer::step`] begins frames while fewer than `in_flight` are being written, reaps completions, and
+//! publishes frames in the order of their numbers: entries into their slots, then the watermark, then the
+//! acknowledgements. While a frame is being written the next one fills up; there is no timer and no delay.
+//!
+//! What a crash leaves: before a frame's write completed, nothing, all of it, or any part of it; its checksums tell.
+//! After it completed, all of it. A frame's watermark says which frames were complete when it was sealed, and so
+//! proves them.
+//!
+//! Invariants: frame n + in_flight is not begun before frame n is durable; another file is begun only when every frame
+//! of the old one is durable; after the first failed write nothing more is acknowledged.
+
+use super::lane::{Lane, Staged};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::frame::{FLAG_CLOSE, FLAG_OPEN, FrameHeader, FrameRef, HEADER_LEN, frame_len};
+use crate::index::Index;
+use crate::index::memory::{FrameMem, MemEntry};
+use crate::io::{AlignedBuf, Completion, Done, Io, IoQueue, Op, Wake};
+use crate::journal::Journal;
+use crate::journal::ring::Place;
+use crate::poison::Poison;
+use crate::sync::Arc;
+use crate::types::{BLOCK, Epoch, Lsn, TimeUs, Timeline};
+use crate::waiter::Target;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How long a committer with nothing to do sleeps before it looks again by itself.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// What the committer shares with the rest of the store.
+#[derive(Clone)]
+pub struct Shared {
+    /// The disk.
+    pub io: Arc<dyn Io>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The logs.
+    pub index: Arc<Index>,
+    /// The journal's files.
+    pub journal: Arc<Journal>,
+    /// Where batches are staged.
+    pub lane: Arc<Lane>,
+    /// Closed by the first failed write.
+    pub poison: Arc<Poison>,
+    /// Ends the flush's sleep: when the commit path needs a journal file, or enough is in memory.
+    pub wants_flush: Arc<dyn Wake>,
+    /// How much is enough, in bytes.
+    pub flush_bytes: usize,
+}
+
+/// The committer.
+pub struct Committer {
+    shared: Shared,
+    queue: Box<dyn IoQueue>,
+    depth: usize,
+    idle_after: Duration,
+    timeline: Timeline,
+    place: Place,
+    /// The last frame that was sealed.
+    prev: FrameRef,
+    prev_time: TimeUs,
+    /// The last frame that is durable, with all before it.
+    durable: FrameRef,
+    /// The highest LSN that a durable frame's watermark names.
+    proven: Lsn,
+    in_flight: VecDeque<Flight>,
+    completions: Vec<Completion>,
+    next_id: u64,
+    last_publish: Duration,
+    failed: bool,
+}
+
+/// A frame being written.
+struct Flight {
+    id: u64,
+    header: FrameHeader,
+    frame: FrameRef,
+    staged: Staged,
+    buf: Option<AlignedBuf>,
+}
+
+/// Where the journal goes on.
+pub struct Start {
+    /// The place of the next frame.
+    pub place: Place,
+    /// The frame before it, durable.
+    pub prev: FrameRef,
+    /// Its time.
+    pub prev_time: TimeUs,
+    /// The timeline of this open.
+    pub timeline: Timeline,
+}
+
+impl Committer {
+    /// A committer that goes on at `start`, with at most `depth` frames in flight.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the disk gives no queue.
+    pub fn new(shared: Shared, start: Start, depth: usize, idle_after: Duration) -> Result<Self> {
+        let queue =
+            shared.io.queue(depth).map_err(|e| Error::io("making a queue for", &start.place.file.file.path, e))?;
+        Ok(Self {
+            last_publish: shared.clock.monotonic(),
+            shared,
+            queue,
+            depth,
+            idle_after,
+            timeline: start.timeline,
+            place: start.place,
+            prev: start.prev,
+            prev_time: start.prev_time,
+            durable: start.prev,
+            proven: Lsn(0),
+            in_flight: VecDeque::new(),
+            completions: Vec::new(),
+            next_id: 0,
+            failed: false,
+        })
+    }
+
+    /// What ends the committer's sleep.
+    #[must_use]
+    pub fn waker(&self) -> Arc<dyn Wake> {
+        self.queue.waker()
+    }
+
+    /// One pass. With `may_sleep` it sleeps while there is nothing to do, until something is staged or completes. True
+    /// if anything moved.
+    pub fn step(&mut self, may_sleep: bool) -> bool {
+        if self.shared.poison.is_set() {
+            let moved = self.fail();
+            if may_sleep {
+                // What is in flight is still awaited, so that its buffers are freed; its outcome no longer matters.
+                let _ = self.queue.poll(Some(SLEEP_MAX), &mut self.completions);
+                self.completions.clear();
+            }
+            return moved;
+        }
+        let result = self.pass(may_sleep);
+        result.unwrap_or_else(|error| {
+            self.shared.poison.set(error);
+            self.fail()
+        })
+    }
+
+    fn pass(&mut self, may_sleep: bool) -> Result<bool> {
+        let mut moved = false;
+        while self.in_flight.len() < self.depth && self.begin_next()? {
+            moved = true;
+        }
+        let wait = (may_sleep && !moved || may_sleep && self.in_flight.len() == self.depth).then(|| self.patience());
+        self.reap(wait)?;
+        while self.in_flight.front().is_some_and(|flight| flight.buf.is_some()) {
+            self.publish();
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// How long to sleep at most: until an idle frame is due, if one is.
+    fn patience(&self) -> Duration {
+        if self.in_flight.is_empty() && self.proven < self.durable.last_lsn {
+            let idle = self.shared.clock.monotonic().saturating_sub(self.last_publish);
+            self.idle_after.saturating_sub(idle)
+        } else {
+            SLEEP_MAX
+        }
+    }
+
+    /// Begins the next frame, if there is one to begin.
+    fn begin_next(&mut self) -> Result<bool> {
+        let Some(staged) = self.shared.lane.take() else {
+            return self.begin_idle();
+        };
+        self.begin(staged, 0)
+    }
+
+    /// Begins an empty frame if the watermark has waited long enough to be carried to disk.
+    fn begin_idle(&mut self) -> Result<bool> {
+        let due = self.in_flight.is_empty()
+            && self.proven < self.durable.last_lsn
+            && self.shared.clock.monotonic().saturating_sub(self.last_publish) >= self.idle_after;
+        if !due {
+            return Ok(false);
+        }
+        self.begin(self.shared.lane.empty(self.prev.last_lsn.next()), 0)
+    }
+
+    fn begin(&mut self, mut staged: Staged, flags: u16) -> Result<bool> {
+        let payload_len = staged.buf.len() - HEADER_LEN;
+        let len = frame_len(payload_len);
+        if len as u64 > self.place.left() && !self.next_file()? {
+            self.shared.lane.put_back(staged);
+            return Ok(false);
+        }
+        if staged.buf.capacity() < len {
+            staged.buf.grow(len);
+        }
+        staged.buf.resize(len);
+        let (header, frame) = self.seal(&mut staged, payload_len, flags);
+        self.place.position += len as u64;
+        self.prev = frame;
+        self.prev_time = header.time;
+        let id = self.next_id;
+        self.next_id += 1;
+        let buf = std::mem::replace(&mut staged.buf, AlignedBuf::with_capacity(0));
+        let op =
+            Op::Write { file: self.place.file.file.clone(), offset: header.position, buf, durable: true };
+        let metrics = &self.shared.index.metrics;
+        metrics.frame_writes.add(1);
+        metrics.frame_bytes.add(len as u64);
+        if self.shared.io.buffered() {
+            metrics.append_syncs.add(1);
+        }
+        self.queue.submit(id, op);
+        self.in_flight.push_back(Flight { id, header, frame, staged, buf: None });
+        Ok(true)
+    }
+
+    fn seal(&self, staged: &mut Staged, payload_len: usize, flags: u16) -> (FrameHeader, FrameRef) {
+        let journal = &self.shared.journal;
+        let header = FrameHeader {
+            flags,
+            depth: self.depth as u16,
+            store: self.shared.index.identity.store,
+            journal: self.place.journal,
+            position: self.place.position,
+            frame: self.prev.frame.next(),
+            first_lsn: staged.first_lsn,
+            entries: staged.entries.len() as u32,
+            batches: staged.batches,
+            payload_len: payload_len as u32,
+            frame_len: staged.buf.len() as u32,
+            epoch: Epoch(0),
+            timeline: self.timeline,
+            time: self.shared.clock.wall().max(self.prev_time),
+            watermark: self.durable.last_lsn,
+            watermark_frame: self.durable.frame,
+            manifest: journal.manifest(),
+            prev_journal: self.prev.journal,
+            prev_position: self.prev.position,
+            prev_hash: self.prev.hash,
+        };
+        assert_eq!(staged.first_lsn, self.prev.last_lsn.next(), "LSNs are dense from frame to frame");
+        let frame = header.seal(&mut staged.buf, self.place.salt);
+        (header, frame)
+    }
+
+    /// Moves to another file, once every frame of this one is durable. False if that has to wait: for frames in
+    /// flight, or for a spare file.
+    fn next_file(&mut self) -> Result<bool> {
+        if !self.in_flight.is_empty() {
+            return Ok(false);
+        }
+        match self.shared.journal.ring.begin(self.timeline, self.prev)? {
+            Some(place) => {
+                self.place = place;
+                self.shared.wants_flush.wake();
+                Ok(true)
+            }
+            None => {
+                self.shared.wants_flush.wake();
+                Ok(false)
+            }
+        }
+    }
+
+    fn reap(&mut self, wait: Option<Duration>) -> Result<()> {
+        let broken = |e| Error::io("waiting for writes to", &self.place.file.file.path, e);
+        self.queue.poll(wait, &mut self.completions).map_err(broken)?;
+        for completion in self.completions.drain(..) {
+            let flight = self
+                .in_flight
+                .iter_mut()
+                .find(|flight| flight.id == completion.id)
+                .expect("a completion has the id of a write in flight");
+            match completion.result {
+                Ok(Done::Buf(buf)) => flight.buf = Some(buf),
+                Ok(other) => unreachable!("a write gives its buffer, not {other:?}"),
+                Err(e) => {
+                    let at = flight.header.position;
+                    return Err(Error::io("writing a frame to the journal", &self.place.file.file.path, e).offset(at));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the oldest frame in flight, which is durable.
+    fn publish(&mut self) {
+        let Flight { header, frame, mut staged, buf, .. } =
+            self.in_flight.pop_front().expect("called with a frame that is durable");
+        let buf = buf.expect("called with a frame that is durable");
+        let Shared { index, journal, lane, .. } = &self.shared;
+        let payload_len = header.payload_len as usize;
+        let (memory, spare) = FrameMem::new(buf, HEADER_LEN, payload_len, header.time, header.timeline);
+        let memory = Arc::new(memory);
+        let mut watchers: Vec<Target> = Vec::new();
+        for group in std::mem::take(&mut staged.groups) {
+            let entries = group.entries.clone().map(|at| {
+                let entry = staged.entries[at];
+                MemEntry {
+                    lsn: staged.lsn(at),
+                    seq: entry.seq,
+                    frame: Arc::clone(&memory),
+                    at: entry.at,
+                    len: entry.len,
+                    kind: entry.kind,
+                }
+            });
+            watchers.append(&mut index.publish(&group.slot, entries, Some(group.visible)));
+        }
+        let metrics = &index.metrics;
+        metrics.frames.add(1);
+        metrics.frames_empty.add(u64::from(header.entries == 0));
+        metrics.frame_entries.add(u64::from(header.entries));
+        metrics.records.add(staged.records);
+        metrics.payload_bytes.add(staged.payload_bytes);
+        journal.set_published(frame, header.time);
+        index.set_watermark(frame.last_lsn);
+        if index.mem_bytes() >= self.shared.flush_bytes {
+            self.shared.wants_flush.wake();
+        }
+        self.durable = frame;
+        self.proven = header.watermark;
+        self.last_publish = self.shared.clock.monotonic();
+        staged.waiting.into_iter().for_each(super::ack::Pending::give);
+        lane.settled(frame.last_lsn).into_iter().for_each(super::ack::Pending::give);
+        watchers.into_iter().for_each(Target::wake);
+        if let Some(spare) = spare {
+            lane.recycle(spare);
+        }
+    }
+
+    /// Answers everybody who waits that the outcome is unknown. What is in flight is left to the disk.
+    fn fail(&mut self) -> bool {
+        let Shared { lane, poison, index, .. } = &self.shared;
+        let mut waiting = lane.close(poison.error());
+        for flight in &mut self.in_flight {
+            waiting.append(&mut flight.staged.waiting);
+        }
+        let moved = !waiting.is_empty() || !self.failed;
+        waiting.into_iter().for_each(|pending| pending.fail(poison.unknown()));
+        index.pool.close();
+        self.failed = true;
+        moved
+    }
+
+    /// Whether nothing is staged or being written.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.shared.lane.is_empty()
+    }
+
+    /// Whether nothing is staged or being written, or the store is poisoned and everybody was told.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.failed || self.is_idle()
+    }
+
+    /// Writes the frame of an open, durable, before anything recovered is visible.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn open_frame(&mut self) -> Result<()> {
+        self.mark(FLAG_OPEN)
+    }
+
+    /// Writes the frame of a clean close, durable. Nothing may be staged or in flight.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Poisoned`]: the next open will find an unclean end.
+    pub fn close_frame(&mut self) -> Result<()> {
+        self.shared.poison.check()?;
+        self.mark(FLAG_CLOSE)
+    }
+
+    /// Whether the next frame, however short, needs another journal file.
+    #[must_use]
+    pub fn needs_file(&self) -> bool {
+        self.place.left() < BLOCK as u64
+    }
+
+    fn mark(&mut self, flag: u16) -> Result<()> {
+        assert!(self.is_idle(), "an open or a close stands alone");
+        let staged = self.shared.lane.empty(self.prev.last_lsn.next());
+        if !self.begin(staged, flag)? {
+            return Err(Error::new(ErrorKind::Io, "no journal file is free for the frame of an open or a close")
+                .file(&self.place.file.file.path)
+                .remedy("free space, and open the store again"));
+        }
+        while self.in_flight.front().is_some_and(|flight| flight.buf.is_none()) {
+            self.reap(Some(SLEEP_MAX))?;
+        }
+        self.publish();
+        Ok(())
+    }
+}

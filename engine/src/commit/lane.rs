@@ -1,0 +1,295 @@
+//! The staging lane: where appends are encoded into the next frame while earlier ones are being written.
+//!
+//! A batch is encoded under the lane's lock, which gives it its LSNs; the slots of its logs are locked by the caller,
+//! so that within a log the order of seqs is that of LSNs. Memory is bounded by the pool from which the caller took
+//! room before: the lane itself never waits.
+//!
+//! Invariant: what was staged is either handed to the committer once, in LSN order, or refused because the lane was
+//! closed; nothing is dropped.
+
+use super::ack::Pending;
+use crate::error::{Error, Result};
+use crate::format::bytes::Sink;
+use crate::format::entry::{BATCH_HEADER_LEN, Kind};
+use crate::format::frame::HEADER_LEN;
+use crate::index::slot::{Slot, Visible};
+use crate::io::AlignedBuf;
+use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::types::{Lsn, Seq};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// A frame is handed on rather than grown past this, unless one batch is larger: the disk gains nothing beyond.
+const FRAME_TARGET: usize = 1 << 20;
+/// Buffers kept for the next frames.
+const FREE_MAX: usize = 8;
+/// The smallest buffer, in bytes.
+const BUFFER_MIN: usize = 16 << 10;
+
+/// A frame in the making.
+#[derive(Debug)]
+pub struct Staged {
+    /// Room for the header, then the payload.
+    pub buf: AlignedBuf,
+    /// The entries, by LSN.
+    pub entries: Vec<StagedEntry>,
+    /// Which entries belong to which log, batch by batch.
+    pub groups: Vec<Group>,
+    /// Who waits for the frame.
+    pub waiting: Vec<Pending>,
+    /// Batches.
+    pub batches: u32,
+    /// Bytes of records' payloads.
+    pub payload_bytes: u64,
+    /// Records.
+    pub records: u64,
+    /// The first entry's LSN.
+    pub first_lsn: Lsn,
+}
+
+/// An entry in a frame in the making.
+#[derive(Clone, Copy, Debug)]
+pub struct StagedEntry {
+    /// Its body's byte offset in the payload.
+    pub at: u32,
+    /// Its body's length in bytes.
+    pub len: u32,
+    /// Its seq.
+    pub seq: Seq,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// The entries of one batch for one log.
+#[derive(Debug)]
+pub struct Group {
+    /// The log.
+    pub slot: Arc<Slot>,
+    /// Its entries in [`Staged::entries`].
+    pub entries: Range<usize>,
+    /// The log's state once they are durable.
+    pub visible: Visible,
+}
+
+/// The lane.
+#[derive(Debug)]
+pub struct Lane {
+    frame_max: usize,
+    inner: Mutex<LaneInner>,
+}
+
+/// What the lane's lock guards.
+#[derive(Debug)]
+pub struct LaneInner {
+    open: Staged,
+    sealed: VecDeque<Staged>,
+    /// Who waits for an LSN that was staged already, for an answer that rests on it.
+    settling: Vec<(Lsn, Pending)>,
+    free: Vec<AlignedBuf>,
+    next_lsn: Lsn,
+    last_len: usize,
+    closed: Option<Error>,
+}
+
+impl Staged {
+    fn new(mut buf: AlignedBuf, first_lsn: Lsn) -> Self {
+        buf.clear();
+        buf.resize(HEADER_LEN);
+        Self {
+            buf,
+            entries: Vec::new(),
+            groups: Vec::new(),
+            waiting: Vec::new(),
+            batches: 0,
+            payload_bytes: 0,
+            records: 0,
+            first_lsn,
+        }
+    }
+
+    /// The LSN of entry `at`.
+    #[must_use]
+    pub fn lsn(&self, at: usize) -> Lsn {
+        Lsn(self.first_lsn.0 + at as u64)
+    }
+}
+
+impl Lane {
+    /// An empty lane whose first entry gets `next_lsn`, for frames of at most `frame_max` bytes.
+    #[must_use]
+    pub fn new(frame_max: usize, next_lsn: Lsn) -> Self {
+        let inner = LaneInner {
+            open: Staged::new(AlignedBuf::with_capacity(BUFFER_MIN), next_lsn),
+            sealed: VecDeque::new(),
+            settling: Vec::new(),
+            free: Vec::new(),
+            next_lsn,
+            last_len: BUFFER_MIN,
+            closed: None,
+        };
+        Self { frame_max, inner: Mutex::new(inner) }
+    }
+
+    /// Locks the lane to stage one batch.
+    ///
+    /// # Errors
+    /// Why the lane was closed.
+    pub fn lock(&self) -> Result<MutexGuard<'_, LaneInner>> {
+        let inner = self.inner.lock();
+        match &inner.closed {
+            Some(error) => Err(error.clone()),
+            None => Ok(inner),
+        }
+    }
+
+    /// The next frame to be written, if anything is staged.
+    #[must_use]
+    pub fn take(&self) -> Option<Staged> {
+        let mut inner = self.inner.lock();
+        if let Some(staged) = inner.sealed.pop_front() {
+            return Some(staged);
+        }
+        if inner.open.batches == 0 {
+            return None;
+        }
+        inner.last_len = inner.open.buf.len();
+        let hint = inner.last_len;
+        Some(inner.turn_over(hint))
+    }
+
+    /// A frame without entries, in front of the entry `first_lsn`.
+    #[must_use]
+    pub fn empty(&self, first_lsn: Lsn) -> Staged {
+        let buf = self.inner.lock().free.pop().unwrap_or_else(|| AlignedBuf::with_capacity(BUFFER_MIN));
+        Staged::new(buf, first_lsn)
+    }
+
+    /// Puts a frame back that could not be begun, to be taken first.
+    pub fn put_back(&self, staged: Staged) {
+        self.inner.lock().sealed.push_front(staged);
+    }
+
+    /// Whether anything is staged.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.sealed.is_empty() && inner.open.batches == 0
+    }
+
+    /// The LSN of the next entry; the caller sees to it that nothing is being staged.
+    #[must_use]
+    pub fn next_lsn(&self) -> Lsn {
+        self.inner.lock().next_lsn
+    }
+
+    /// Gives a buffer back for a later frame.
+    pub fn recycle(&self, buf: AlignedBuf) {
+        let mut inner = self.inner.lock();
+        if inner.free.len() < FREE_MAX && buf.capacity() <= FRAME_TARGET {
+            inner.free.push(buf);
+        }
+    }
+
+    /// The waiters whose answers rest on LSNs up to `watermark`.
+    #[must_use]
+    pub fn settled(&self, watermark: Lsn) -> Vec<Pending> {
+        let mut inner = self.inner.lock();
+        if inner.settling.is_empty() {
+            return Vec::new();
+        }
+        let (ready, rest) = std::mem::take(&mut inner.settling).into_iter().partition(|(lsn, _)| *lsn <= watermark);
+        inner.settling = rest;
+        let ready: Vec<(Lsn, Pending)> = ready;
+        ready.into_iter().map(|(_, pending)| pending).collect()
+    }
+
+    /// Closes the lane: nothing more is staged. Gives everybody who waits on what was staged and not taken.
+    #[must_use]
+    pub fn close(&self, why: Error) -> Vec<Pending> {
+        let mut inner = self.inner.lock();
+        inner.closed.get_or_insert(why);
+        let mut waiting: Vec<Pending> = inner.settling.drain(..).map(|(_, pending)| pending).collect();
+        for mut staged in std::mem::take(&mut inner.sealed) {
+            waiting.append(&mut staged.waiting);
+        }
+        waiting.append(&mut inner.open.waiting);
+        inner.open.batches = 0;
+        waiting
+    }
+
+    /// Refuses further batches with `why`; what is staged stays.
+    pub fn refuse(&self, why: Error) {
+        self.inner.lock().closed.get_or_insert(why);
+    }
+
+    /// The largest frame in bytes.
+    #[must_use]
+    pub fn frame_max(&self) -> usize {
+        self.frame_max
+    }
+}
+
+impl LaneInner {
+    /// Makes room for a batch of `len` bytes in the open frame, or in a new one.
+    pub fn room(&mut self, len: usize, frame_max: usize) {
+        let used = self.open.buf.len();
+        assert!(HEADER_LEN + len <= frame_max, "a batch is checked against the frame's limit before it is staged");
+        if self.open.batches > 0 && used + len > FRAME_TARGET.min(frame_max) {
+            self.last_len = used;
+            let full = self.turn_over(used.max(HEADER_LEN + len));
+            self.sealed.push_back(full);
+        }
+        let needed = self.open.buf.len() + len;
+        if needed > self.open.buf.capacity() {
+            let doubled = (self.open.buf.capacity() * 2).min(FRAME_TARGET);
+            self.open.buf.grow(needed.max(doubled));
+        }
+    }
+
+    /// Puts an empty frame with a buffer of about `hint` bytes in place of the open one.
+    fn turn_over(&mut self, hint: usize) -> Staged {
+        let wanted = hint.clamp(BUFFER_MIN, FRAME_TARGET.max(hint));
+        let at = self.free.iter().position(|buf| buf.capacity() >= wanted);
+        let buf = match at {
+            Some(at) => self.free.swap_remove(at),
+            None => AlignedBuf::with_capacity(wanted),
+        };
+        let fresh = Staged::new(buf, self.next_lsn);
+        std::mem::replace(&mut self.open, fresh)
+    }
+
+    /// The frame in the making.
+    pub fn open(&mut self) -> &mut Staged {
+        &mut self.open
+    }
+
+    /// The LSN that the next entry gets.
+    #[must_use]
+    pub fn next_lsn(&self) -> Lsn {
+        self.next_lsn
+    }
+
+    /// Begins a batch of `entries` entries, `len` bytes of them.
+    pub fn begin_batch(&mut self, len: usize, entries: usize) {
+        let header = crate::format::entry::batch_header((len - BATCH_HEADER_LEN) as u32, entries as u32);
+        self.open.buf.put(&header);
+        self.open.batches += 1;
+    }
+
+    /// Notes an entry that was just encoded; gives its LSN.
+    pub fn note(&mut self, entry: StagedEntry) -> Lsn {
+        let lsn = self.next_lsn;
+        self.open.entries.push(entry);
+        self.next_lsn = lsn.next();
+        lsn
+    }
+
+    /// Has `pending` answered once `lsn` is durable; gives it back if that is so already.
+    pub fn settle_at(&mut self, lsn: Lsn, pending: Pending, watermark: Lsn) -> Option<Pending> {
+        if lsn <= watermark {
+            return Some(pending);
+        }
+        self.settling.push((lsn, pending));
+        None
+    }
+}

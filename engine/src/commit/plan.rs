@@ -1,0 +1,271 @@
+//! Whether what a batch holds for a log may be done, and as which entries.
+//!
+//! Decided on the log's staged state, under its slot's lock. A refusal or a repetition rests on what was staged before
+//! it, so its answer waits until that is durable: see [`Verdict`].
+
+use super::batch::{LogBatch, LogOp, Numbered};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, trim_payload};
+use crate::format::state::{Issued, LogState, Phase};
+use crate::index::set::SegmentSet;
+use crate::index::slot::{SlotInner, recall_producer};
+use crate::limits::{PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX};
+use crate::types::{LogId, Seq, Timeline};
+use std::borrow::Cow;
+
+/// What is to be done with a log's part of a batch.
+#[derive(Debug)]
+pub(super) enum Verdict<'a> {
+    /// It is appended as these entries; none if a creation was asked for of a log that exists.
+    Go(Vec<Planned<'a>>),
+    /// The producer's number was used before for the same content.
+    Duplicate(Issued),
+    /// It cannot be done; said once everything staged for the log is durable.
+    Refuse(Error),
+}
+
+/// An entry to be.
+#[derive(Debug)]
+pub(super) struct Planned<'a> {
+    pub kind: Kind,
+    pub seq: Seq,
+    pub payload: Cow<'a, [u8]>,
+    pub producer: Option<ProducerMark<'a>>,
+    pub tag: Option<&'a [u8]>,
+}
+
+impl Planned<'_> {
+    pub fn entry(&self) -> Entry<'_> {
+        Entry {
+            kind: self.kind,
+            seq: self.seq,
+            cipher: 0,
+            key_id: 0,
+            producer: self.producer,
+            tag: self.tag,
+            payload: &self.payload,
+        }
+    }
+}
+
+/// What a fork needs of its parent.
+pub(super) struct Parent {
+    pub id: LogId,
+    pub state: LogState,
+}
+
+/// Decides. `parent` is given where the log is to be a fork.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] alone; everything else is a verdict.
+pub(super) fn plan<'a>(
+    id: LogId, inner: &mut SlotInner, batch: &LogBatch<'a>, parent: Option<&Parent>, set: &SegmentSet,
+) -> Result<Verdict<'a>> {
+    let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
+    if inner.staged.life.phase == Phase::Absent && !creates {
+        let error = Error::new(ErrorKind::NotFound, "the log does not exist").log(batch.name);
+        return Ok(Verdict::Refuse(error.remedy("create it first")));
+    }
+    let digest = batch.producer.map(|_| batch.digest());
+    if let (Some(numbers), Some(digest)) = (batch.producer, digest) {
+        match check_producer(id, inner, batch, numbers, digest, set)? {
+            Numbering::Next => {}
+            Numbering::Repeated(issued) => return Ok(Verdict::Duplicate(issued)),
+            Numbering::Wrong(error) => return Ok(Verdict::Refuse(error)),
+        }
+    }
+    Ok(match conditions(&inner.staged, batch).and_then(|()| entries(&inner.staged, batch, parent)) {
+        Ok(mut entries) => {
+            let (count, records) = (entries.len(), entries.iter().filter(|e| e.kind == Kind::Record).count());
+            if let Some(first) = entries.first_mut() {
+                first.tag = batch.tag;
+                first.producer = batch.producer.zip(digest).map(|(p, digest)| ProducerMark {
+                    id: p.id,
+                    epoch: p.epoch,
+                    number: p.number,
+                    entries: count as u32,
+                    records: records as u32,
+                    digest,
+                });
+            }
+            Verdict::Go(entries)
+        }
+        Err(error) => Verdict::Refuse(error.log(batch.name)),
+    })
+}
+
+enum Numbering {
+    Next,
+    Repeated(Issued),
+    Wrong(Error),
+}
+
+fn check_producer(
+    id: LogId, inner: &mut SlotInner, batch: &LogBatch<'_>, numbers: Numbered<'_>, digest: u64, set: &SegmentSet,
+) -> Result<Numbering> {
+    let base = inner.base.as_mut().expect("planned on a slot whose state was looked up");
+    let created_in_memory = inner.staged.life.created != base.life.created;
+    if !inner.staged.producers.list.contains_key(numbers.id) && !created_in_memory {
+        recall_producer(id, base, set, numbers.id)?;
+        if let Some(found) = base.producers.list.get(numbers.id) {
+            inner.staged.producers.list.insert(numbers.id.to_vec(), found.clone());
+        }
+    }
+    let wrong = |kind, what: String| Error::new(kind, what).log(batch.name);
+    let gap = |expected| {
+        let what = format!("the producer's number {} leaves a gap", numbers.number);
+        Ok(Numbering::Wrong(wrong(ErrorKind::ProducerGap, what).expecting(expected).remedy("send that one first")))
+    };
+    let newborn = matches!(batch.ops[0], LogOp::Create { .. }) && inner.staged.life.phase == Phase::Deleted;
+    let Some(producer) = inner.staged.producers.list.get(numbers.id) else {
+        if !newborn && inner.staged.producers.known as usize >= PRODUCERS_PER_LOG_MAX {
+            let what = format!("the log knows {PRODUCERS_PER_LOG_MAX} producers already");
+            let error = wrong(ErrorKind::Invalid, what).remedy("use the ids of devices, not of sessions");
+            return Ok(Numbering::Wrong(error));
+        }
+        return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };
+    };
+    let last = producer.batches.back().copied().unwrap_or_default();
+    let held = producer.batches.iter().find(|issued| issued.number == numbers.number);
+    if newborn && !(producer.epoch == numbers.epoch && held.is_some_and(|issued| issued.digest == digest)) {
+        return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };
+    }
+    if numbers.epoch < producer.epoch {
+        let what = format!("epoch {} of the producer was ended by epoch {}", numbers.epoch, producer.epoch);
+        let error = wrong(ErrorKind::ProducerFenced, what).expecting(producer.epoch);
+        return Ok(Numbering::Wrong(error.remedy("stop this producer, or begin a higher epoch")));
+    }
+    if numbers.epoch > producer.epoch {
+        return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };
+    }
+    if numbers.number > last.number {
+        return if numbers.number == last.number + 1 { Ok(Numbering::Next) } else { gap(last.number + 1) };
+    }
+    let issued = match held {
+        Some(issued) => Some(*issued),
+        None if last.number - numbers.number < PRODUCER_WINDOW as u64 && !created_in_memory => {
+            older_batch(id, inner, numbers, set)?
+        }
+        None => None,
+    };
+    Ok(match issued {
+        Some(issued) if issued.digest == digest => Numbering::Repeated(issued),
+        Some(_) => {
+            let what = format!("the producer used number {} for other content before", numbers.number);
+            let error = wrong(ErrorKind::ProducerConflict, what).expecting(last.number + 1);
+            Numbering::Wrong(error.remedy("begin a higher epoch"))
+        }
+        None => {
+            let next = inner.staged.next_seq;
+            Numbering::Repeated(Issued { number: numbers.number, digest, lsn: last.lsn, first_seq: next, next_seq: next })
+        }
+    })
+}
+
+/// An older batch of the producer, gathered from state records.
+fn older_batch(id: LogId, inner: &SlotInner, numbers: Numbered<'_>, set: &SegmentSet) -> Result<Option<Issued>> {
+    let newest = inner.base.as_ref().map(|base| base.changed.producers).unwrap_or_default();
+    let found = set.producer(id, newest, numbers.id, |p| {
+        p.epoch == numbers.epoch && p.batches.front().is_some_and(|oldest| oldest.number <= numbers.number)
+    })?;
+    let batches = found.filter(|p| p.epoch == numbers.epoch).map(|p| p.batches).unwrap_or_default();
+    Ok(batches.into_iter().find(|issued| issued.number == numbers.number))
+}
+
+fn conditions(state: &LogState, batch: &LogBatch<'_>) -> Result<()> {
+    let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
+    if state.life.phase == Phase::Deleted && !creates && batch.ops[0] != LogOp::Undelete {
+        return Err(Error::new(ErrorKind::Deleted, "the log was deleted").remedy("undelete it, or create it again"));
+    }
+    if let Some(expected) = batch.expect_next
+        && expected != state.next_seq.0
+    {
+        return Err(Error::new(ErrorKind::Condition, format!("the log's next seq is not {expected}"))
+            .expecting(state.next_seq.0)
+            .remedy("read what came in between, and decide"));
+    }
+    if let Some(tag) = batch.tag
+        && state.life.phase == Phase::Live
+        && tag <= &state.life.tag[..]
+    {
+        return Err(Error::new(ErrorKind::Condition, "the tag is not greater than the log's")
+            .remedy("read what came in between, and decide"));
+    }
+    Ok(())
+}
+
+/// The entries, each checked against what those before it leave.
+fn entries<'a>(state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>) -> Result<Vec<Planned<'a>>> {
+    let mut next = state.next_seq;
+    let mut closed = state.life.closed && state.life.phase == Phase::Live;
+    let mut out = Vec::with_capacity(batch.ops.len());
+    for op in &batch.ops {
+        let (kind, payload) = match *op {
+            LogOp::Create { if_missing: true, .. } if state.life.phase == Phase::Live => continue,
+            LogOp::Create { metadata, .. } => {
+                if state.life.phase == Phase::Live {
+                    return Err(Error::new(ErrorKind::Exists, "the log exists").expecting(next.0));
+                }
+                // The seq behind a deleted log's head is skipped, so that a cursor there is known to be an old one.
+                next = if state.life.phase == Phase::Deleted { next.next() } else { next };
+                (Kind::Create, Create { name: batch.name, metadata }.encode().into())
+            }
+            LogOp::Fork { at, .. } => {
+                let parent = parent.expect("the caller looked the parent up");
+                next = Seq(at);
+                (Kind::Fork, fork(state, batch.name, parent, Seq(at))?.into())
+            }
+            LogOp::Record(_) if closed => {
+                return Err(Error::new(ErrorKind::Closed, "the log is closed").expecting(next.0));
+            }
+            LogOp::Record(payload) => (Kind::Record, payload.into()),
+            LogOp::Close => {
+                closed = true;
+                (Kind::Close, Cow::default())
+            }
+            LogOp::Trim(first) if first > next.0 => {
+                return Err(Error::new(ErrorKind::Invalid, format!("a trim to {first}, past the log's end"))
+                    .expecting(next.0)
+                    .remedy("trim to the next seq at most"));
+            }
+            LogOp::Trim(first) => (Kind::Trim, trim_payload(Seq(first)).into()),
+            LogOp::Delete => (Kind::Delete, Cow::default()),
+            LogOp::Undelete if state.life.phase == Phase::Live => {
+                return Err(Error::new(ErrorKind::Exists, "the log is not deleted"));
+            }
+            LogOp::Undelete => {
+                closed = state.life.closed;
+                (Kind::Undelete, Cow::default())
+            }
+            LogOp::Metadata(metadata) => (Kind::Metadata, metadata.into()),
+        };
+        out.push(Planned { kind, seq: next, payload, producer: None, tag: None });
+        if kind == Kind::Record {
+            next = next.next();
+        }
+    }
+    Ok(out)
+}
+
+fn fork(state: &LogState, name: &str, parent: &Parent, at: Seq) -> Result<Vec<u8>> {
+    match state.life.phase {
+        Phase::Absent => {}
+        Phase::Live => return Err(Error::new(ErrorKind::Exists, "the log exists")),
+        Phase::Deleted => {
+            return Err(Error::new(ErrorKind::Deleted, "a fork cannot take the place of a deleted log")
+                .remedy("fork to another name"));
+        }
+    }
+    let refuse = |kind, what: &str| Err(Error::new(kind, format!("the log to fork {what}")));
+    match parent.state.life.phase {
+        Phase::Absent => return refuse(ErrorKind::NotFound, "does not exist"),
+        Phase::Deleted => return refuse(ErrorKind::Deleted, "was deleted"),
+        Phase::Live if at > parent.state.next_seq => return refuse(ErrorKind::Invalid, "ends before that seq"),
+        Phase::Live if at < parent.state.life.trim => return refuse(ErrorKind::Trimmed, "was trimmed past that seq"),
+        Phase::Live => {}
+    }
+    let timelines: Vec<(Timeline, Seq)> =
+        parent.state.timelines.iter().copied().filter(|(_, first)| *first < at).collect();
+    let create = Create { name, metadata: &parent.state.metadata };
+    Ok(ForkOf { create, parent: parent.id, at, timelines }.encode())
+}

@@ -1,0 +1,98 @@
+//! The settings of an open store.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::IoChoice;
+use crate::limits;
+use crate::types::BLOCK;
+use std::time::Duration;
+
+/// What an append does when memory or the journal is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It waits.
+    #[default]
+    Wait,
+    /// It fails with [`ErrorKind::Overloaded`].
+    Reject,
+}
+
+/// The settings of an open store. The defaults take under 256 MiB of disk for a new store.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The size of a new journal file in bytes, a multiple of 4096. A frame is at most a quarter of it, and the limits
+    /// of batch and record follow. Files of another size that are there already are used on.
+    pub journal_file_bytes: u64,
+    /// The most files in the journal ring.
+    pub journal_files_max: usize,
+    /// The bound of all records in memory, in bytes: those staged, in flight, and durable but not yet in a segment.
+    pub memory_pool_bytes: usize,
+    /// Durable bytes in memory that start a flush.
+    pub flush_bytes: usize,
+    /// Frames in flight.
+    pub in_flight: usize,
+    /// Log heads kept in memory beside those in use.
+    pub heads_max: usize,
+    /// Which backend talks to the disk.
+    pub io: IoChoice,
+    /// What an append does when memory or the journal is full.
+    pub when_full: WhenFull,
+    /// How long after the last append an empty frame carries the watermark to disk.
+    pub idle_frame_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            journal_file_bytes: limits::JOURNAL_FILE_BYTES_DEFAULT,
+            journal_files_max: 4,
+            memory_pool_bytes: 128 << 20,
+            flush_bytes: 40 << 20,
+            in_flight: 2,
+            heads_max: 65_536,
+            io: IoChoice::Auto,
+            when_full: WhenFull::Wait,
+            idle_frame_after: Duration::from_millis(10),
+        }
+    }
+}
+
+impl Config {
+    /// Settings for a store that starts under 32 MiB of disk.
+    #[must_use]
+    pub fn small() -> Self {
+        Self {
+            journal_file_bytes: 8 << 20,
+            journal_files_max: 3,
+            memory_pool_bytes: 16 << 20,
+            flush_bytes: 5 << 20,
+            heads_max: 4096,
+            ..Self::default()
+        }
+    }
+
+    /// Refuses settings that contradict each other, naming the one to change.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`].
+    pub fn check(&self) -> Result<()> {
+        let frame = limits::frame_bytes_max(self.journal_file_bytes);
+        let wrong = if self.journal_file_bytes % BLOCK as u64 != 0
+            || !(limits::JOURNAL_FILE_BYTES_MIN..=limits::JOURNAL_FILE_BYTES_MAX).contains(&self.journal_file_bytes)
+        {
+            "journal_file_bytes must be a multiple of 4096 from 64 KiB to 4 GiB"
+        } else if self.journal_files_max < limits::JOURNAL_FILES_MIN {
+            "journal_files_max must be at least 3"
+        } else if self.in_flight == 0 || self.in_flight > limits::IN_FLIGHT_MAX {
+            "in_flight must be from 1 to 16"
+        } else if self.memory_pool_bytes < 2 * frame {
+            "memory_pool_bytes must hold two frames, half of journal_file_bytes"
+        } else if self.flush_bytes == 0 || self.flush_bytes > self.memory_pool_bytes / 2 {
+            "flush_bytes must be from 1 to half of memory_pool_bytes"
+        } else if self.heads_max == 0 {
+            "heads_max must be at least 1"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Invalid, "the settings contradict each other").remedy(wrong))
+    }
+}

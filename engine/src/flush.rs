@@ -1,0 +1,222 @@
+//! The flush: durable records from memory into a sealed segment, and what follows from it for the journal.
+//!
+//! The steps, and what a crash at each leaves:
+//! 1. The segment is written under a new id, synced, its directory synced. A crash leaves a file that no manifest
+//!    names; the next open removes it. The journal still has everything.
+//! 2. It is read back, past the page cache, by other code than wrote it. If that fails it is abandoned and written anew
+//!    under another id.
+//! 3. A manifest version that names it, and the last frame it covers, is committed. From here on recovery begins behind
+//!    that frame. A failure here poisons: what the disk holds is unknown.
+//! 4. The new snapshot is installed, then the records are taken out of memory, so that a reader misses nothing.
+//! 5. Journal files whose frames are all covered become spare.
+//!
+//! Invariant: nothing leaves memory or the journal before step 3 is durable.
+
+use crate::error::{ErrorKind, Result};
+use crate::format::entry::Kind;
+use crate::format::frame::FrameRef;
+use crate::format::manifest::{Manifest, SegmentMeta, TimelineStart};
+use crate::format::state::LogState;
+use crate::index::memory::MemEntry;
+use crate::index::set::SegmentSet;
+use crate::index::slot::{Slot, apply_mem, misfit, name_in};
+use crate::index::{Index, older_producers};
+use crate::io::{Io, Wake};
+use crate::journal::Journal;
+use crate::manifest;
+use crate::poison::Poison;
+use crate::segment::{self, Segment, SegmentWriter};
+use crate::sync::{Arc, AtomicBool, Ordering};
+use crate::types::{Lsn, SegmentId, TimeUs};
+use std::path::PathBuf;
+
+/// How often a segment is written anew when it does not read back as written.
+const ATTEMPTS: usize = 3;
+
+/// The flush.
+pub struct Flusher {
+    io: Arc<dyn Io>,
+    dir: PathBuf,
+    index: Arc<Index>,
+    journal: Arc<Journal>,
+    poison: Arc<Poison>,
+    /// The timelines that began, the newest last; the next manifest version names them all.
+    timelines: Vec<TimelineStart>,
+    next_segment: SegmentId,
+    flush_bytes: usize,
+    /// Somebody asks for a flush of everything. Set and cleared with SeqCst by callers and the flush.
+    asked: Arc<AtomicBool>,
+}
+
+/// What a flusher is made of.
+pub struct FlusherParts {
+    /// The disk.
+    pub io: Arc<dyn Io>,
+    /// The store's directory.
+    pub dir: PathBuf,
+    /// The logs.
+    pub index: Arc<Index>,
+    /// The journal's files.
+    pub journal: Arc<Journal>,
+    /// Closed by a failed manifest.
+    pub poison: Arc<Poison>,
+    /// The timelines of the store, this open's included.
+    pub timelines: Vec<TimelineStart>,
+    /// A number no segment has.
+    pub next_segment: SegmentId,
+    /// Durable bytes in memory that make a flush due.
+    pub flush_bytes: usize,
+    /// Set to have everything flushed.
+    pub asked: Arc<AtomicBool>,
+}
+
+impl Flusher {
+    /// A flusher.
+    #[must_use]
+    pub fn new(parts: FlusherParts) -> Self {
+        let FlusherParts { io, dir, index, journal, poison, timelines, next_segment, flush_bytes, asked } = parts;
+        Self { io, dir, index, journal, poison, timelines, next_segment, flush_bytes, asked }
+    }
+
+    /// One pass: makes a spare journal file if there is none, flushes if that is due or asked for, and wakes the
+    /// committer, which may wait for a file. True if anything moved.
+    ///
+    /// # Errors
+    /// Why the flush failed: it is tried again at the next pass, unless the store is poisoned.
+    pub fn step(&mut self, committer: &dyn Wake) -> Result<bool> {
+        self.poison.check()?;
+        let mut moved = self.journal.ring.prepare()?;
+        if moved {
+            committer.wake();
+        }
+        let asked = self.asked.swap(false, Ordering::SeqCst);
+        if asked || self.index.mem_bytes() >= self.flush_bytes || self.journal.ring.wants_flush() {
+            let flushed = self.flush();
+            if flushed.is_err() && asked {
+                self.asked.store(true, Ordering::SeqCst);
+            }
+            moved |= flushed?;
+            committer.wake();
+        }
+        Ok(moved)
+    }
+
+    /// Flushes everything that is durable. True if there was anything the manifest did not cover.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Damaged`]. A failure to commit the manifest poisons as well.
+    pub fn flush(&mut self) -> Result<bool> {
+        let (end, time) = self.journal.published();
+        let set = self.index.set();
+        if end.frame <= set.manifest.flushed.frame {
+            return Ok(false);
+        }
+        let slots = self.index.take_dirty();
+        let result = if end.last_lsn > set.flushed() {
+            self.write_verified(&slots, set.flushed().next(), end.last_lsn).map(Some)
+        } else {
+            Ok(None)
+        };
+        let result = result.and_then(|meta| self.commit(&set, meta, end, time));
+        if let Err(error) = result {
+            self.index.put_back_dirty(slots);
+            return Err(error);
+        }
+        for slot in &slots {
+            self.index.drain(slot, end.last_lsn);
+        }
+        self.journal.ring.release(end.frame);
+        self.index.metrics.flushes.add(1);
+        Ok(true)
+    }
+
+    fn write_verified(&mut self, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {
+        let mut attempt = 1;
+        loop {
+            let id = self.next_segment;
+            self.next_segment = id.next();
+            let written = self.write(id, slots, first, last);
+            let verified = written.and_then(|meta| {
+                segment::read_back(&*self.io, &self.dir, &meta)?;
+                Ok(meta)
+            });
+            match verified {
+                Ok(meta) => return Ok(meta),
+                Err(error) => {
+                    let _ = self.io.remove(&segment::path(&self.dir, id));
+                    if attempt == ATTEMPTS || error.kind() != ErrorKind::Damaged {
+                        return Err(error);
+                    }
+                    tracing::warn!(%error, "a segment did not read back as written; it is written anew");
+                    self.index.metrics.segment_rewrites.add(1);
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
+    fn write(&self, id: SegmentId, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {
+        let io = Arc::clone(&self.io);
+        let mut writer = SegmentWriter::create(io, &self.dir, &self.index.identity, id, first..=last)?;
+        for slot in slots {
+            let (entries, before) = self.entries(slot, last)?;
+            if entries.is_empty() {
+                continue;
+            }
+            let mut state: LogState = before.clone();
+            writer.begin_log(slot.id);
+            let mut name = None;
+            for entry in &entries {
+                apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
+                if matches!(entry.kind, Kind::Create | Kind::Fork) {
+                    name = Some(name_in(entry).map_err(|e| misfit(slot.id, entry, &e))?);
+                }
+                writer.entry(entry.lsn, entry.frame.time, entry.kind, entry.seq, entry.body())?;
+            }
+            state.producers.older = older_producers(&state, before.life.created, before.changed.producers);
+            writer.end_log(&state, name.as_deref())?;
+        }
+        writer.finish(&self.timelines)
+    }
+
+    /// The slot's entries up to `last`, and the state before them.
+    fn entries(&self, slot: &Slot, last: Lsn) -> Result<(Vec<MemEntry>, LogState)> {
+        let inner = self.index.resolve(slot, None)?;
+        let base = inner.base.as_ref().expect("the state was looked up just now");
+        let entries = inner.mem.iter().take_while(|e| e.lsn <= last).cloned().collect();
+        Ok((entries, (**base).clone()))
+    }
+
+    fn commit(&mut self, set: &SegmentSet, meta: Option<SegmentMeta>, end: FrameRef, time: TimeUs) -> Result<()> {
+        let opened = match &meta {
+            Some(meta) => {
+                let io = Arc::clone(&self.io);
+                Some(Arc::new(Segment::open(io, &self.dir, self.index.identity.store, meta)?))
+            }
+            None => None,
+        };
+        let mut segments = set.segments.clone();
+        segments.extend(opened);
+        let mut manifest = Manifest {
+            version: set.manifest.version.next(),
+            time,
+            next_segment: self.next_segment,
+            next_journal: self.journal.ring.next_journal(),
+            flushed: end,
+            timelines: self.timelines.clone(),
+            ..set.manifest.clone()
+        };
+        let bytes = meta.as_ref().map_or(0, |meta| meta.bytes);
+        manifest.segments.extend(meta);
+        if let Err(error) = manifest::commit(&*self.io, &self.dir, &manifest) {
+            self.poison.set(error.clone());
+            return Err(error);
+        }
+        self.journal.set_manifest(manifest.version);
+        self.index.install(SegmentSet { manifest, segments });
+        self.index.metrics.manifests.add(1);
+        self.index.metrics.segment_bytes.add(bytes);
+        Ok(())
+    }
+}
+

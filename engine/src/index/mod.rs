@@ -1,0 +1,201 @@
+//! The index: every log's place, from the newest record in memory to the oldest segment.
+//!
+//! It is read by appends, reads and flushes alike, and written by the committer (records that became durable) and the
+//! flush (records that went into a segment). It starts no thread and writes no file.
+//!
+//! Invariant: a durable record is in `mem` of its slot, in a segment of the present snapshot, or in both.
+
+pub mod apply;
+pub mod heads;
+pub mod memory;
+pub mod pool;
+pub mod set;
+pub mod slot;
+
+use crate::error::Result;
+use crate::format::identity::Identity;
+use crate::metrics::Metrics;
+use crate::names;
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, RwLock, yield_now};
+use crate::types::{LogId, Lsn};
+use heads::Heads;
+use memory::MemEntry;
+use pool::Pool;
+use set::SegmentSet;
+use slot::{Slot, SlotInner, Visible};
+
+/// The index.
+#[derive(Debug)]
+pub struct Index {
+    /// The store's identity, with the key of the log ids.
+    pub identity: Identity,
+    /// The logs in memory.
+    pub heads: Heads<Slot>,
+    /// The memory of their records.
+    pub pool: Pool,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    set: RwLock<Arc<SegmentSet>>,
+    /// The highest LSN known to be durable, all entries up to which are in their slots. Stored with Release by the
+    /// committer after a frame's entries are in place; pairs with the Acquire loads of readers.
+    watermark: AtomicU64,
+    /// Bytes of durable entries in memory; only compared with a threshold, so Relaxed.
+    mem_bytes: AtomicUsize,
+    dirty: Mutex<Vec<Arc<Slot>>>,
+}
+
+impl Index {
+    /// An index over `set`, without anything in memory.
+    #[must_use]
+    pub fn new(set: SegmentSet, heads_max: usize, pool_bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            identity: set.manifest.identity,
+            heads: Heads::new(heads_max),
+            pool: Pool::new(pool_bytes_max),
+            metrics,
+            watermark: AtomicU64::new(set.flushed().0),
+            set: RwLock::new(Arc::new(set)),
+            mem_bytes: AtomicUsize::new(0),
+            dirty: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The log's key.
+    #[must_use]
+    pub fn log_id(&self, name: &str) -> LogId {
+        names::log_id(&self.identity.key, name)
+    }
+
+    /// The segments in force. To be taken after the slot whose log is looked up was installed, and after its records
+    /// in memory were looked at.
+    #[must_use]
+    pub fn set(&self) -> Arc<SegmentSet> {
+        Arc::clone(&self.set.read())
+    }
+
+    /// Installs the segments of a new manifest version.
+    pub fn install(&self, set: SegmentSet) {
+        *self.set.write() = Arc::new(set);
+    }
+
+    /// The highest durable LSN.
+    #[must_use]
+    pub fn watermark(&self) -> Lsn {
+        Lsn(self.watermark.load(Ordering::Acquire))
+    }
+
+    /// Everything up to `lsn` is durable and in its slot.
+    pub fn set_watermark(&self, lsn: Lsn) {
+        self.watermark.store(lsn.0, Ordering::Release);
+    }
+
+    /// Bytes of durable entries in memory.
+    #[must_use]
+    pub fn mem_bytes(&self) -> usize {
+        self.mem_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Locks the slot with its state looked up and its name compared.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Damaged`]; [`crate::ErrorKind::Refused`] for a name whose id is another log's.
+    pub fn resolve<'a>(&self, slot: &'a Slot, name: Option<&str>) -> Result<MutexGuard<'a, SlotInner>> {
+        let mut inner = slot.lock();
+        let named = name.is_none_or(|name| inner.name.as_deref() == Some(name));
+        if inner.base.is_none() || !named {
+            let set = self.set();
+            if inner.base.is_none() {
+                self.metrics.head_loads.add(1);
+                inner.resolve(slot.id, &set)?;
+            }
+            if let Some(name) = name {
+                inner.check_name(slot.id, name, &set)?;
+            }
+        }
+        Ok(inner)
+    }
+
+    /// As [`Self::resolve`], once everything in the slot is visible. Publication of a frame takes microseconds; a
+    /// reader that comes in between waits for its end, so that batches over several logs are seen whole.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_visible<'a>(&self, slot: &'a Slot, name: Option<&str>) -> Result<MutexGuard<'a, SlotInner>> {
+        loop {
+            let inner = self.resolve(slot, name)?;
+            if inner.visible.lsn <= self.watermark() {
+                return Ok(inner);
+            }
+            drop(inner);
+            yield_now();
+        }
+    }
+
+    /// Puts durable entries of one log in place, in LSN order. They are seen once the watermark has passed them.
+    pub fn publish(
+        &self, slot: &Arc<Slot>, entries: impl Iterator<Item = MemEntry>, visible: Option<Visible>,
+    ) -> Vec<crate::waiter::Target> {
+        let mut inner = slot.lock();
+        let mut bytes = 0;
+        inner.mem.extend(entries.inspect(|e| bytes += e.pool_bytes()));
+        if let Some(visible) = visible {
+            inner.visible = visible;
+        }
+        self.mem_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if !inner.dirty {
+            inner.dirty = true;
+            self.dirty.lock().push(Arc::clone(slot));
+        }
+        std::mem::take(&mut inner.watchers)
+    }
+
+    /// The slots with entries in memory, by LogId. They stay dirty until [`Self::drain`].
+    #[must_use]
+    pub fn take_dirty(&self) -> Vec<Arc<Slot>> {
+        let mut dirty = std::mem::take(&mut *self.dirty.lock());
+        dirty.sort_unstable_by_key(|slot| slot.id);
+        dirty
+    }
+
+    /// Puts slots back that a flush took and could not write.
+    pub fn put_back_dirty(&self, slots: Vec<Arc<Slot>>) {
+        self.dirty.lock().extend(slots);
+    }
+
+    /// Takes the slot's entries up to `lsn` out of memory: they are in a segment of the present snapshot.
+    pub fn drain(&self, slot: &Arc<Slot>, lsn: Lsn) {
+        let mut inner = slot.lock();
+        let inner = &mut *inner;
+        let count = inner.mem.partition_point(|e| e.lsn <= lsn);
+        let base = inner.base.as_mut().expect("a flush looked the state up");
+        let before = base.changed.producers;
+        let created = base.life.created;
+        let mut bytes = 0;
+        for entry in inner.mem.drain(..count) {
+            bytes += entry.pool_bytes();
+            slot::apply_mem(base, &entry).expect("the flush carried out the same entries");
+        }
+        base.producers.older = older_producers(base, created, before);
+        if inner.mem.is_empty() {
+            inner.mem.shrink_to(4);
+            inner.dirty = false;
+        } else {
+            self.dirty.lock().push(Arc::clone(slot));
+        }
+        self.mem_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.pool.give(bytes);
+    }
+}
+
+/// Where the older part of the producers is found once `state` is written: behind the record that was the last one
+/// `before`, unless the log was created again since.
+#[must_use]
+pub fn older_producers(state: &crate::format::state::LogState, created_before: Lsn, before: Lsn) -> Lsn {
+    if state.changed.producers == before {
+        state.producers.older
+    } else if state.life.created != created_before {
+        Lsn(0)
+    } else {
+        before
+    }
+}

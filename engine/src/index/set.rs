@@ -1,0 +1,174 @@
+//! The segments in force, as one immutable snapshot, and what is looked up across them.
+//!
+//! Invariant: a snapshot never changes; a flush installs a new one before it takes the records out of memory, so that
+//! a reader who looked at memory first and takes the snapshot then misses nothing.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::Manifest;
+use crate::format::state::{Changed, Life, LogState, Producer};
+use crate::segment::{Group, IndexEntry, Segment, StateRecord};
+use crate::sync::Arc;
+use crate::types::{LogId, Lsn};
+
+/// The segments of one manifest version, oldest first.
+#[derive(Clone, Debug)]
+pub struct SegmentSet {
+    /// The manifest version.
+    pub manifest: Manifest,
+    /// Its segments, by first LSN.
+    pub segments: Vec<Arc<Segment>>,
+}
+
+impl SegmentSet {
+    /// Everything up to this LSN lies in the segments.
+    #[must_use]
+    pub fn flushed(&self) -> Lsn {
+        self.manifest.flushed.last_lsn
+    }
+
+    /// The log's state as the segments hold it; None if none of them knows the log. The producers are those of the
+    /// newest record alone: see [`Self::producer`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn state(&self, log: LogId) -> Result<Option<LogState>> {
+        for segment in self.segments.iter().rev() {
+            if let Some(entry) = segment.head(log)? {
+                return self.state_from(log, segment, &entry).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn state_from(&self, log: LogId, segment: &Segment, entry: &IndexEntry) -> Result<LogState> {
+        let at = entry.state_lsn;
+        let record = self.record(log, at)?;
+        let life = self.group(log, at, record.life, |r| r.life)?;
+        let timelines = self.group(log, at, record.timelines, |r| r.timelines)?;
+        let metadata = self.group(log, at, record.metadata, |r| r.metadata)?;
+        let producers = self.group(log, at, record.producers, |r| r.producers)?;
+        Ok(LogState {
+            next_seq: entry.next_seq(),
+            last_lsn: segment.meta().last_lsn,
+            changed: Changed {
+                life: life.1,
+                timelines: timelines.1,
+                metadata: metadata.1,
+                producers: producers.1,
+            },
+            life: life.0,
+            timelines: timelines.0,
+            metadata: metadata.0,
+            producers: producers.0,
+        })
+    }
+
+    /// A group of the record at `at`, or of the older record it refers to, with the LSN under which it is found again.
+    fn group<T: Default>(
+        &self, log: LogId, at: Lsn, group: Group<T>, pick: impl Fn(StateRecord) -> Group<T>,
+    ) -> Result<(T, Lsn)> {
+        match group {
+            Group::Empty => Ok((T::default(), Lsn(0))),
+            Group::Here(value) => Ok((value, at)),
+            Group::At(older) if older < at => match pick(self.record(log, older)?) {
+                Group::Here(value) => Ok((value, older)),
+                _ => Err(broken(log, older, "a state record refers to one that does not hold the field")),
+            },
+            Group::At(older) => Err(broken(log, older, "a state record refers to a younger one")),
+        }
+    }
+
+    /// The log's state record in the segment that covers `at`.
+    fn record(&self, log: LogId, at: Lsn) -> Result<StateRecord> {
+        let segment = self.covering(at).ok_or_else(|| broken(log, at, "no segment covers a state record"))?;
+        let entry = segment.head(log)?.ok_or_else(|| broken(log, at, "a segment lacks a log it should hold"))?;
+        let place = entry.state_at.ok_or_else(|| broken(log, at, "a segment lacks a state record it should hold"))?;
+        segment.state(log, place)
+    }
+
+    /// The segment that covers `lsn`.
+    #[must_use]
+    pub fn covering(&self, lsn: Lsn) -> Option<&Arc<Segment>> {
+        let after = self.segments.partition_point(|s| s.meta().first_lsn <= lsn);
+        self.segments[..after].last().filter(|s| s.meta().last_lsn >= lsn)
+    }
+
+    /// The producer with all of its batches that state records from `newest` backwards still hold, its epoch being the
+    /// newest one; None if the log never knew it. `enough` ends the walk early.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn producer(
+        &self, log: LogId, newest: Lsn, id: &[u8], enough: impl Fn(&Producer) -> bool,
+    ) -> Result<Option<Producer>> {
+        let mut found: Option<Producer> = None;
+        let mut at = newest;
+        while at != Lsn(0) {
+            let Group::Here(mut producers) = self.record(log, at)?.producers else {
+                return Err(broken(log, at, "a state record lacks the producers it should hold"));
+            };
+            match (&mut found, producers.list.remove(id)) {
+                (None, part) => found = part,
+                (Some(whole), Some(part)) if part.epoch == whole.epoch => {
+                    for batch in part.batches.into_iter().rev() {
+                        whole.batches.push_front(batch);
+                    }
+                }
+                (Some(_), Some(_)) => break,
+                (Some(_), None) => {}
+            }
+            if found.as_ref().is_some_and(&enough) {
+                break;
+            }
+            if producers.older >= at {
+                return Err(broken(log, at, "a state record refers to a younger one"));
+            }
+            at = producers.older;
+        }
+        Ok(found)
+    }
+
+    /// Whether `name` is the name of the log with this state; it is looked up where the log was created.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`]; [`ErrorKind::Refused`] if another name has the same id.
+    pub fn check_name(&self, log: LogId, life: &Life, name: &str) -> Result<()> {
+        let segment = self
+            .covering(life.created)
+            .ok_or_else(|| broken(log, life.created, "no segment covers the log's creation"))?;
+        match segment.find_name(name)? {
+            Some((id, _)) if id == log => Ok(()),
+            Some(_) => Err(broken(log, life.created, "a name stands with another log's id")),
+            None => match segment.name_of(log)? {
+                Some(other) => Err(collision(name, &other)),
+                None => Err(broken(log, life.created, "a segment lacks a name it should hold")),
+            },
+        }
+    }
+
+    /// The name of a log, found by its state.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn name(&self, log: LogId, life: &Life) -> Result<Option<String>> {
+        match self.covering(life.created) {
+            Some(segment) => segment.name_of(log),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Two names with one id.
+#[must_use]
+pub fn collision(name: &str, other: &str) -> Error {
+    Error::new(ErrorKind::Refused, format!("the name has the same id as another log's, {other}"))
+        .log(name)
+        .remedy("use another name")
+}
+
+fn broken(log: LogId, lsn: Lsn, what: &str) -> Error {
+    Error::new(ErrorKind::Damaged, what)
+        .log(log.to_string())
+        .lsns(lsn.0..lsn.0 + 1)
+        .remedy("run everlog verify on the store")
+}

@@ -1,0 +1,200 @@
+//! A log in memory: its state, its records that are not in a segment yet, and who waits for more of them.
+//!
+//! A slot is born as a placeholder that only stands for its LogId; its base state is looked up in the segments later,
+//! under its own lock, so that a page fault delays its own log alone.
+//!
+//! Invariant: `base` with `mem` applied to it is the durable state; `staged` is that with what is staged or in flight.
+//! A slot with entries in `mem` is dirty, stands in the dirty list, and is never evicted.
+
+use super::apply::{Stamp, apply};
+use super::memory::MemEntry;
+use super::set::{SegmentSet, collision};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::entry::{Create, Entry, Kind};
+use crate::format::state::{LogState, Phase};
+use crate::format::{Decoded, Malformed};
+use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::types::{LogId, Lsn, Seq};
+use crate::waiter::Target;
+use std::collections::VecDeque;
+
+/// A log in memory.
+#[derive(Debug)]
+pub struct Slot {
+    /// The log.
+    pub id: LogId,
+    inner: Mutex<SlotInner>,
+}
+
+/// What a slot's lock guards.
+#[derive(Debug, Default)]
+pub struct SlotInner {
+    /// The log's name, once it was compared with the stored one or came with its creation.
+    pub name: Option<Arc<str>>,
+    /// The state as of the last flush; None until it was looked up.
+    pub base: Option<Box<LogState>>,
+    /// The state with everything staged; meaningless while `base` is None.
+    pub staged: LogState,
+    /// Durable entries that are not in a segment, by LSN.
+    pub mem: VecDeque<MemEntry>,
+    /// What a reader may know.
+    pub visible: Visible,
+    /// Whether the slot stands in the dirty list.
+    pub dirty: bool,
+    /// Who is woken when something new is visible.
+    pub watchers: Vec<Target>,
+}
+
+/// The durable state of a log in short: what a reader needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visible {
+    /// The LSN of the last entry included; a reader waits until the watermark has reached it.
+    pub lsn: Lsn,
+    /// The log's next seq.
+    pub next_seq: Seq,
+    /// The first seq that is kept.
+    pub trim: Seq,
+    /// Never created, live or deleted.
+    pub phase: Phase,
+    /// Whether it takes no more records.
+    pub closed: bool,
+    /// The parent and the seq of the fork.
+    pub fork: Option<(LogId, Seq)>,
+}
+
+impl Visible {
+    /// Of a state.
+    #[must_use]
+    pub fn of(state: &LogState) -> Self {
+        Self {
+            lsn: state.last_lsn,
+            next_seq: state.next_seq,
+            trim: state.life.trim,
+            phase: state.life.phase,
+            closed: state.life.closed,
+            fork: state.life.fork,
+        }
+    }
+}
+
+impl Slot {
+    /// A placeholder.
+    #[must_use]
+    pub fn new(id: LogId) -> Self {
+        Self { id, inner: Mutex::new(SlotInner::default()) }
+    }
+
+    /// The slot's content.
+    pub fn lock(&self) -> MutexGuard<'_, SlotInner> {
+        self.inner.lock()
+    }
+}
+
+impl SlotInner {
+    /// Looks the state up in the segments if that was not done yet. The snapshot must have been taken after the slot
+    /// was installed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn resolve(&mut self, id: LogId, set: &SegmentSet) -> Result<()> {
+        if self.base.is_some() {
+            return Ok(());
+        }
+        let mut base = Box::new(set.state(id)?.unwrap_or_default());
+        self.recall_producers(id, &mut base, set)?;
+        let mut state = (*base).clone();
+        for entry in &self.mem {
+            apply_mem(&mut state, entry).map_err(|e| misfit(id, entry, &e))?;
+        }
+        self.visible = Visible::of(&state);
+        self.staged = state;
+        self.base = Some(base);
+        Ok(())
+    }
+
+    /// Puts into `base` the producers that entries in memory name and older state records hold.
+    fn recall_producers(&self, id: LogId, base: &mut LogState, set: &SegmentSet) -> Result<()> {
+        for entry in &self.mem {
+            let decoded = Entry::decode_trusted(entry.body()).map_err(|e| misfit(id, entry, &e))?;
+            if let Some(mark) = decoded.producer {
+                recall_producer(id, base, set, mark.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the log's name with the stored one, once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`]; [`ErrorKind::Refused`] if another name has the same id.
+    pub fn check_name(&mut self, id: LogId, name: &str, set: &SegmentSet) -> Result<()> {
+        if let Some(known) = &self.name {
+            return if **known == *name { Ok(()) } else { Err(collision(name, known)) };
+        }
+        let base = self.base.as_ref().expect("a name is compared after the state was looked up");
+        if self.staged.life.phase == Phase::Absent {
+            return Ok(());
+        }
+        if let Some(created) = self.created_in_memory(id)? {
+            if created != name {
+                return Err(collision(name, &created));
+            }
+        } else {
+            set.check_name(id, &base.life, name)?;
+        }
+        self.name = Some(name.into());
+        Ok(())
+    }
+
+    /// The name in the creation that lies in memory, if one does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn created_in_memory(&self, id: LogId) -> Result<Option<String>> {
+        let Some(entry) = self.mem.iter().rev().find(|e| matches!(e.kind, Kind::Create | Kind::Fork)) else {
+            return Ok(None);
+        };
+        name_in(entry).map(Some).map_err(|e| misfit(id, entry, &e))
+    }
+}
+
+/// Puts the producer into `base` if older state records hold it.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`].
+pub fn recall_producer(id: LogId, base: &mut LogState, set: &SegmentSet, producer: &[u8]) -> Result<()> {
+    if base.producers.list.contains_key(producer) || base.producers.list.len() >= base.producers.known as usize {
+        return Ok(());
+    }
+    if let Some(found) = set.producer(id, base.changed.producers, producer, |_| true)? {
+        base.producers.list.insert(producer.to_vec(), found);
+    }
+    Ok(())
+}
+
+/// The name that a creation or fork in memory gives.
+pub fn name_in(entry: &MemEntry) -> Decoded<String> {
+    let payload = Entry::decode_trusted(entry.body())?.payload;
+    let name = match entry.kind {
+        Kind::Create => Create::decode(payload)?.name,
+        Kind::Fork => crate::format::entry::ForkOf::decode(payload)?.create.name,
+        _ => return Err(Malformed { what: "no creation", at: 0 }),
+    };
+    Ok(name.to_owned())
+}
+
+/// Carries out an entry in memory on `state`.
+pub fn apply_mem(state: &mut LogState, entry: &MemEntry) -> Decoded<()> {
+    let decoded = Entry::decode_trusted(entry.body())?;
+    apply(state, &decoded, Stamp { lsn: entry.lsn, time: entry.frame.time, timeline: entry.frame.timeline })
+}
+
+/// An entry whose bytes are intact and whose content is not what this engine writes.
+#[must_use]
+pub fn misfit(id: LogId, entry: &MemEntry, e: &Malformed) -> Error {
+    Error::new(ErrorKind::Damaged, format!("an entry does not fit its log: {e}"))
+        .log(id.to_string())
+        .seqs(entry.seq.0..entry.seq.0 + 1)
+        .lsns(entry.lsn.0..entry.lsn.0 + 1)
+        .remedy("run everlog verify on the store")
+}

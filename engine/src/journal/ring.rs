@@ -1,0 +1,266 @@
+//! The ring of journal files: which are in use, which are spare, and how one becomes the other.
+//!
+//! A file is made once, filled with zeros and synced before its first use, so that a commit is one device write without
+//! metadata; afterwards it is used again and again, each use under a new journal id.
+//!
+//! A crash while a file is made leaves `journal-….tmp`, which the next open removes, or a whole file of zeros, which is
+//! a spare. A crash while a use is begun leaves the older use's header, a torn one or the new one; none of the three
+//! has a frame of the new use behind it, and the file is a spare again.
+//!
+//! Invariant: a spare holds no frame past the last one flushed, so that nothing unflushed is ever overwritten.
+
+use super::names;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Features;
+use crate::format::frame::FrameRef;
+use crate::format::identity::Identity;
+use crate::format::journal::{FIRST_FRAME_AT, JournalHeader};
+use crate::io::{AlignedBuf, File, Io, OpenMode};
+use crate::metrics::Metrics;
+use crate::sync::{Arc, Mutex};
+use crate::types::{FrameNo, JournalId, Timeline};
+use std::path::{Path, PathBuf};
+
+/// Bytes of zeros written at a time.
+const FILL_BYTES: usize = 1 << 20;
+
+/// The ring.
+pub struct Ring {
+    io: Arc<dyn Io>,
+    dir: PathBuf,
+    identity: Identity,
+    metrics: Arc<Metrics>,
+    file_bytes: u64,
+    files_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    spare: Vec<RingFile>,
+    used: Vec<UsedFile>,
+    next_journal: JournalId,
+    next_slot: u16,
+}
+
+/// A file of the ring.
+#[derive(Clone, Debug)]
+pub struct RingFile {
+    /// Its number in the ring, which its name bears.
+    pub slot: u16,
+    /// The file, open for direct writes.
+    pub file: File,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// A file with frames that are not flushed; `last` is known once the file was left.
+#[derive(Clone, Debug)]
+struct UsedFile {
+    file: RingFile,
+    journal: JournalId,
+    last: Option<FrameNo>,
+}
+
+/// Where the committer writes.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The file.
+    pub file: RingFile,
+    /// This use of it.
+    pub journal: JournalId,
+    /// Its salt.
+    pub salt: u32,
+    /// The next frame's byte offset.
+    pub position: u64,
+}
+
+impl Place {
+    /// Bytes left for frames.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.file.bytes - self.position
+    }
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("dir", &self.dir).field("state", &*self.state.lock()).finish_non_exhaustive()
+    }
+}
+
+impl Ring {
+    /// A ring without files; see [`Self::adopt`].
+    #[must_use]
+    pub fn new(
+        io: Arc<dyn Io>, dir: &Path, identity: Identity, metrics: Arc<Metrics>, file_bytes: u64, files_max: usize,
+        next_journal: JournalId,
+    ) -> Self {
+        let state = Mutex::new(State { next_journal, ..State::default() });
+        Self { io, dir: dir.to_owned(), identity, metrics, file_bytes, files_max, state }
+    }
+
+    /// Takes over a file that was there at open. `used` names its use and the last frame of it, if it holds frames
+    /// that are not flushed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn adopt(&self, slot: u16, bytes: u64, used: Option<(JournalId, FrameNo)>) -> Result<RingFile> {
+        let file = self.io.open(&names::path(&self.dir, slot), OpenMode::WriteDirect)?;
+        let file = RingFile { slot, file, bytes };
+        let mut state = self.state.lock();
+        state.next_slot = state.next_slot.max(slot + 1);
+        match used {
+            Some((journal, last)) => state.used.push(UsedFile { file: file.clone(), journal, last: Some(last) }),
+            None => state.spare.push(file.clone()),
+        }
+        Ok(file)
+    }
+
+    /// Goes on in a file that holds the journal's end: the place right behind `end`. A file whose frames are all
+    /// flushed was adopted as a spare and is used again from there on.
+    #[must_use]
+    pub fn resume(&self, file: &RingFile, end: &FrameRef) -> Place {
+        let mut state = self.state.lock();
+        state.spare.retain(|spare| spare.slot != file.slot);
+        state.used.retain(|used| used.file.slot != file.slot);
+        state.used.push(UsedFile { file: file.clone(), journal: end.journal, last: None });
+        Place {
+            file: file.clone(),
+            journal: end.journal,
+            salt: self.identity.salt(end.journal),
+            position: end.position + u64::from(end.frame_len),
+        }
+    }
+
+    /// Begins a new use of a spare file: its header, durable. None if there is no spare. `left` is the frame after
+    /// which the journal goes on there; everything up to it is durable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]: the caller poisons.
+    pub fn begin(&self, timeline: Timeline, left: FrameRef) -> Result<Option<Place>> {
+        let (file, journal) = {
+            let mut state = self.state.lock();
+            if state.spare.is_empty() {
+                return Ok(None);
+            }
+            let file = state.spare.remove(0);
+            let journal = state.next_journal;
+            state.next_journal = journal.next();
+            for used in &mut state.used {
+                used.last.get_or_insert(left.frame);
+            }
+            state.used.push(UsedFile { file: file.clone(), journal, last: None });
+            (file, journal)
+        };
+        let salt = self.identity.salt(journal);
+        let header = JournalHeader {
+            features: Features::KNOWN,
+            store: self.identity.store,
+            journal,
+            file_bytes: file.bytes,
+            timeline,
+            left,
+        };
+        self.io.write_at(&file.file, 0, AlignedBuf::from_slice(&header.encode(salt)), true)?;
+        self.metrics.journal_headers.add(1);
+        Ok(Some(Place { file, journal, salt, position: FIRST_FRAME_AT }))
+    }
+
+    /// Makes files spare whose frames are all flushed.
+    pub fn release(&self, flushed: FrameNo) {
+        let mut state = self.state.lock();
+        let (free, used) = state.used.drain(..).partition(|u| u.last.is_some_and(|last| last <= flushed));
+        state.used = used;
+        let free: Vec<UsedFile> = free;
+        state.spare.extend(free.into_iter().map(|u| u.file));
+    }
+
+    /// Makes one more file if there is no spare and the ring may grow. True if it did.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]: nothing refers to the file yet, so this does not poison.
+    pub fn prepare(&self) -> Result<bool> {
+        let slot = {
+            let mut state = self.state.lock();
+            if !state.spare.is_empty() || state.used.len() >= self.files_max {
+                return Ok(false);
+            }
+            let slot = state.next_slot;
+            state.next_slot = slot.checked_add(1).ok_or_else(|| {
+                Error::new(ErrorKind::Io, "the numbers of journal files are used up").file(&self.dir)
+            })?;
+            slot
+        };
+        let file = self.make(slot)?;
+        self.state.lock().spare.push(file);
+        Ok(true)
+    }
+
+    fn make(&self, slot: u16) -> Result<RingFile> {
+        let path = names::path(&self.dir, slot);
+        let temporary = path.with_extension("tmp");
+        match self.io.remove(&temporary) {
+            Err(e) if e.os_error().is_none_or(|e| e.kind() != std::io::ErrorKind::NotFound) => return Err(e),
+            _ => {}
+        }
+        let filled = self.fill(&temporary);
+        if let Err(e) = filled {
+            let _ = self.io.remove(&temporary);
+            return Err(e);
+        }
+        self.io.rename(&temporary, &path)?;
+        self.io.sync_dir(&self.dir)?;
+        let file = self.io.open(&path, OpenMode::WriteDirect)?;
+        Ok(RingFile { slot, file, bytes: self.file_bytes })
+    }
+
+    fn fill(&self, path: &Path) -> Result<()> {
+        let file = self.io.open(path, OpenMode::CreateDirect)?;
+        self.io.allocate(&file, self.file_bytes)?;
+        let mut zeros = AlignedBuf::zeroed(FILL_BYTES.min(self.file_bytes as usize));
+        let mut at = 0;
+        while at < self.file_bytes {
+            zeros.resize((self.file_bytes - at).min(FILL_BYTES as u64) as usize);
+            zeros = self.io.write_at(&file, at, zeros, false)?;
+            at += zeros.len() as u64;
+        }
+        self.metrics.journal_fill_bytes.add(self.file_bytes);
+        self.io.sync(&file)
+    }
+
+    /// The size of the smallest file, new ones included, in bytes: what the largest frame follows.
+    #[must_use]
+    pub fn smallest(&self) -> u64 {
+        let state = self.state.lock();
+        let used = state.used.iter().map(|u| u.file.bytes);
+        state.spare.iter().map(|f| f.bytes).chain(used).fold(self.file_bytes, u64::min)
+    }
+
+    /// Whether a file is free.
+    #[must_use]
+    pub fn has_spare(&self) -> bool {
+        !self.state.lock().spare.is_empty()
+    }
+
+    /// Whether the commit path would find no spare, or so many files wait for a flush that one is due.
+    #[must_use]
+    pub fn wants_flush(&self) -> bool {
+        let state = self.state.lock();
+        let left = state.used.iter().filter(|u| u.last.is_some()).count();
+        left * 2 >= self.files_max
+    }
+
+    /// A number that no use of a file had.
+    #[must_use]
+    pub fn next_journal(&self) -> JournalId {
+        self.state.lock().next_journal
+    }
+
+    /// Files in the ring, spare ones included.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        let state = self.state.lock();
+        state.spare.len() + state.used.len()
+    }
+}

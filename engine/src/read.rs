@@ -1,0 +1,243 @@
+//! Reading a log: from the segments, from memory, and across forks.
+//!
+//! Memory is looked at first and the snapshot of the segments taken then, so that a concurrent flush hides nothing.
+//! Nothing is waited for but the disk.
+//!
+//! Invariant: what is returned is dense in seq and begins where it was asked for; where a record is missing the read
+//! fails as damaged, it is never shortened.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Malformed;
+use crate::format::entry::{Entry, Kind};
+use crate::format::state::Phase;
+use crate::index::Index;
+use crate::index::memory::MemEntry;
+use crate::index::set::SegmentSet;
+use crate::index::slot::Visible;
+use crate::types::{LogId, Lsn, Seq, TimeUs};
+use std::collections::VecDeque;
+
+/// How much a read returns at most. At least one record is returned where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadLimit {
+    /// Records.
+    pub records: usize,
+    /// Bytes of payload.
+    pub bytes: usize,
+}
+
+impl Default for ReadLimit {
+    fn default() -> Self {
+        Self { records: 1000, bytes: 1 << 20 }
+    }
+}
+
+/// A record as it was appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its position in its log.
+    pub seq: u64,
+    /// Its position in the order of all.
+    pub lsn: Lsn,
+    /// When its frame was sealed; advisory.
+    pub time: TimeUs,
+    /// The caller's bytes.
+    pub payload: Vec<u8>,
+}
+
+/// A stretch of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The records, dense in seq.
+    pub records: Vec<Record>,
+    /// Where the next read goes on.
+    pub next_seq: u64,
+    /// The log's next seq at that moment: equal to `next_seq` if everything was read.
+    pub head: u64,
+    /// Whether the log takes no more records.
+    pub closed: bool,
+}
+
+/// Reads the log `name` from seq `from` on.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`], [`ErrorKind::Deleted`], [`ErrorKind::Trimmed`] below the first seq that is kept,
+/// [`ErrorKind::Invalid`] past the log's end, [`ErrorKind::Damaged`].
+pub fn read(index: &Index, name: &str, from: u64, limit: ReadLimit) -> Result<Page> {
+    crate::names::check(name)?;
+    let id = index.log_id(name);
+    let slot = index.heads.get(id);
+    let (visible, memory) = {
+        let inner = index.resolve_visible(&slot, Some(name))?;
+        (inner.visible, in_memory(&inner.mem, Seq(from), limit))
+    };
+    check_position(&visible, name, from)?;
+    let mut out = Collector { next: Seq(from), limit, bytes: 0, records: Vec::new() };
+    out.log(index, id, visible.next_seq, visible.fork, &memory).map_err(|e| named(e, id, name))?;
+    let next_seq = out.next.0;
+    Ok(Page { records: out.records, next_seq, head: visible.next_seq.0, closed: visible.closed })
+}
+
+/// The name instead of the id, where an error knows only the id.
+fn named(error: Error, id: LogId, name: &str) -> Error {
+    if error.log_name() == Some(&*id.to_string()) { error.log(name) } else { error }
+}
+
+fn check_position(visible: &Visible, name: &str, from: u64) -> Result<()> {
+    let (kind, what, expected) = match visible.phase {
+        Phase::Absent => (ErrorKind::NotFound, "the log does not exist".to_owned(), None),
+        Phase::Deleted => (ErrorKind::Deleted, "the log was deleted".to_owned(), None),
+        Phase::Live if from < visible.trim.0 => {
+            (ErrorKind::Trimmed, format!("seq {from} lies below what is kept"), Some(visible.trim.0))
+        }
+        Phase::Live if from > visible.next_seq.0 => {
+            (ErrorKind::Invalid, format!("seq {from} lies past the log's end"), Some(visible.next_seq.0))
+        }
+        Phase::Live => return Ok(()),
+    };
+    let error = Error::new(kind, what).log(name);
+    Err(match expected {
+        Some(expected) => error.expecting(expected),
+        None => error,
+    })
+}
+
+/// What memory holds of a log from some seq on.
+struct InMemory {
+    /// The first record's seq that is in memory at all.
+    first: Option<Seq>,
+    entries: Vec<MemEntry>,
+}
+
+/// The records from `from` on, as many as the limit may need. Seqs never decrease from entry to entry.
+fn in_memory(entries: &VecDeque<MemEntry>, from: Seq, limit: ReadLimit) -> InMemory {
+    let first = entries.iter().find(|e| e.kind == Kind::Record).map(|e| e.seq);
+    let start = entries.partition_point(|e| e.seq < from);
+    let mut bytes = 0;
+    let mut out = Vec::new();
+    for entry in entries.range(start..).filter(|e| e.kind == Kind::Record) {
+        bytes += entry.len as usize;
+        out.push(entry.clone());
+        if out.len() > limit.records || bytes > limit.bytes.saturating_mul(2) {
+            break;
+        }
+    }
+    InMemory { first, entries: out }
+}
+
+struct Collector {
+    next: Seq,
+    limit: ReadLimit,
+    bytes: usize,
+    records: Vec<Record>,
+}
+
+impl Collector {
+    fn full(&self) -> bool {
+        !self.records.is_empty() && (self.records.len() >= self.limit.records || self.bytes >= self.limit.bytes)
+    }
+
+    /// Takes a record if it is the next one; false if the page is full.
+    fn take(&mut self, id: LogId, lsn: Lsn, time: TimeUs, entry: &Entry<'_>) -> Result<bool> {
+        if entry.kind != Kind::Record || entry.seq < self.next {
+            return Ok(true);
+        }
+        let exceeds = !self.records.is_empty() && self.bytes + entry.payload.len() > self.limit.bytes;
+        if self.full() || exceeds {
+            self.limit.records = self.records.len();
+            return Ok(false);
+        }
+        if entry.seq != self.next {
+            return Err(missing(id, self.next, entry.seq));
+        }
+        self.bytes += entry.payload.len();
+        self.records.push(Record { seq: entry.seq.0, lsn, time, payload: entry.payload.to_vec() });
+        self.next = entry.seq.next();
+        Ok(true)
+    }
+
+    /// Reads the log up to `end`.
+    fn log(
+        &mut self, index: &Index, id: LogId, end: Seq, fork: Option<(LogId, Seq)>, memory: &InMemory,
+    ) -> Result<()> {
+        if let Some((parent, at)) = fork
+            && self.next < at
+        {
+            self.parent(index, parent, at.min(end))?;
+        }
+        let in_memory_from = memory.first.unwrap_or(end);
+        if self.next < in_memory_from.min(end) && !self.full() {
+            let set = index.set();
+            self.segments(&set, id, in_memory_from.min(end))?;
+        }
+        for entry in &memory.entries {
+            if self.full() || entry.seq >= end {
+                return Ok(());
+            }
+            if entry.seq >= self.next {
+                let decoded = Entry::decode(id, entry.body()).map_err(|e| unreadable(id, entry.seq, &e))?;
+                if !self.take(id, entry.lsn, entry.frame.time, &decoded)? {
+                    return Ok(());
+                }
+            }
+        }
+        // What memory was not asked for is read another time; anything else that is missing is damage.
+        if self.full() || self.next >= end || !memory.entries.is_empty() {
+            return Ok(());
+        }
+        Err(missing(id, self.next, end))
+    }
+
+    /// The parent's records up to `at`, whatever became of the parent since.
+    fn parent(&mut self, index: &Index, parent: LogId, at: Seq) -> Result<()> {
+        let slot = index.heads.get(parent);
+        let (fork, memory) = {
+            let inner = index.resolve_visible(&slot, None)?;
+            (inner.visible.fork, in_memory(&inner.mem, self.next, self.limit))
+        };
+        self.log(index, parent, at, fork, &memory)
+    }
+
+    fn segments(&mut self, set: &SegmentSet, id: LogId, end: Seq) -> Result<()> {
+        for segment in &set.segments {
+            while self.next < end && !self.full() {
+                let chunks = segment.chunks(id, self.next)?;
+                let before = self.next;
+                for at in &chunks {
+                    if self.full() || at.first_seq >= end {
+                        break;
+                    }
+                    let chunk = segment.chunk(at)?;
+                    for entry in chunk.entries() {
+                        let entry = entry.map_err(|e| unreadable(id, self.next, &e))?;
+                        let decoded = Entry::decode(id, entry.body).map_err(|e| unreadable(id, self.next, &e))?;
+                        if decoded.seq >= end && decoded.kind == Kind::Record {
+                            break;
+                        }
+                        if !self.take(id, entry.lsn, entry.time, &decoded)? {
+                            return Ok(());
+                        }
+                    }
+                }
+                if self.next == before {
+                    break;
+                }
+            }
+        }
+        if self.next < end && !self.full() { Err(missing(id, self.next, end)) } else { Ok(()) }
+    }
+}
+
+fn missing(id: LogId, from: Seq, to: Seq) -> Error {
+    Error::new(ErrorKind::Damaged, "records are missing")
+        .log(id.to_string())
+        .seqs(from.0..to.0)
+        .remedy("run everlog verify on the store")
+}
+
+fn unreadable(id: LogId, seq: Seq, e: &Malformed) -> Error {
+    Error::new(ErrorKind::Damaged, format!("a record is damaged: {e}"))
+        .log(id.to_string())
+        .seqs(seq.0..seq.0 + 1)
+        .remedy("run everlog verify on the store")
+}

@@ -1,0 +1,85 @@
+//! The last part of recovery: the one place that writes. It makes durable what was accepted, keeps what was cut, and
+//! clears away what nothing refers to.
+//!
+//! A crash within leaves the journal as it was: the accepted frames are synced or written again as the same bytes, the
+//! bytes past the cut are copied and not touched, and the files removed are named by nothing. The next open scans the
+//! same bytes, decides the same, and does the rest.
+
+use super::scan::Facts;
+use super::torn;
+use crate::error::Result;
+use crate::format::manifest::Manifest;
+use crate::io::{Io, OpenMode};
+use crate::segment;
+use crate::types::{FrameNo, JournalId, SegmentId};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Makes every accepted frame durable, before anything of it is visible: a killed process may have left it in the page
+/// cache or in the device's, where it can be read and still be lost with the power. In buffered mode the frames are
+/// written again, since a sync alone says nothing after an earlier one failed.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`]: nothing may be opened.
+pub fn make_durable(
+    io: &dyn Io, facts: &Facts, last_frames: &BTreeMap<JournalId, FrameNo>, extents: &[(JournalId, u64, u32)],
+) -> Result<()> {
+    for file in &facts.files {
+        let holds = file.journal.is_some_and(|journal| last_frames.contains_key(&journal));
+        if !holds {
+            continue;
+        }
+        let open = io.open(&file.path, OpenMode::WriteDirect)?;
+        if io.buffered() {
+            for (_, position, len) in extents.iter().filter(|(j, _, _)| Some(*j) == file.journal) {
+                let frame = io.read_at(&open, *position, *len as usize)?;
+                io.write_at(&open, *position, frame, false)?;
+            }
+        }
+        io.sync(&open)?;
+    }
+    Ok(())
+}
+
+/// Keeps the bytes past the cut as `.torn` files; gives their paths.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`].
+pub fn keep_torn(io: &dyn Io, dir: &Path, facts: &Facts) -> Result<Vec<PathBuf>> {
+    torn::keep(io, dir, facts)
+}
+
+/// Removes files under way to their names, and segments that the manifest does not name: a flush or a creation died
+/// before it committed them. What cannot be removed stays and does no harm.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] if the directory cannot be listed.
+pub fn sweep(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<()> {
+    for name in io.list(dir)?.iter().filter(|name| name.ends_with(".tmp")) {
+        let _ = io.remove(&dir.join(name));
+    }
+    let named: Vec<PathBuf> = manifest.segments.iter().map(|meta| segment::path(dir, meta.id)).collect();
+    let segments = segment::directory(dir);
+    for name in io.list(&segments)? {
+        let path = segments.join(name);
+        if !named.contains(&path) {
+            tracing::info!(file = %path.display(), "removed a segment that was never committed");
+            let _ = io.remove(&path);
+        }
+    }
+    Ok(())
+}
+
+/// The first segment id that is free: past what the manifest says, and past any file that is there.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] if the directory cannot be listed.
+pub fn next_segment(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<SegmentId> {
+    let highest = io
+        .list(&segment::directory(dir))?
+        .iter()
+        .filter_map(|name| u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok())
+        .max()
+        .unwrap_or(0);
+    Ok(SegmentId(manifest.next_segment.0.max(highest + 1)))
+}

@@ -1,0 +1,129 @@
+//! Creating a store: an explicit act.
+//!
+//! The steps, and what a crash leaves: the directory; `segments/`; one journal file of zeros; manifest version 1; the
+//! identity, last. A store is there if and only if the identity is. Without one, what an interrupted creation left (a
+//! journal of zeros, a manifest of nothing) is made anew; anything else in the directory refuses the creation.
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Features;
+use crate::format::frame::FrameRef;
+use crate::format::identity::Identity;
+use crate::format::manifest::{Manifest, TimelineCause, TimelineStart};
+use crate::io::{Io, OpenMode};
+use crate::journal::names;
+use crate::journal::ring::Ring;
+use crate::manifest;
+use crate::metrics::Metrics;
+use crate::segment;
+use crate::sync::Arc;
+use crate::types::{Epoch, JournalId, Lsn, ManifestVersion, SegmentId, StoreId, TimeUs, Timeline};
+use std::path::Path;
+
+/// The identity's file name.
+pub(super) const IDENTITY: &str = "IDENTITY";
+/// The lock's file name.
+pub(super) const LOCK: &str = "LOCK";
+/// What is read of a journal file at once when it is checked for zeros.
+const PIECE_BYTES: usize = 1 << 20;
+
+pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Config) -> Result<StoreId> {
+    io.create_dir(dir)?;
+    clear_leftovers(&*io, dir)?;
+    io.create_dir(&segment::directory(dir))?;
+    io.sync_dir(dir)?;
+    let identity = Identity {
+        features: Features::KNOWN,
+        store: StoreId(random()?),
+        key: random()?,
+        created: clock.wall(),
+    };
+    let metrics = Arc::new(Metrics::default());
+    let ring = Ring::new(
+        Arc::clone(&io),
+        dir,
+        identity,
+        metrics,
+        config.journal_file_bytes,
+        config.journal_files_max,
+        JournalId(1),
+    );
+    ring.prepare()?;
+    let timeline = Timeline { counter: 1, random: u32::from_le_bytes(random()?) };
+    let manifest = Manifest {
+        identity,
+        version: ManifestVersion(1),
+        epoch: Epoch(0),
+        time: TimeUs(0),
+        next_segment: SegmentId(1),
+        next_journal: JournalId(1),
+        flushed: FrameRef::default(),
+        timelines: vec![TimelineStart {
+            timeline,
+            parent: Timeline::default(),
+            first_lsn: Lsn(1),
+            began: identity.created,
+            cause: TimelineCause::Creation,
+        }],
+        segments: Vec::new(),
+    };
+    manifest::commit(&*io, dir, &manifest)?;
+    io.replace(&dir.join(IDENTITY), &identity.encode())?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        io.sync_dir(parent)?;
+    }
+    Ok(identity.store)
+}
+
+/// Random bytes from the operating system.
+#[allow(clippy::disallowed_methods, reason = "the one home of randomness")]
+pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+    Ok(bytes)
+}
+
+/// Removes what an interrupted creation left; refuses anything else.
+fn clear_leftovers(io: &dyn Io, dir: &Path) -> Result<()> {
+    let mut leftovers = Vec::new();
+    for name in io.list(dir)? {
+        let path = dir.join(&name);
+        let harmless = match &*name {
+            IDENTITY => return Err(refuse(dir, "a store is there already", "open it, or choose another directory")),
+            LOCK => continue,
+            "segments" if io.list(&path)?.is_empty() => continue,
+            _ if name.ends_with(".tmp") => true,
+            _ if names::parse(&name).is_some() => is_zeros(io, &path)?,
+            _ if name == manifest::file_name(ManifestVersion(1)) => {
+                manifest::load(io, dir).is_ok_and(|m| m.segments.is_empty() && m.flushed == FrameRef::default())
+            }
+            _ => false,
+        };
+        if !harmless {
+            let what = format!("the directory has no identity and is not empty: {name} is there");
+            return Err(refuse(dir, &what, "choose another directory, or bring the identity back from a copy"));
+        }
+        leftovers.push(path);
+    }
+    leftovers.iter().try_for_each(|path| io.remove(path))
+}
+
+fn is_zeros(io: &dyn Io, path: &Path) -> Result<bool> {
+    let file = io.open(path, OpenMode::Read)?;
+    let len = io.len(&file)?;
+    let mut at = 0;
+    while at < len {
+        let piece = io.read_at(&file, at, PIECE_BYTES)?;
+        if piece.is_empty() || piece.iter().any(|b| *b != 0) {
+            return Ok(false);
+        }
+        at += piece.len() as u64;
+    }
+    Ok(true)
+}
+
+fn refuse(dir: &Path, what: &str, remedy: &str) -> Error {
+    Error::new(ErrorKind::Refused, what).file(dir).remedy(remedy)
+}

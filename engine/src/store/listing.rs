@@ -1,0 +1,130 @@
+//! What a store knows of its logs beside their records: one by name, or many in the order of their names.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::state::{LogState, Phase};
+use crate::index::Index;
+use crate::index::slot::{apply_mem, misfit};
+use crate::types::{Lsn, Timeline};
+use std::collections::BTreeSet;
+
+/// Names taken from a segment at a time.
+const NAMES_AT_ONCE: usize = 256;
+
+/// What is durable of a log beside its records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogInfo {
+    /// Its name.
+    pub name: String,
+    /// The first seq that is kept.
+    pub first_seq: u64,
+    /// The seq that the next record gets.
+    pub next_seq: u64,
+    /// Whether it takes no more records.
+    pub closed: bool,
+    /// Whether it is deleted.
+    pub deleted: bool,
+    /// The caller's metadata.
+    pub metadata: Vec<u8>,
+    /// The opaque tag of the last batch that had one; empty if none had.
+    pub tag: Vec<u8>,
+    /// Which timelines wrote to it, each with its first seq there.
+    pub timelines: Vec<(Timeline, u64)>,
+    /// The LSN of its creation.
+    pub created: Lsn,
+    /// The seq at which it was forked from its parent, if it was.
+    pub forked_at: Option<u64>,
+}
+
+impl LogInfo {
+    fn new(name: &str, state: LogState) -> Self {
+        Self {
+            name: name.to_owned(),
+            first_seq: state.life.trim.0,
+            next_seq: state.next_seq.0,
+            closed: state.life.closed,
+            deleted: state.life.phase == Phase::Deleted,
+            metadata: state.metadata,
+            tag: state.life.tag,
+            timelines: state.timelines.into_iter().map(|(timeline, first)| (timeline, first.0)).collect(),
+            created: state.life.created,
+            forked_at: state.life.fork.map(|(_, at)| at.0),
+        }
+    }
+}
+
+/// What is durable of the log `name`.
+pub(super) fn info(index: &Index, name: &str) -> Result<LogInfo> {
+    crate::names::check(name)?;
+    let slot = index.heads.get(index.log_id(name));
+    let inner = index.resolve_visible(&slot, Some(name))?;
+    let state = if inner.staged.last_lsn == inner.visible.lsn {
+        inner.staged.clone()
+    } else {
+        let mut state = (**inner.base.as_ref().expect("the state was looked up just now")).clone();
+        for entry in &inner.mem {
+            apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
+        }
+        state
+    };
+    if state.life.phase == Phase::Absent {
+        return Err(Error::new(ErrorKind::NotFound, "the log does not exist").log(name));
+    }
+    Ok(LogInfo::new(name, state))
+}
+
+/// The logs with `prefix`, behind `after`, at most `limit`.
+pub(super) fn list(index: &Index, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
+    let in_memory = created_in_memory(index, prefix)?;
+    let set = index.set();
+    let mut out = Vec::new();
+    // The least string greater than `after`; or the prefix itself.
+    let mut start = match after {
+        Some(after) if after >= prefix => format!("{after}\0"),
+        _ => prefix.to_owned(),
+    };
+    while out.len() < limit {
+        let mut names: BTreeSet<String> = in_memory.range(start.clone()..).take(NAMES_AT_ONCE).cloned().collect();
+        // Past the least of the segments' last names the page may be incomplete.
+        let mut complete_to: Option<String> = None;
+        for segment in &set.segments {
+            let page = segment.names_from(&start, NAMES_AT_ONCE)?;
+            if page.len() == NAMES_AT_ONCE {
+                let last = page[page.len() - 1].0.clone();
+                complete_to = Some(complete_to.map_or(last.clone(), |least| least.min(last)));
+            }
+            names.extend(page.into_iter().map(|(name, ..)| name));
+        }
+        if names.len() > NAMES_AT_ONCE && complete_to.is_none() {
+            complete_to = names.iter().nth(NAMES_AT_ONCE - 1).cloned();
+        }
+        for name in names.iter().take_while(|name| complete_to.as_ref().is_none_or(|last| *name <= last)) {
+            if !name.starts_with(prefix) || out.len() == limit {
+                return Ok(out);
+            }
+            match info(index, name) {
+                Ok(info) if !info.deleted => out.push(info),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match complete_to {
+            Some(last) => start = format!("{last}\0"),
+            None => return Ok(out),
+        }
+    }
+    Ok(out)
+}
+
+/// The names of the logs whose creation is in no segment yet.
+fn created_in_memory(index: &Index, prefix: &str) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for slot in index.heads.all() {
+        if let Some(name) = slot.lock().created_in_memory(slot.id)?
+            && name.starts_with(prefix)
+        {
+            names.insert(name);
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,115 @@
+//! The reading half of an open: from a directory to an index, and to what recovery has to do. It writes nothing.
+
+use super::create::IDENTITY;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::identity::Identity;
+use crate::format::manifest::{Manifest, TimelineStart};
+use crate::format::{FORMAT_VERSION, Features};
+use crate::index::Index;
+use crate::index::set::SegmentSet;
+use crate::io::Io;
+use crate::manifest;
+use crate::metrics::Metrics;
+use crate::recovery::decide::{Action, decide};
+use crate::recovery::replay::Replay;
+use crate::recovery::scan::{Facts, scan};
+use crate::segment::Segment;
+use crate::sync::Arc;
+use crate::types::{BLOCK, FrameNo, JournalId, ManifestVersion};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What a directory holds.
+pub(super) struct Loaded {
+    pub manifest: Manifest,
+    pub index: Arc<Index>,
+    pub facts: Facts,
+    pub action: Action,
+    pub timelines: Vec<TimelineStart>,
+    pub last_frames: BTreeMap<JournalId, FrameNo>,
+    pub extents: Vec<(JournalId, u64, u32)>,
+    pub frames: u64,
+    pub entries: u64,
+    pub bytes: u64,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Reads everything that an open needs.
+pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config) -> Result<Loaded> {
+    let identity = identity(&**io, dir)?;
+    let manifest = manifest::load(&**io, dir)?;
+    if manifest.identity != identity {
+        return Err(Error::new(ErrorKind::Refused, "the identity and the manifest are of different stores")
+            .file(&dir.join(manifest::file_name(manifest.version)))
+            .remedy("bring back the directory as a whole, from one copy"));
+    }
+    let mut segments = Vec::with_capacity(manifest.segments.len());
+    for meta in &manifest.segments {
+        segments.push(Arc::new(Segment::open(Arc::clone(io), dir, identity.store, meta)?));
+    }
+    let metrics = Arc::new(Metrics::default());
+    let set = SegmentSet { manifest: manifest.clone(), segments };
+    let index = Index::new(set, config.heads_max, config.memory_pool_bytes, Arc::clone(&metrics));
+    let mut replay = Replay::new(&index, manifest.timelines.clone());
+    let facts =
+        scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| replay.frame(header, frame))?;
+    let action = decide(&facts, manifest.version);
+    index.set_watermark(facts.end.last_lsn);
+    let Replay { last_frames, timelines, extents, frames, entries, bytes, .. } = replay;
+    Ok(Loaded {
+        manifest,
+        facts,
+        action,
+        timelines,
+        last_frames,
+        extents,
+        frames,
+        entries,
+        bytes,
+        metrics,
+        index: Arc::new(index),
+    })
+}
+
+/// Reads the identity, and refuses a directory without one, or of a format this version must not write.
+pub(super) fn identity(io: &dyn Io, dir: &Path) -> Result<Identity> {
+    let path = dir.join(IDENTITY);
+    let bytes = io.read_all(&path, BLOCK).map_err(|e| match e.os_error().map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Error::new(ErrorKind::Refused, "there is no store here")
+                .file(dir)
+                .remedy("check that the right disk is mounted, or create one with everlog init")
+        }
+        _ => e,
+    })?;
+    let (format, identity) = Identity::decode(&bytes).map_err(|e| {
+        Error::new(ErrorKind::Damaged, format!("the identity is damaged: {e}"))
+            .file(&path)
+            .remedy("bring it back from a copy; every manifest holds the same fields")
+    })?;
+    check_version(&path, format, identity.features)?;
+    Ok(identity)
+}
+
+fn check_version(path: &Path, format: u16, features: Features) -> Result<()> {
+    let what = if format != FORMAT_VERSION {
+        format!("the store has format {format}, this version writes format {FORMAT_VERSION}")
+    } else if !features.writable() {
+        "the store uses features that this version does not know".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Refused, what).file(path).remedy("open it with the version that wrote it"))
+}
+
+/// The error of an open that recovery refuses.
+pub(super) fn refusal(action: &Action, dir: &Path, manifest: ManifestVersion) -> Option<Error> {
+    let Action::Refuse { lsns, why } = action else { return None };
+    Some(
+        Error::new(ErrorKind::Damaged, format!("the journal cannot be trusted: {why} (manifest version {manifest})"))
+            .lsns(lsns.clone())
+            .file(dir)
+            .remedy("run everlog verify to see what is affected, and restore it from a copy"),
+    )
+}

@@ -1,0 +1,187 @@
+//! The writing half of an open: what recovery decided is carried out, and the parts are put together.
+//!
+//! In this order: the lock; scan and decide, which only read; what was accepted is made durable; what was cut is kept;
+//! a place for the next frame, in a fresh file and on a new timeline unless the close was clean; a flush first, if no
+//! file is free; the frame of the open. Only then is anything visible.
+
+use super::Core;
+use super::create::{LOCK, random};
+use super::load::{Loaded, load, refusal};
+use super::report::RecoveryReport;
+use super::threads::FlushSignal;
+use crate::clock::Clock;
+use crate::commit::append::Appender;
+use crate::commit::committer::{Committer, Shared, Start};
+use crate::commit::lane::Lane;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::flush::{Flusher, FlusherParts};
+use crate::format::manifest::{TimelineCause, TimelineStart};
+use crate::io::Io;
+use crate::journal::Journal;
+use crate::journal::ring::{Place, Ring, RingFile};
+use crate::limits;
+use crate::poison::Poison;
+use crate::recovery::decide::Action;
+use crate::recovery::repair;
+use crate::sync::{Arc, AtomicBool};
+use crate::types::{JournalId, Timeline};
+use std::any::Any;
+use std::path::Path;
+
+/// An open store in its parts.
+pub(super) struct Opened {
+    pub core: Arc<Core>,
+    pub committer: Committer,
+    pub flusher: Flusher,
+}
+
+pub(super) fn open(
+    io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: &Config, stepped: bool,
+) -> Result<Opened> {
+    let began = clock.monotonic();
+    super::load::identity(&*io, dir)?;
+    let lock = lock(&*io, dir)?;
+    let mut loaded = load(&io, dir, config)?;
+    if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version) {
+        return Err(refusal);
+    }
+    repair::make_durable(&*io, &loaded.facts, &loaded.last_frames, &loaded.extents)?;
+    let torn = repair::keep_torn(&*io, dir, &loaded.facts)?;
+    repair::sweep(&*io, dir, &loaded.manifest)?;
+    let (ring, end_file) = ring(&io, dir, config, &loaded)?;
+    let end = loaded.facts.end;
+    let end_time = loaded.facts.end_time.max(loaded.manifest.time);
+    let journal = Journal::new(ring, end, end_time, loaded.manifest.version);
+    let poison = Arc::new(Poison::default());
+    let timeline = timeline(&mut loaded, &*clock)?;
+    let flush_asked = Arc::new(AtomicBool::new(false));
+    let mut flusher = Flusher::new(FlusherParts {
+        io: Arc::clone(&io),
+        dir: dir.to_owned(),
+        index: Arc::clone(&loaded.index),
+        journal: Arc::clone(&journal),
+        poison: Arc::clone(&poison),
+        timelines: loaded.timelines.clone(),
+        next_segment: repair::next_segment(&*io, dir, &loaded.manifest)?,
+        flush_bytes: config.flush_bytes,
+        asked: Arc::clone(&flush_asked),
+    });
+    let place = place(&loaded, &journal, end_file.as_ref(), &mut flusher, timeline)?;
+    let frame_max = limits::frame_bytes_max(journal.ring.smallest());
+    let lane = Arc::new(Lane::new(frame_max, end.last_lsn.next()));
+    let flush_signal = Arc::new(FlushSignal::default());
+    let shared = Shared {
+        io: Arc::clone(&io),
+        clock: Arc::clone(&clock),
+        index: Arc::clone(&loaded.index),
+        journal: Arc::clone(&journal),
+        lane: Arc::clone(&lane),
+        poison: Arc::clone(&poison),
+        wants_flush: Arc::clone(&flush_signal) as Arc<dyn crate::io::Wake>,
+        flush_bytes: config.flush_bytes,
+    };
+    let start = Start { place, prev: end, prev_time: end_time, timeline };
+    let mut committer = Committer::new(shared, start, config.in_flight, config.idle_frame_after)?;
+    if committer.needs_file() {
+        make_room(&journal, &mut flusher)?;
+    }
+    committer.open_frame()?;
+    let appender = Appender {
+        index: Arc::clone(&loaded.index),
+        lane: Arc::clone(&lane),
+        poison: Arc::clone(&poison),
+        waker: committer.waker(),
+        journal_file_bytes: frame_max as u64 * 4,
+        when_full: config.when_full,
+        timeline,
+    };
+    let report = RecoveryReport::new(&loaded, timeline, torn, clock.monotonic().saturating_sub(began));
+    report.log(dir, io.name());
+    let core = Core {
+        index: loaded.index,
+        journal,
+        lane,
+        poison,
+        appender,
+        report,
+        io,
+        flush_asked,
+        flush_signal,
+        stepped,
+        _lock: lock,
+    };
+    Ok(Opened { core: Arc::new(core), committer, flusher })
+}
+
+fn lock(io: &dyn Io, dir: &Path) -> Result<Box<dyn Any + Send + Sync>> {
+    let path = dir.join(LOCK);
+    match io.lock(&path) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(Error::new(ErrorKind::Locked, "another process has the store open")
+            .file(&path)
+            .remedy("stop it, or use a read-only command")),
+        Err(e) => Err(Error::io("locking", &path, e)),
+    }
+}
+
+/// The ring with the files that are there; and the file that holds the journal's end, if there is one.
+fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Result<(Ring, Option<RingFile>)> {
+    let next_journal = JournalId(loaded.manifest.next_journal.0.max(loaded.facts.journal_id_max.0 + 1));
+    let ring = Ring::new(
+        Arc::clone(io),
+        dir,
+        loaded.manifest.identity,
+        Arc::clone(&loaded.metrics),
+        config.journal_file_bytes,
+        config.journal_files_max,
+        next_journal,
+    );
+    let mut end_file = None;
+    for (n, file) in loaded.facts.files.iter().enumerate() {
+        let used = file.journal.and_then(|journal| Some((journal, *loaded.last_frames.get(&journal)?)));
+        let adopted = ring.adopt(file.slot, file.bytes, used)?;
+        if loaded.facts.end_file == Some(n) {
+            end_file = Some(adopted);
+        }
+    }
+    Ok((ring, end_file))
+}
+
+/// The timeline of this open: the last one after a clean close, else a new one.
+fn timeline(loaded: &mut Loaded, clock: &dyn Clock) -> Result<Timeline> {
+    let last = loaded.timelines.last().map(|start| start.timeline).unwrap_or_default();
+    if !matches!(loaded.action, Action::Cut { .. }) {
+        return Ok(last);
+    }
+    let timeline = Timeline { counter: last.counter + 1, random: u32::from_le_bytes(random()?) };
+    loaded.timelines.push(TimelineStart {
+        timeline,
+        parent: last,
+        first_lsn: loaded.facts.end.last_lsn.next(),
+        began: clock.wall(),
+        cause: TimelineCause::UncleanOpen,
+    });
+    Ok(timeline)
+}
+
+/// Where the journal goes on.
+fn place(
+    loaded: &Loaded, journal: &Journal, end_file: Option<&RingFile>, flusher: &mut Flusher, timeline: Timeline,
+) -> Result<Place> {
+    if let (Action::GoOn, Some(file)) = (&loaded.action, end_file) {
+        return Ok(journal.ring.resume(file, &loaded.facts.end));
+    }
+    make_room(journal, flusher)?;
+    journal.ring.begin(timeline, loaded.facts.end)?.ok_or_else(|| {
+        Error::new(ErrorKind::Io, "no journal file is free").remedy("free space on the disk, and open the store again")
+    })
+}
+
+/// Sees to it that a journal file is free: a new one if the ring may grow and the disk has room, else by a flush.
+fn make_room(journal: &Journal, flusher: &mut Flusher) -> Result<()> {
+    if !matches!(journal.ring.prepare(), Ok(true)) && !journal.ring.has_spare() {
+        flusher.flush()?;
+    }
+    Ok(())
+}

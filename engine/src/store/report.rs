@@ -1,0 +1,166 @@
+//! What a store says of itself: what its open found, and what it did since.
+
+use super::Core;
+use super::load::Loaded;
+use crate::recovery::decide::Action;
+use crate::types::{Lsn, ManifestVersion, Timeline};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What an open found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Whether the store had been closed cleanly, or was never open.
+    pub clean: bool,
+    /// The timeline of this open.
+    pub timeline: Timeline,
+    /// The last LSN that was recovered.
+    pub end: Lsn,
+    /// LSNs that may have been acknowledged and are not there: the first, and the last where it is known. Only after an
+    /// unclean end, and only where bytes of a frame stood past the last intact one.
+    pub possibly_acknowledged: Option<(Lsn, Option<Lsn>)>,
+    /// Where the bytes past the cut are kept.
+    pub torn: Vec<PathBuf>,
+    /// Frames read from the journal.
+    pub frames: u64,
+    /// Records and control operations in them.
+    pub entries: u64,
+    /// Bytes of these frames.
+    pub bytes: u64,
+    /// How long the open took.
+    pub took: Duration,
+}
+
+impl RecoveryReport {
+    pub(super) fn new(loaded: &Loaded, timeline: Timeline, torn: Vec<PathBuf>, took: Duration) -> Self {
+        let possibly_acknowledged = match loaded.action {
+            Action::Cut { possibly_acknowledged } => possibly_acknowledged,
+            _ => None,
+        };
+        Self {
+            clean: matches!(loaded.action, Action::Begin | Action::GoOn),
+            timeline,
+            end: loaded.facts.end.last_lsn,
+            possibly_acknowledged,
+            torn,
+            frames: loaded.frames,
+            entries: loaded.entries,
+            bytes: loaded.bytes,
+            took,
+        }
+    }
+
+    pub(super) fn log(&self, dir: &Path, io: &str) {
+        tracing::info!(
+            dir = %dir.display(),
+            io,
+            clean = self.clean,
+            timeline = %self.timeline,
+            end = self.end.0,
+            frames = self.frames,
+            bytes = self.bytes,
+            took_ms = self.took.as_millis() as u64,
+            "opened"
+        );
+        if let Some((first, last)) = self.possibly_acknowledged {
+            let last = last.map_or_else(|| "unknown".to_owned(), |last| last.to_string());
+            tracing::warn!(
+                torn = ?self.torn,
+                "possibly acknowledged and not there: LSN {first}–{last}; the timeline is a new one, so that readers notice"
+            );
+        }
+    }
+}
+
+/// What a store did since it was opened, and what it holds. Bytes and counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The backend that talks to the disk.
+    pub io: &'static str,
+    /// The highest durable LSN.
+    pub watermark: Lsn,
+    /// The manifest version in force.
+    pub manifest: ManifestVersion,
+    /// Whether the store stopped acknowledging.
+    pub poisoned: bool,
+    /// Segments.
+    pub segments: usize,
+    /// Bytes of segments.
+    pub segment_bytes: u64,
+    /// Files of the journal ring.
+    pub journal_files: usize,
+    /// Durable bytes in memory.
+    pub memtable_bytes: usize,
+    /// Bytes taken from the memory pool.
+    pub pool_bytes: usize,
+    /// Log heads in memory.
+    pub heads: usize,
+    /// Log heads looked up in segments.
+    pub head_loads: u64,
+    /// Frames that became durable, empty ones included.
+    pub frames: u64,
+    /// Of these, empty ones.
+    pub frames_empty: u64,
+    /// Records and control operations in durable frames.
+    pub frame_entries: u64,
+    /// Device writes for frames.
+    pub frame_writes: u64,
+    /// Bytes of these writes.
+    pub frame_bytes: u64,
+    /// Headers of journal files written.
+    pub journal_headers: u64,
+    /// Bytes of zeros written into new journal files.
+    pub journal_fill_bytes: u64,
+    /// Syncs on the append path.
+    pub append_syncs: u64,
+    /// Records that became durable.
+    pub records: u64,
+    /// Their payload bytes.
+    pub payload_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Bytes written to segments.
+    pub segment_bytes_written: u64,
+    /// Segments written anew because they did not read back.
+    pub segment_rewrites: u64,
+    /// Manifest versions committed.
+    pub manifests: u64,
+    /// Appends turned away.
+    pub overloads: u64,
+}
+
+impl Stats {
+    pub(super) fn of(core: &Core) -> Self {
+        let (index, metrics) = (&core.index, &core.index.metrics);
+        let set = index.set();
+        Self {
+            io: core.io.name(),
+            watermark: index.watermark(),
+            manifest: set.manifest.version,
+            poisoned: core.poison.is_set(),
+            segments: set.segments.len(),
+            segment_bytes: set.manifest.segments.iter().map(|meta| meta.bytes).sum(),
+            journal_files: core.journal.ring.files(),
+            memtable_bytes: index.mem_bytes(),
+            pool_bytes: index.pool.taken(),
+            heads: index.heads.len(),
+            head_loads: metrics.head_loads.get(),
+            frames: metrics.frames.get(),
+            frames_empty: metrics.frames_empty.get(),
+            frame_entries: metrics.frame_entries.get(),
+            frame_writes: metrics.frame_writes.get(),
+            frame_bytes: metrics.frame_bytes.get(),
+            journal_headers: metrics.journal_headers.get(),
+            journal_fill_bytes: metrics.journal_fill_bytes.get(),
+            append_syncs: metrics.append_syncs.get(),
+            records: metrics.records.get(),
+            payload_bytes: metrics.payload_bytes.get(),
+            flushes: metrics.flushes.get(),
+            segment_bytes_written: metrics.segment_bytes.get(),
+            segment_rewrites: metrics.segment_rewrites.get(),
+            manifests: metrics.manifests.get(),
+            overloads: metrics.overloads.get(),
+        }
+    }
+}

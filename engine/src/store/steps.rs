@@ -1,0 +1,70 @@
+//! A store's background work, driven step by step by one thread: for simulations and tests.
+
+use super::Core;
+use super::open::Opened;
+use crate::commit::committer::Committer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::flush::Flusher;
+use crate::sync::Arc;
+use crate::io::Wake;
+
+/// Passes without progress after which a drain gives up.
+const IDLE_PASSES_MAX: usize = 10_000;
+
+/// The background work of a store opened with [`super::Store::open_stepped`].
+pub struct Steps {
+    core: Arc<Core>,
+    committer: Committer,
+    flusher: Flusher,
+    waker: Arc<dyn Wake>,
+}
+
+impl std::fmt::Debug for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Steps").finish_non_exhaustive()
+    }
+}
+
+impl Steps {
+    pub(super) fn new(opened: Opened) -> Self {
+        let Opened { core, committer, flusher } = opened;
+        let waker = committer.waker();
+        Self { core, committer, flusher, waker }
+    }
+
+    /// One pass of the committer: begins frames, reaps completions, publishes what is durable. True if anything moved.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Poisoned`] once a write has failed.
+    pub fn commit(&mut self) -> Result<bool> {
+        let moved = self.committer.step(false);
+        self.core.poison.check()?;
+        Ok(moved)
+    }
+
+    /// One pass of the flush: a spare journal file if there is none, a flush if one is due or was asked for. True if
+    /// anything moved.
+    ///
+    /// # Errors
+    /// Why it failed; it is tried again at the next pass unless the store is poisoned.
+    pub fn flush(&mut self) -> Result<bool> {
+        self.flusher.step(&*self.waker)
+    }
+
+    /// Makes everything staged durable and writes the close frame.
+    ///
+    /// # Errors
+    /// Why the close is not clean.
+    pub fn close(mut self) -> Result<()> {
+        self.core.lane.refuse(super::subscription::closed());
+        let mut idle = 0;
+        while !self.committer.is_idle() {
+            let moved = self.commit()? | self.flush()?;
+            idle = if moved { 0 } else { idle + 1 };
+            if idle == IDLE_PASSES_MAX {
+                return Err(Error::new(ErrorKind::Io, "what is staged cannot be written"));
+            }
+        }
+        super::threads::finish(&self.core, &mut self.committer, &mut self.flusher)
+    }
+}

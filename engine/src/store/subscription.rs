@@ -1,0 +1,131 @@
+//! Waiting for what comes: new records of a log, and reads that wait for the disk elsewhere.
+
+use super::Core;
+use super::threads::Threads;
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::slot::Slot;
+use crate::read::Page;
+use crate::sync::{Arc, park_timeout};
+use crate::waiter::{Target, Waiter, pair};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// A watch on one log. It keeps the log's head in memory and holds no records.
+pub struct Subscription {
+    core: Arc<Core>,
+    slot: Arc<Slot>,
+    name: String,
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscription").field("log", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What a look at the log's head finds.
+struct Head {
+    next_seq: u64,
+    /// Closed or deleted: there is nothing to wait for.
+    ended: bool,
+}
+
+impl Subscription {
+    pub(super) fn new(core: &Arc<Core>, name: &str) -> Self {
+        let slot = core.index.heads.get(core.index.log_id(name));
+        Self { core: Arc::clone(core), slot, name: name.to_owned() }
+    }
+
+    /// The log's next seq at this moment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn next_seq(&self) -> Result<u64> {
+        self.look(None, 0).map(|head| head.next_seq)
+    }
+
+    /// Waits until the log's next seq is greater than `after`, the log was closed or deleted, or `timeout` has passed;
+    /// gives the next seq then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`], [`ErrorKind::Poisoned`].
+    #[allow(clippy::disallowed_methods, reason = "a wait on the caller's own thread, by the caller's own clock")]
+    pub fn wait(&self, after: u64, timeout: Duration) -> Result<u64> {
+        let until = Instant::now() + timeout;
+        loop {
+            let head = self.look(Some(Target::this_thread()), after)?;
+            let left = until.saturating_duration_since(Instant::now());
+            if head.next_seq > after || head.ended || left.is_zero() {
+                return Ok(head.next_seq);
+            }
+            self.core.poison.check()?;
+            park_timeout(left);
+        }
+    }
+
+    /// [`Self::wait`] as a future without a timeout.
+    pub fn changed(&self, after: u64) -> Changed<'_> {
+        Changed { subscription: self, after }
+    }
+
+    /// The head as it is visible; with a `target` to wake once it is past `after`, if it is not now.
+    fn look(&self, target: Option<Target>, after: u64) -> Result<Head> {
+        let mut inner = self.core.index.resolve_visible(&self.slot, Some(&self.name))?;
+        let visible = inner.visible;
+        let ended = visible.closed || visible.phase != crate::format::state::Phase::Live;
+        if visible.next_seq.0 <= after && !ended {
+            inner.watchers.extend(target);
+        }
+        Ok(Head { next_seq: visible.next_seq.0, ended })
+    }
+}
+
+/// The future of [`Subscription::changed`].
+#[derive(Debug)]
+pub struct Changed<'a> {
+    subscription: &'a Subscription,
+    after: u64,
+}
+
+impl Future for Changed<'_> {
+    type Output = Result<u64>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.subscription.look(Some(Target::Task(context.waker().clone())), self.after) {
+            Ok(head) if head.next_seq > self.after || head.ended => Poll::Ready(Ok(head.next_seq)),
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// The future of [`super::Store::read_async`].
+#[derive(Debug)]
+pub struct ReadFuture(Waiter<Result<Page>>);
+
+impl ReadFuture {
+    /// Begins the read on a thread of the store's; on this one, where the store has none.
+    pub(super) fn start(threads: Option<&Threads>, read: impl FnOnce() -> Result<Page> + Send + 'static) -> Self {
+        let (completer, waiter) = pair();
+        match threads {
+            Some(threads) => threads.read(Box::new(move || completer.complete(read()))),
+            None => completer.complete(read()),
+        }
+        Self(waiter)
+    }
+}
+
+impl Future for ReadFuture {
+    type Output = Result<Page>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+/// The error for what is asked of a store that was closed.
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::ShutDown, "the store is closed")
+}

@@ -1,0 +1,230 @@
+//! The store's threads: the only place that starts any.
+//!
+//! One runs the committer, one the flush, and a few read for futures. A thread that panics poisons the store, so that
+//! nobody waits for it for ever.
+
+use super::{CLOSE_FLUSH_BYTES, Core};
+use crate::commit::committer::Committer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::flush::Flusher;
+use crate::io::Wake;
+use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, wait, wait_for};
+use crossbeam::channel::{Sender, unbounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Threads that read for futures.
+const READERS: usize = 2;
+/// How long the flush sleeps before it looks again by itself.
+const FLUSH_SLEEP: Duration = Duration::from_millis(200);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The running threads.
+pub(super) struct Threads {
+    committer: JoinHandle<Option<Committer>>,
+    flusher: JoinHandle<Option<Flusher>>,
+    readers: Vec<JoinHandle<()>>,
+    jobs: Sender<Job>,
+    stop_committer: Arc<AtomicBool>,
+    stop_flusher: Arc<AtomicBool>,
+    waker: Arc<dyn Wake>,
+}
+
+/// What wakes the flush, and whom the flush wakes.
+#[derive(Default)]
+pub(super) struct FlushSignal {
+    state: Mutex<SignalState>,
+    /// The flush waits on it for work.
+    work: Condvar,
+    /// Those wait on it who asked for a flush.
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct SignalState {
+    woken: bool,
+    /// Passes that ended.
+    passes: u64,
+    last_error: Option<Error>,
+    stopped: bool,
+}
+
+impl Wake for FlushSignal {
+    fn wake(&self) {
+        self.state.lock().woken = true;
+        self.work.notify_one();
+    }
+}
+
+impl FlushSignal {
+    /// Asks for a flush of everything durable now and waits for it.
+    pub(super) fn flush(&self, core: &Core) -> Result<()> {
+        let target = core.journal.published().0.frame;
+        loop {
+            if core.index.set().manifest.flushed.frame >= target {
+                return Ok(());
+            }
+            core.flush_asked.store(true, Ordering::SeqCst);
+            let mut state = self.state.lock();
+            if state.stopped {
+                return Err(super::subscription::closed());
+            }
+            let passes = state.passes;
+            state.woken = true;
+            self.work.notify_one();
+            // A pass under way may have looked before this call asked: wait for the end of the one after it.
+            while state.passes < passes + 2 && !state.stopped {
+                if core.index.set().manifest.flushed.frame >= target {
+                    return Ok(());
+                }
+                state.woken = true;
+                self.work.notify_one();
+                wait(&self.done, &mut state);
+            }
+            if let Some(error) = state.last_error.clone() {
+                return Err(error);
+            }
+        }
+    }
+
+    fn sleep(&self) {
+        let mut state = self.state.lock();
+        if !state.woken {
+            wait_for(&self.work, &mut state, FLUSH_SLEEP);
+        }
+        state.woken = false;
+    }
+
+    fn passed(&self, result: Result<bool>) -> bool {
+        let mut state = self.state.lock();
+        state.passes += 1;
+        let moved = match result {
+            Ok(moved) => {
+                state.last_error = None;
+                moved
+            }
+            Err(error) => {
+                state.last_error = Some(error);
+                false
+            }
+        };
+        self.done.notify_all();
+        moved
+    }
+
+    fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.done.notify_all();
+    }
+}
+
+impl Threads {
+    /// Starts them.
+    pub(super) fn start(core: &Arc<Core>, committer: Committer, flusher: Flusher) -> Result<Self> {
+        let (stop_committer, stop_flusher) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let waker = committer.waker();
+        let (core_c, stop) = (Arc::clone(core), Arc::clone(&stop_committer));
+        let committer = spawn("everlog-commit", move || guarded(&core_c, committer, |c| commit_loop(c, &stop)))?;
+        let (core_f, stop, wake) = (Arc::clone(core), Arc::clone(&stop_flusher), Arc::clone(&waker));
+        let flusher = spawn("everlog-flush", move || {
+            let signal = Arc::clone(&core_f.flush_signal);
+            let flusher = guarded(&core_f, flusher, |f| flush_loop(f, &core_f, &stop, &*wake));
+            signal.stop();
+            flusher
+        })?;
+        let (jobs, queue) = unbounded::<Job>();
+        let readers = (0..READERS)
+            .map(|n| {
+                let queue = queue.clone();
+                spawn(&format!("everlog-read-{n}"), move || {
+                    for job in queue {
+                        // A job that panics drops its completer's partner only; the thread goes on.
+                        let _ = catch_unwind(AssertUnwindSafe(job));
+                    }
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { committer, flusher, readers, jobs, stop_committer, stop_flusher, waker })
+    }
+
+    /// Has a reader thread run the job.
+    pub(super) fn read(&self, job: Job) {
+        self.jobs.send(job).expect("the readers live as long as this sender");
+    }
+
+    /// Ends them, in the order that lets the committer finish: it may need the flush to free a journal file.
+    pub(super) fn stop(self, core: &Core) -> Result<()> {
+        self.stop_committer.store(true, Ordering::SeqCst);
+        self.waker.wake();
+        let committer = self.committer.join().ok().flatten();
+        self.stop_flusher.store(true, Ordering::SeqCst);
+        core.flush_signal.wake();
+        let flusher = self.flusher.join().ok().flatten();
+        drop(self.jobs);
+        for reader in self.readers {
+            let _ = reader.join();
+        }
+        match (committer, flusher) {
+            (Some(mut committer), Some(mut flusher)) => finish(core, &mut committer, &mut flusher),
+            _ => Err(core.poison.error()),
+        }
+    }
+}
+
+/// The end of a clean close: a flush if there is much, then the close frame.
+pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flusher) -> Result<()> {
+    core.poison.check()?;
+    if core.index.mem_bytes() > CLOSE_FLUSH_BYTES || (committer.needs_file() && !core.journal.ring.has_spare()) {
+        flusher.flush()?;
+    }
+    committer.close_frame()
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place that starts threads")]
+fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|e| {
+        Error::new(ErrorKind::Io, format!("the thread {name} cannot be started: {e}"))
+            .remedy("raise the limit of threads")
+    })
+}
+
+/// Runs a thread's loop on `part`; a panic poisons, and `part` is gone then.
+fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(|| body(&mut part))) {
+        Ok(()) => Some(part),
+        Err(_) => {
+            core.poison.set(Error::new(ErrorKind::Io, "a background thread panicked; see the standard error output"));
+            drop(part);
+            for pending in core.lane.close(core.poison.error()) {
+                pending.fail(core.poison.unknown());
+            }
+            core.index.pool.close();
+            None
+        }
+    }
+}
+
+fn commit_loop(committer: &mut Committer, stop: &AtomicBool) {
+    while !(stop.load(Ordering::SeqCst) && committer.is_settled()) {
+        committer.step(true);
+    }
+}
+
+fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, committer: &dyn Wake) {
+    while !stop.load(Ordering::SeqCst) {
+        let result = flusher.step(committer);
+        if let Err(error) = &result
+            && !core.poison.is_set()
+        {
+            tracing::warn!(%error, "a flush failed; it will be tried again");
+        }
+        if core.poison.is_set() {
+            committer.wake();
+        }
+        if !core.flush_signal.passed(result) {
+            core.flush_signal.sleep();
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What the tests of everlog share: a simulated machine to run the engine on, and an oracle that knows what each client
+//! was told.
+//!
+//! Nothing here is part of the product, and the product knows nothing of it: the simulation enters through the engine's
+//! `Io` and `Clock` alone. Invariant: everything follows from a seed, so that a failure can be run again.
+#![deny(missing_docs)]
+
+pub mod oracle;
+pub mod sim;

@@ -1,0 +1,236 @@
+//! The oracle: what each client was told, and therefore what the store must hold.
+//!
+//! It sees batches as they are given to the store, the answers, what readers are shown, and what is found after a
+//! recovery; it knows nothing of files, frames or threads. One client submits all batches, so their order is the
+//! store's order, and after any crash the store must stand exactly where it stood after some batch that it was given:
+//! not before the last one that anybody was told of, or was shown ([`Oracle::recovered`]). That says all of it at once:
+//! what was acknowledged is there, byte for byte, under its seq (I1); nothing is doubled, halved or made up, also not
+//! across the logs of one batch (I2); seqs are dense and nobody was shown what then went away (I3).
+//!
+//! Invariant: whatever was once answered, shown to a reader or shown after a recovery is settled for good.
+
+mod model;
+#[cfg(test)]
+mod tests;
+
+pub use model::{Answer, Creation, Log, Part, Phase, Producer, Refusal, State, Then};
+
+use everlog::ErrorKind;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+/// A promise that was not kept, in words.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Violation(pub String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A batch's number, in the order they were submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A record as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Its seq.
+    pub seq: u64,
+    /// Its place in the order of all.
+    pub lsn: u64,
+    /// Its time, in microseconds.
+    pub time: u64,
+    /// Its content.
+    pub payload: Vec<u8>,
+}
+
+/// One answer to a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The records.
+    pub records: Vec<Read>,
+    /// The log's next seq.
+    pub head: u64,
+    /// Whether the log takes no more records.
+    pub closed: bool,
+}
+
+/// All that can be seen of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Where it stands in its life; a log that nobody knows is absent.
+    pub phase: Phase,
+    /// The first seq kept.
+    pub first: u64,
+    /// The log's next seq.
+    pub next: u64,
+    /// Whether it takes no more records.
+    pub closed: bool,
+    /// Its metadata.
+    pub metadata: Vec<u8>,
+    /// Its records from `first` on; None where they cannot be read because it is not live.
+    pub records: Option<Vec<Read>>,
+}
+
+/// What a recovery made of the batches whose fate was open.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Fates {
+    /// They are there, or were refused without effect.
+    pub settled: Vec<Ticket>,
+    /// They are gone without a trace.
+    pub lost: Vec<Ticket>,
+}
+
+struct Pending {
+    ticket: Ticket,
+    logs: Vec<String>,
+    predicted: Result<Vec<Answer>, Refusal>,
+    answered: bool,
+    after: State,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Oracle {
+    /// The state that nothing can undo any more.
+    settled: State,
+    /// The batches after that, in order.
+    pending: VecDeque<Pending>,
+    /// How many of them somebody was told of or shown.
+    floor: usize,
+    submitted: u64,
+}
+
+impl Oracle {
+    /// The state if everything submitted comes to pass.
+    #[must_use]
+    pub fn expected(&self) -> &State {
+        self.pending.back().map_or(&self.settled, |p| &p.after)
+    }
+
+    /// Batches without an answer.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.pending.iter().filter(|p| !p.answered).count()
+    }
+
+    /// A batch is given to the store.
+    pub fn submit(&mut self, parts: &[Part]) -> Ticket {
+        self.submitted += 1;
+        let ticket = Ticket(self.submitted);
+        let (predicted, after) = model::predict(self.expected(), parts, ticket);
+        let logs = parts.iter().map(|part| part.log.clone()).collect();
+        self.pending.push_back(Pending { ticket, logs, predicted, answered: false, after });
+        ticket
+    }
+
+    /// The store did not take the batch that was submitted last (it was overloaded): it must have no effect.
+    pub fn turned_away(&mut self, ticket: Ticket) {
+        let last = self.pending.pop_back().expect("only a batch that was submitted is turned away");
+        assert_eq!(last.ticket, ticket, "only the last batch can be turned away");
+        assert!(self.floor <= self.pending.len(), "a batch that was shown was turned away");
+    }
+
+    /// The store answered a batch.
+    ///
+    /// # Errors
+    /// If it is not the answer that follows from the batches before.
+    pub fn answered(&mut self, ticket: Ticket, answer: &Result<Vec<Answer>, ErrorKind>) -> Result<(), Violation> {
+        let at = self.pending.iter().position(|p| p.ticket == ticket && !p.answered);
+        let Some(at) = at else {
+            return Err(Violation(format!("{ticket:?} was answered twice or after it was settled: {answer:?}")));
+        };
+        let pending = &mut self.pending[at];
+        pending.answered = true;
+        let rests_on = match (&pending.predicted, answer) {
+            (Ok(expected), Ok(given)) => {
+                if let Some(why) = model::differing(expected, given) {
+                    return Err(Violation(format!("{ticket:?} on {:?}: {why}", pending.logs)));
+                }
+                // A duplicate's answer rests on the first one, a fresh one's on itself.
+                expected.iter().filter_map(|a| a.first_ticket).max().unwrap_or(ticket)
+            }
+            (Err(expected), Err(given)) if expected.kind == *given => expected.rests_on,
+            (expected, given) => {
+                let logs = &pending.logs;
+                return Err(Violation(format!("{ticket:?} on {logs:?}: expected {expected:?}, got {given:?}")));
+            }
+        };
+        let told = self.pending.iter().take_while(|p| p.ticket <= rests_on).count();
+        self.floor = self.floor.max(told);
+        self.settle();
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        while self.floor > 0 && self.pending.front().is_some_and(|p| p.answered) {
+            self.settled = self.pending.pop_front().expect("it was just looked at").after;
+            self.floor -= 1;
+        }
+        // A refusal changes nothing; it needs no floor to be forgotten.
+        while self.pending.front().is_some_and(|p| p.answered && p.predicted.is_err()) {
+            self.pending.pop_front();
+            self.floor = self.floor.saturating_sub(1);
+        }
+    }
+
+    /// A reader was shown `page`, or refused, for `log` from `from` on.
+    ///
+    /// # Errors
+    /// If the store has at no moment since the last answer stood so.
+    pub fn read(&mut self, log: &str, from: u64, page: &Result<Page, ErrorKind>) -> Result<(), Violation> {
+        let mut why = String::new();
+        for k in self.floor..=self.pending.len() {
+            match model::check_page(self.state_after(k).get(log).map(|l| &**l), from, page) {
+                None => {
+                    self.floor = k;
+                    if let (Ok(page), Some(log)) = (page, self.state_after(k).get(log)) {
+                        model::stamp(log, &page.records);
+                    }
+                    self.settle();
+                    return Ok(());
+                }
+                Some(difference) => why += &format!("\n  after {k} open batches: {difference}"),
+            }
+        }
+        Err(Violation(format!("log {log} read from {from}:{why}")))
+    }
+
+    /// A recovery is over, and `shown` is all that the store holds now. Logs that are absent may be left out.
+    ///
+    /// # Errors
+    /// If that is not what the store held after one of the batches that may have been its last.
+    pub fn recovered(&mut self, shown: &BTreeMap<String, Shown>) -> Result<Fates, Violation> {
+        let mut why = String::new();
+        for k in self.floor..=self.pending.len() {
+            let Some(difference) = model::check_all(self.state_after(k), shown) else {
+                for (name, log) in self.state_after(k) {
+                    let records = shown.get(name).and_then(|s| s.records.as_deref());
+                    model::stamp(log, records.unwrap_or_default());
+                }
+                return Ok(self.adopt(k));
+            };
+            why += &format!("\n  if {k} of {} open batches survived: {difference}", self.pending.len());
+        }
+        Err(Violation(format!("what is found is not what was there, at least {} open batches:{why}", self.floor)))
+    }
+
+    fn adopt(&mut self, k: usize) -> Fates {
+        let mut fates = Fates::default();
+        self.settled = self.state_after(k).clone();
+        self.floor = 0;
+        for (i, pending) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+            match i < k {
+                true => fates.settled.push(pending.ticket),
+                false => fates.lost.push(pending.ticket),
+            }
+        }
+        fates
+    }
+
+    fn state_after(&self, k: usize) -> &State {
+        if k == 0 { &self.settled } else { &self.pending[k - 1].after }
+    }
+}
