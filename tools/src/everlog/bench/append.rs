@@ -122,7 +122,7 @@ fn syncs(stats: &Stats) -> u64 {
 /// Bytes that were given to the device, whatever for.
 fn device_bytes(stats: &Stats) -> u64 {
     const HEADER_BYTES: u64 = 4096;
-    stats.frame_bytes + stats.journal_headers * HEADER_BYTES + stats.journal_fill_bytes + stats.segment_bytes
+    stats.frame_bytes + stats.journal_headers * HEADER_BYTES + stats.journal_fill_bytes + stats.segment_bytes_written
 }
 
 fn create_logs(store: &Store, names: &[String]) -> Result<(), Failure> {

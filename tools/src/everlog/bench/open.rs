@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         open_ms,
         first_read_ms,
         first_append_ms: ms(start),
-        journal_bytes_replayed: store.recovery().journal_bytes,
+        journal_bytes_replayed: store.recovery().bytes,
         rss_bytes: memory.rss_bytes,
         heap_bytes: memory.heap_bytes,
     };
