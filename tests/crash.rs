@@ -4,8 +4,8 @@
 //! `EVERLOG_SEEDS=n` runs seeds 0..n (1,000 if it is not set), `EVERLOG_SEED=s` that one alone.
 
 use everlog_tests::oracle::Violation;
-use everlog_tests::sim::world::{self, Tally};
 use everlog_tests::sim::SimDisk;
+use everlog_tests::sim::world::{self, Tally};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -96,6 +96,10 @@ fn the_same_seed_gives_the_same_trace() {
             (tally, disk.trace())
         });
         let differ = traces[0].1.iter().zip(&traces[1].1).position(|(a, b)| a != b);
-        assert!(traces[0] == traces[1], "seed {seed}, line {differ:?}: {:?}", differ.map(|i| (&traces[0].1[i], &traces[1].1[i])));
+        assert!(
+            traces[0] == traces[1],
+            "seed {seed}, line {differ:?}: {:?}",
+            differ.map(|i| (&traces[0].1[i], &traces[1].1[i]))
+        );
     }
 }

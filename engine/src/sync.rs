@@ -13,7 +13,7 @@ pub use self::model::*;
 mod real {
     pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
     pub use std::sync::Arc;
-    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub use std::thread::{Thread, current, park, park_timeout, yield_now};
 
     /// Waits on `condvar` for at most `timeout`.
@@ -30,7 +30,7 @@ mod real {
 #[cfg(everlog_loom)]
 mod model {
     pub use loom::sync::Arc;
-    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub use loom::thread::{Thread, current, park, yield_now};
 
     /// loom has no time: a bounded wait is a wait.

@@ -252,7 +252,8 @@ fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, Error
         Some(Then::Metadata(metadata)) => log.metadata.clone_from(metadata),
     }
     let last_record = if part.then.is_none() { log.records.last().filter(|_| log.next > first).cloned() } else { None };
-    let answer = Answer { first, next: log.next, lsn: Rc::default(), duplicate: false, first_ticket: None, last_record };
+    let answer =
+        Answer { first, next: log.next, lsn: Rc::default(), duplicate: false, first_ticket: None, last_record };
     remember(log, part, &answer, ticket);
     log.touched = Some(ticket);
     Ok(answer)
@@ -344,10 +345,13 @@ pub(super) fn check_page(log: Option<&Log>, from: u64, page: &Result<Page, Error
             }
             check_records(log, from, &page.records)
         }
-        (expected, given) => Some(format!("expected {}, got {given:?}", match expected {
-            Some(kind) => format!("{kind:?}"),
-            None => format!("records {from}..{}", log.next),
-        })),
+        (expected, given) => Some(format!(
+            "expected {}, got {given:?}",
+            match expected {
+                Some(kind) => format!("{kind:?}"),
+                None => format!("records {from}..{}", log.next),
+            }
+        )),
     }
 }
 

@@ -178,5 +178,9 @@ fn a_batch_turned_away_leaves_nothing() {
     let mut oracle = history();
     let ticket = oracle.submit(&[part("a", &["never"])]);
     oracle.turned_away(ticket);
-    complains(&mut oracle, &[("a", a(&["0", "1", "2", "never"])), ("b", live(0, vec![read(0, 6, "0")]))], "(0, 4, false)");
+    complains(
+        &mut oracle,
+        &[("a", a(&["0", "1", "2", "never"])), ("b", live(0, vec![read(0, 6, "0")]))],
+        "(0, 4, false)",
+    );
 }

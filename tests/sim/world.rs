@@ -11,7 +11,7 @@
 use super::traffic::Traffic;
 use super::{Crash, Rng, SimClock, SimDisk};
 use crate::oracle::{Answer, Creation, Fates, Oracle, Page, Part, Phase, Read, Shown, Then, Ticket, Violation};
-use everlog::sync::Arc;
+use std::sync::Arc;
 use everlog::{Ack, Batch, Config, ErrorKind, LogBatch, ReadLimit, Receipt, Steps, Store, WhenFull};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -328,6 +328,10 @@ impl World {
     }
 
     fn flush(&mut self, running: &mut Running) -> Result<(), Violation> {
+        if self.rng.chance(10) {
+            // In a stepped store this only asks; a poisoned one refuses, which the next line tells too.
+            let _asked = running.store.flush();
+        }
         let result = running.steps.flush();
         self.collect()?;
         let moved = self.sound(result, "a pass of the flusher")?;
@@ -361,7 +365,8 @@ impl World {
         let name = self.traffic.any_log();
         let head = self.oracle.expected().get(&name).map_or(0, |log| log.next);
         let from = self.rng.below(head + 2);
-        let limit = ReadLimit { records: self.rng.between(1, 40) as usize, bytes: self.rng.between(1, 20_000) as usize };
+        let limit =
+            ReadLimit { records: self.rng.between(1, 40) as usize, bytes: self.rng.between(1, 20_000) as usize };
         let page = match store.read(&name, from, limit) {
             Ok(page) => Ok(as_seen(page)),
             Err(e) if e.kind() == ErrorKind::Damaged => return violation(format!("an honest disk, and {e}")),

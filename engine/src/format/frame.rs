@@ -174,6 +174,19 @@ impl FrameHeader {
         (buf.len() >= HEADER_LEN && &buf[MAGIC_AT..MAGIC_AT + 8] == MAGIC).then(|| JournalId(get_u64(buf, JOURNAL_AT)))
     }
 
+    /// Whether the bytes at the start of `buf` look like the damaged header of a frame of this store, this use and this
+    /// place: three of magic, store, use and position are right, so that one damaged field does not hide the frame.
+    #[must_use]
+    pub fn resembles(buf: &[u8], store: StoreId, journal: JournalId, position: u64) -> bool {
+        let alike = [
+            buf.starts_with(MAGIC),
+            buf.len() >= HEADER_LEN && get_array::<16>(buf, STORE_AT) == store.0,
+            buf.len() >= HEADER_LEN && get_u64(buf, JOURNAL_AT) == journal.0,
+            buf.len() >= HEADER_LEN && get_u64(buf, POSITION_AT) == position,
+        ];
+        alike.iter().filter(|a| **a).count() >= 3
+    }
+
     /// Reads the header at the start of `buf`, which was found at byte `position` of a journal file. `buf` may go on
     /// past the header; the payload is not looked at. Rules 1 to 7 of "A frame is valid if and only if".
     pub fn decode(buf: &[u8], store: StoreId, journal: JournalId, salt: u32, position: u64) -> Decoded<Self> {

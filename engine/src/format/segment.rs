@@ -1,1 +1,625 @@
-//! docs/FORMAT.md.
+//! A segment's layout: header, footer, index entries, chunks, names, and the meta stream. docs/FORMAT.md, "Segment".
+//!
+//! Blocks are `format/block.rs`, state records `format/state.rs`, the filter `segment/filter.rs`. Nothing here knows a
+//! file. Invariant: what is decoded is bounded by the bytes given, and by [`CHUNK_PLAIN_BYTES_MAX`].
+
+use super::block::{BODY_LEN, Section};
+use super::bytes::{Reader, Sink, get_array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64, varint_len};
+use super::manifest::{SegmentMeta, TIMELINE_LEN, TimelineStart};
+use super::{Decoded, FORMAT_VERSION, Features, Malformed};
+use crate::limits::{NAME_BYTES_MAX, RECORD_BYTES_MAX};
+use crate::types::{LogId, Lsn, SegmentId, Seq, StoreId, TimeUs};
+
+/// Entries are gathered into chunks of about this many bytes; one larger entry has its own chunk.
+pub const CHUNK_BYTES: usize = 64 << 10;
+/// The largest chunk, decompressed, that a reader accepts. Bounds what is allocated on the word of a stored length.
+pub const CHUNK_PLAIN_BYTES_MAX: usize = (16 << 20) + CHUNK_BYTES;
+/// What a chunk needs beside an entry's body at most: base LSN and time, the entry's differences, its length.
+pub const CHUNK_OVERHEAD: usize = 45;
+
+const _: () = assert!(2 * RECORD_BYTES_MAX <= CHUNK_PLAIN_BYTES_MAX - CHUNK_BYTES);
+
+const HEADER_MAGIC: &[u8; 8] = b"EVLGSEGM";
+const FOOTER_MAGIC: &[u8; 8] = b"EVLGSEGF";
+
+/// What stands in front of both header and footer: magic, format, zeros, feature bits, store id, segment id, LSNs.
+const MAGIC_AT: usize = 0;
+const FORMAT_AT: usize = MAGIC_AT + 8;
+const ZEROS_AT: usize = FORMAT_AT + 2;
+const FEATURES_AT: usize = ZEROS_AT + 6;
+const STORE_AT: usize = FEATURES_AT + 24;
+const SEGMENT_AT: usize = STORE_AT + 16;
+const FIRST_LSN_AT: usize = SEGMENT_AT + 8;
+const LAST_LSN_AT: usize = FIRST_LSN_AT + 8;
+/// The header's body, in bytes.
+pub const HEADER_LEN: usize = LAST_LSN_AT + 8;
+
+const FIRST_TIME_AT: usize = HEADER_LEN;
+const LAST_TIME_AT: usize = FIRST_TIME_AT + 8;
+const LOGS_AT: usize = LAST_TIME_AT + 8;
+const RECORDS_AT: usize = LOGS_AT + 8;
+const ENTRIES_AT: usize = RECORDS_AT + 8;
+const PAYLOAD_AT: usize = ENTRIES_AT + 8;
+const PLACES_AT: usize = PAYLOAD_AT + 8;
+const DATA_BYTES_AT: usize = PLACES_AT + 8 * 16;
+const STATE_BYTES_AT: usize = DATA_BYTES_AT + 8;
+const META_BYTES_AT: usize = STATE_BYTES_AT + 8;
+const DIGEST_AT: usize = META_BYTES_AT + 8;
+/// The footer's body, in bytes.
+pub const FOOTER_LEN: usize = DIGEST_AT + 32;
+
+const _: () = assert!(HEADER_LEN == 80 && FOOTER_LEN == 312 && FOOTER_LEN <= BODY_LEN);
+
+/// What header and footer both say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The version of the format that the segment is written in.
+    pub format: u16,
+    /// Feature bits of the store.
+    pub features: Features,
+    /// The store.
+    pub store: StoreId,
+    /// The segment.
+    pub id: SegmentId,
+    /// The first LSN that it covers.
+    pub first_lsn: Lsn,
+    /// The last LSN that it covers.
+    pub last_lsn: Lsn,
+}
+
+impl Header {
+    /// The body of the header block.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut out = [0; HEADER_LEN];
+        self.put(&mut out, HEADER_MAGIC);
+        out
+    }
+
+    /// Reads the body of the header block. A format or feature that this version does not know is not an error here.
+    pub fn decode(body: &[u8]) -> Decoded<Self> {
+        if body.len() != HEADER_LEN {
+            return Err(Malformed { what: "a header of another length", at: body.len() });
+        }
+        Self::get(body, HEADER_MAGIC)
+    }
+
+    fn put(&self, out: &mut [u8], magic: &[u8; 8]) {
+        out[MAGIC_AT..MAGIC_AT + 8].copy_from_slice(magic);
+        put_u16(out, FORMAT_AT, self.format);
+        self.features.put(out, FEATURES_AT);
+        out[STORE_AT..STORE_AT + 16].copy_from_slice(&self.store.0);
+        put_u64(out, SEGMENT_AT, self.id.0);
+        put_u64(out, FIRST_LSN_AT, self.first_lsn.0);
+        put_u64(out, LAST_LSN_AT, self.last_lsn.0);
+    }
+
+    fn get(body: &[u8], magic: &[u8; 8]) -> Decoded<Self> {
+        if &body[MAGIC_AT..MAGIC_AT + 8] != magic {
+            return Err(Malformed { what: "no segment's magic", at: MAGIC_AT });
+        }
+        if body[ZEROS_AT..FEATURES_AT].iter().any(|b| *b != 0) {
+            return Err(Malformed { what: "bytes that should be zero are not", at: ZEROS_AT });
+        }
+        Ok(Self {
+            format: get_u16(body, FORMAT_AT),
+            features: Features::get(body, FEATURES_AT),
+            store: StoreId(get_array(body, STORE_AT)),
+            id: SegmentId(get_u64(body, SEGMENT_AT)),
+            first_lsn: Lsn(get_u64(body, FIRST_LSN_AT)),
+            last_lsn: Lsn(get_u64(body, LAST_LSN_AT)),
+        })
+    }
+
+    /// Whether this version can read the segment.
+    #[must_use]
+    pub fn readable(&self) -> bool {
+        self.format == FORMAT_VERSION && self.features.readable()
+    }
+}
+
+/// Where a section lies, in blocks of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its first block.
+    pub first: u64,
+    /// How many blocks it has.
+    pub blocks: u64,
+}
+
+impl Place {
+    /// The block after its last.
+    #[must_use]
+    pub fn end(self) -> u64 {
+        self.first + self.blocks
+    }
+}
+
+/// Where the sections between header and footer lie, in the order of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The chunks.
+    pub data: Place,
+    /// The index.
+    pub index: Place,
+    /// The first key of each index block.
+    pub fence: Place,
+    /// The first key of each fence block.
+    pub root: Place,
+    /// The filter.
+    pub filter: Place,
+    /// The names.
+    pub names: Place,
+    /// The state stream.
+    pub state: Place,
+    /// The meta stream.
+    pub meta: Place,
+}
+
+impl Places {
+    /// All of them, in the order of the file.
+    #[must_use]
+    pub fn all(&self) -> [Place; 8] {
+        [self.data, self.index, self.fence, self.root, self.filter, self.names, self.state, self.meta]
+    }
+
+    /// What block `number`, which lies behind the data, belongs to.
+    #[must_use]
+    pub fn section_of(&self, number: u64) -> Section {
+        let sections = [
+            (self.index, Section::Index),
+            (self.fence, Section::Fence),
+            (self.root, Section::Root),
+            (self.filter, Section::Filter),
+            (self.names, Section::Names),
+            (self.state, Section::State),
+            (self.meta, Section::Meta),
+        ];
+        sections.iter().find(|(place, _)| number < place.end()).map_or(Section::Footer, |(_, section)| *section)
+    }
+
+    fn of([data, index, fence, root, filter, names, state, meta]: [Place; 8]) -> Self {
+        Self { data, index, fence, root, filter, names, state, meta }
+    }
+}
+
+/// The footer: where everything is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// What the header says as well.
+    pub header: Header,
+    /// The time of the first entry; 0 if there are none.
+    pub first_time: TimeUs,
+    /// The time of the last entry; 0 if there are none.
+    pub last_time: TimeUs,
+    /// Logs.
+    pub logs: u64,
+    /// Records.
+    pub records: u64,
+    /// Records and control operations.
+    pub entries: u64,
+    /// Bytes of the bodies of all entries.
+    pub payload_bytes: u64,
+    /// Where the sections lie.
+    pub places: Places,
+    /// Bytes of data, without the zeros behind it.
+    pub data_bytes: u64,
+    /// Bytes of the state stream.
+    pub state_bytes: u64,
+    /// Bytes of the meta stream.
+    pub meta_bytes: u64,
+    /// BLAKE3 of everything before the footer.
+    pub digest: [u8; 32],
+}
+
+impl Footer {
+    /// The body of the footer block.
+    #[must_use]
+    pub fn encode(&self) -> [u8; FOOTER_LEN] {
+        let mut out = [0; FOOTER_LEN];
+        self.header.put(&mut out, FOOTER_MAGIC);
+        put_u64(&mut out, FIRST_TIME_AT, self.first_time.0);
+        put_u64(&mut out, LAST_TIME_AT, self.last_time.0);
+        put_u64(&mut out, LOGS_AT, self.logs);
+        put_u64(&mut out, RECORDS_AT, self.records);
+        put_u64(&mut out, ENTRIES_AT, self.entries);
+        put_u64(&mut out, PAYLOAD_AT, self.payload_bytes);
+        for (i, place) in self.places.all().iter().enumerate() {
+            put_u64(&mut out, PLACES_AT + 16 * i, place.first);
+            put_u64(&mut out, PLACES_AT + 16 * i + 8, place.blocks);
+        }
+        put_u64(&mut out, DATA_BYTES_AT, self.data_bytes);
+        put_u64(&mut out, STATE_BYTES_AT, self.state_bytes);
+        put_u64(&mut out, META_BYTES_AT, self.meta_bytes);
+        out[DIGEST_AT..DIGEST_AT + 32].copy_from_slice(&self.digest);
+        out
+    }
+
+    /// Reads what the footer shares with the header, so that a format that is not known can be told from damage.
+    pub fn decode_header(body: &[u8]) -> Decoded<Header> {
+        if body.len() < HEADER_LEN {
+            return Err(Malformed { what: "a footer too short to be one", at: body.len() });
+        }
+        Header::get(body, FOOTER_MAGIC)
+    }
+
+    /// Reads the body of the footer block, which is block `number` of the file.
+    pub fn decode(body: &[u8], number: u64) -> Decoded<Self> {
+        let header = Self::decode_header(body)?;
+        if body.len() != FOOTER_LEN {
+            return Err(Malformed { what: "a footer of another length", at: body.len() });
+        }
+        let mut places = [Place::default(); 8];
+        let mut at = 1;
+        for (i, place) in places.iter_mut().enumerate() {
+            let field = PLACES_AT + 16 * i;
+            *place = Place { first: get_u64(body, field), blocks: get_u64(body, field + 8) };
+            if place.first != at || place.blocks > number.saturating_sub(at) {
+                return Err(Malformed { what: "sections that do not follow one another", at: field });
+            }
+            at = place.end();
+        }
+        let footer = Self {
+            header,
+            first_time: TimeUs(get_u64(body, FIRST_TIME_AT)),
+            last_time: TimeUs(get_u64(body, LAST_TIME_AT)),
+            logs: get_u64(body, LOGS_AT),
+            records: get_u64(body, RECORDS_AT),
+            entries: get_u64(body, ENTRIES_AT),
+            payload_bytes: get_u64(body, PAYLOAD_AT),
+            places: Places::of(places),
+            data_bytes: get_u64(body, DATA_BYTES_AT),
+            state_bytes: get_u64(body, STATE_BYTES_AT),
+            meta_bytes: get_u64(body, META_BYTES_AT),
+            digest: get_array(body, DIGEST_AT),
+        };
+        let fits = at == number
+            && footer.data_bytes.div_ceil(crate::types::BLOCK as u64) == footer.places.data.blocks
+            && footer.state_bytes.div_ceil(BODY_LEN as u64) == footer.places.state.blocks
+            && footer.meta_bytes.div_ceil(BODY_LEN as u64) == footer.places.meta.blocks
+            && (footer.logs == 0) == (footer.places.filter.blocks == 0);
+        if fits { Ok(footer) } else { Err(Malformed { what: "lengths that contradict each other", at: PLACES_AT }) }
+    }
+
+    /// Whether the manifest says the same of the segment.
+    #[must_use]
+    pub fn agrees(&self, meta: &SegmentMeta) -> bool {
+        let h = &self.header;
+        (h.id, h.first_lsn, h.last_lsn) == (meta.id, meta.first_lsn, meta.last_lsn)
+            && (self.first_time, self.last_time) == (meta.first_time, meta.last_time)
+            && (self.logs, self.records, self.entries) == (meta.logs, meta.records, meta.entries)
+            && self.payload_bytes == meta.payload_bytes
+    }
+}
+
+/// What index entries are sorted by, and what fence and root consist of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The log.
+    pub log: LogId,
+    /// The first seq.
+    pub first_seq: Seq,
+}
+
+/// A key's length, in bytes.
+pub const KEY_LEN: usize = 24;
+/// Keys in a block of fence or root.
+pub const KEYS_PER_BLOCK: usize = BODY_LEN / KEY_LEN;
+/// An index entry's length, in bytes. It begins with its key.
+pub const INDEX_ENTRY_LEN: usize = ENTRY_STATE_LSN_AT + 8;
+/// Entries in an index block.
+pub const ENTRIES_PER_BLOCK: usize = BODY_LEN / INDEX_ENTRY_LEN;
+
+const ENTRY_LOG_AT: usize = 0;
+const ENTRY_FIRST_SEQ_AT: usize = ENTRY_LOG_AT + 16;
+const ENTRY_RECORDS_AT: usize = ENTRY_FIRST_SEQ_AT + 8;
+const ENTRY_FLAGS_AT: usize = ENTRY_RECORDS_AT + 4;
+const ENTRY_OFFSET_AT: usize = ENTRY_FLAGS_AT + 2;
+const ENTRY_LEN_AT: usize = ENTRY_OFFSET_AT + 6;
+const ENTRY_DIGEST_AT: usize = ENTRY_LEN_AT + 4;
+const ENTRY_STATE_AT_AT: usize = ENTRY_DIGEST_AT + 8;
+const ENTRY_STATE_LSN_AT: usize = ENTRY_STATE_AT_AT + 4;
+
+const _: () = assert!(INDEX_ENTRY_LEN == 60 && ENTRIES_PER_BLOCK == 67 && KEYS_PER_BLOCK == 169);
+
+/// The chunk is compressed.
+pub const FLAG_COMPRESSED: u16 = 1;
+/// It is the last chunk of the log in this segment.
+pub const FLAG_LAST: u16 = 2;
+/// It holds entries that are not records.
+pub const FLAG_CONTROL: u16 = 4;
+const FLAGS_KNOWN: u16 = FLAG_COMPRESSED | FLAG_LAST | FLAG_CONTROL;
+
+/// "The state record is not in this segment."
+const STATE_ELSEWHERE: u32 = u32::MAX;
+
+impl Key {
+    /// Reads the key at the start of `buf`.
+    #[must_use]
+    pub fn get(buf: &[u8]) -> Self {
+        Self { log: LogId(get_array(buf, ENTRY_LOG_AT)), first_seq: Seq(get_u64(buf, ENTRY_FIRST_SEQ_AT)) }
+    }
+}
+
+/// One chunk, as the index knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// The log.
+    pub log: LogId,
+    /// The seq of its first record; without records, the log's next seq.
+    pub first_seq: Seq,
+    /// Its records.
+    pub records: u32,
+    /// [`FLAG_COMPRESSED`], [`FLAG_LAST`], [`FLAG_CONTROL`].
+    pub flags: u16,
+    /// The chunk's byte offset in the file, below 2^48.
+    pub offset: u64,
+    /// The chunk's length as stored, in bytes.
+    pub len: u32,
+    /// The first 8 bytes of the BLAKE3 of the chunk as stored.
+    pub digest: u64,
+    /// On the last chunk: the offset of the log's state record in the state stream, if it is in this segment.
+    pub state_at: Option<u32>,
+    /// On the last chunk: the LSN of the log's last change of state; the state record lies in the segment covering it.
+    pub state_lsn: Lsn,
+}
+
+impl IndexEntry {
+    /// The seq after its last record; on the last chunk, the log's next seq as of this segment.
+    #[must_use]
+    pub fn next_seq(&self) -> Seq {
+        Seq(self.first_seq.0 + u64::from(self.records))
+    }
+
+    /// Whether it is the last chunk of the log in this segment.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.flags & FLAG_LAST != 0
+    }
+
+    /// Whether the chunk is compressed.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.flags & FLAG_COMPRESSED != 0
+    }
+
+    /// What it is sorted by.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key { log: self.log, first_seq: self.first_seq }
+    }
+
+    /// The entry's bytes. Panics on a state offset of 2^32 − 1, and on an offset of 2^48 or more.
+    #[must_use]
+    pub fn encode(&self) -> [u8; INDEX_ENTRY_LEN] {
+        assert!(self.offset < 1 << 48 && self.state_at != Some(STATE_ELSEWHERE), "places fit their fields");
+        let mut out = [0; INDEX_ENTRY_LEN];
+        out[ENTRY_LOG_AT..ENTRY_LOG_AT + 16].copy_from_slice(&self.log.0);
+        put_u64(&mut out, ENTRY_FIRST_SEQ_AT, self.first_seq.0);
+        put_u32(&mut out, ENTRY_RECORDS_AT, self.records);
+        put_u16(&mut out, ENTRY_FLAGS_AT, self.flags);
+        out[ENTRY_OFFSET_AT..ENTRY_OFFSET_AT + 6].copy_from_slice(&self.offset.to_le_bytes()[..6]);
+        put_u32(&mut out, ENTRY_LEN_AT, self.len);
+        put_u64(&mut out, ENTRY_DIGEST_AT, self.digest);
+        put_u32(&mut out, ENTRY_STATE_AT_AT, self.state_at.unwrap_or(STATE_ELSEWHERE));
+        put_u64(&mut out, ENTRY_STATE_LSN_AT, self.state_lsn.0);
+        out
+    }
+
+    /// Reads the entry at the start of `buf`, which has at least [`INDEX_ENTRY_LEN`] bytes.
+    pub fn decode(buf: &[u8]) -> Decoded<Self> {
+        let Key { log, first_seq } = Key::get(buf);
+        let mut offset = [0; 8];
+        offset[..6].copy_from_slice(&buf[ENTRY_OFFSET_AT..ENTRY_OFFSET_AT + 6]);
+        let state_at = get_u32(buf, ENTRY_STATE_AT_AT);
+        let entry = Self {
+            log,
+            first_seq,
+            records: get_u32(buf, ENTRY_RECORDS_AT),
+            flags: get_u16(buf, ENTRY_FLAGS_AT),
+            offset: u64::from_le_bytes(offset),
+            len: get_u32(buf, ENTRY_LEN_AT),
+            digest: get_u64(buf, ENTRY_DIGEST_AT),
+            state_at: (state_at != STATE_ELSEWHERE).then_some(state_at),
+            state_lsn: Lsn(get_u64(buf, ENTRY_STATE_LSN_AT)),
+        };
+        if entry.flags & !FLAGS_KNOWN != 0 {
+            return Err(Malformed { what: "an unknown flag of a chunk", at: ENTRY_FLAGS_AT });
+        }
+        if first_seq.0.checked_add(u64::from(entry.records)).is_none() {
+            return Err(Malformed { what: "a seq beyond the last", at: ENTRY_FIRST_SEQ_AT });
+        }
+        if !entry.is_last() && (entry.state_at.is_some() || entry.state_lsn != Lsn(0)) {
+            return Err(Malformed { what: "a state on a chunk that is not the log's last", at: ENTRY_STATE_AT_AT });
+        }
+        Ok(entry)
+    }
+}
+
+/// An entry as it stands in a chunk, its body not yet decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkEntry<'a> {
+    /// Its position in the order of all.
+    pub lsn: Lsn,
+    /// The time of its frame.
+    pub time: TimeUs,
+    /// The body, as in the journal: see [`super::entry::Entry::decode`].
+    pub body: &'a [u8],
+}
+
+/// Splits a decompressed chunk into its entries. Ends after the first error.
+#[derive(Clone, Debug)]
+pub struct ChunkEntries<'a> {
+    reader: Reader<'a>,
+    /// The previous entry's LSN and time; None until the base is read.
+    previous: Option<(u64, u64)>,
+}
+
+impl<'a> ChunkEntries<'a> {
+    /// Starts at the first entry of the decompressed chunk.
+    #[must_use]
+    pub fn new(plain: &'a [u8]) -> Self {
+        Self { reader: Reader::new(plain), previous: None }
+    }
+
+    fn entry(&mut self) -> Decoded<ChunkEntry<'a>> {
+        let reader = &mut self.reader;
+        let (lsn, time) = match self.previous {
+            Some(previous) => previous,
+            None => (reader.varint()?, reader.varint()?),
+        };
+        let add = |reader: &mut Reader<'_>, base: u64| {
+            let more = reader.varint()?;
+            base.checked_add(more).ok_or_else(|| reader.malformed("a number beyond 64 bits"))
+        };
+        let (lsn, time) = (add(reader, lsn)?, add(reader, time)?);
+        self.previous = Some((lsn, time));
+        Ok(ChunkEntry { lsn: Lsn(lsn), time: TimeUs(time), body: reader.bytes(CHUNK_PLAIN_BYTES_MAX)? })
+    }
+}
+
+impl<'a> Iterator for ChunkEntries<'a> {
+    type Item = Decoded<ChunkEntry<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.reader.left() == 0 {
+            return None;
+        }
+        let entry = self.entry();
+        if entry.is_err() {
+            self.reader = Reader::new(&[]);
+        }
+        Some(entry)
+    }
+}
+
+/// A name in the names section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameEntry<'a> {
+    /// The log's name.
+    pub name: &'a str,
+    /// The log.
+    pub log: LogId,
+    /// The LSN of its creation.
+    pub created: Lsn,
+}
+
+impl<'a> NameEntry<'a> {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        varint_len(self.name.len() as u64) + self.name.len() + 16 + varint_len(self.created.0)
+    }
+
+    /// Appends it.
+    pub fn encode(&self, out: &mut impl Sink) {
+        out.put_bytes(self.name.as_bytes());
+        out.put(&self.log.0);
+        out.put_varint(self.created.0);
+    }
+
+    /// Reads the next one.
+    pub fn decode(reader: &mut Reader<'a>) -> Decoded<Self> {
+        let name = std::str::from_utf8(reader.bytes(NAME_BYTES_MAX)?)
+            .map_err(|_| reader.malformed("a name that is not UTF-8"))?;
+        Ok(Self { name, log: LogId(reader.array()?), created: Lsn(reader.varint()?) })
+    }
+}
+
+/// The meta stream: the timelines that led here, and no replaced segments.
+#[must_use]
+pub fn encode_meta(ancestry: &[TimelineStart]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ancestry.len() * TIMELINE_LEN + 4);
+    out.put_varint(ancestry.len() as u64);
+    ancestry.iter().for_each(|t| t.encode(&mut out));
+    out.put_varint(0);
+    out
+}
+
+/// Reads the meta stream: the timelines that led here. The ids of replaced segments are reserved.
+pub fn decode_meta(stream: &[u8]) -> Decoded<Vec<TimelineStart>> {
+    let mut reader = Reader::new(stream);
+    let count = reader.varint()?;
+    if count > (reader.left() / TIMELINE_LEN) as u64 {
+        return Err(reader.malformed("more timelines than there are bytes for"));
+    }
+    let ancestry = (0..count).map(|_| TimelineStart::decode(&mut reader)).collect::<Decoded<_>>()?;
+    let replaced = reader.varint()?;
+    if replaced > (reader.left() / 8) as u64 {
+        return Err(reader.malformed("more segments than there are bytes for"));
+    }
+    reader.take(replaced as usize * 8)?;
+    reader.end()?;
+    Ok(ancestry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn decoders_never_panic(bytes: Vec<u8>, number: u64) {
+            let _ = Header::decode(&bytes);
+            let _ = Footer::decode(&bytes, number);
+            let _ = ChunkEntries::new(&bytes).count();
+            let _ = NameEntry::decode(&mut Reader::new(&bytes));
+            let _ = decode_meta(&bytes);
+        }
+
+        #[test]
+        fn an_index_entry_comes_back(
+            log: [u8; 16], first: u32, records: u32, flags in 0u16..8, offset in 0u64..1 << 48, len: u32, digest: u64,
+            at: Option<u16>, lsn: u64,
+        ) {
+            let last = flags & FLAG_LAST != 0;
+            let entry = IndexEntry {
+                log: LogId(log), first_seq: Seq(u64::from(first)), records, flags, offset, len, digest,
+                state_at: at.filter(|_| last).map(u32::from), state_lsn: Lsn(if last { lsn } else { 0 }),
+            };
+            prop_assert_eq!(IndexEntry::decode(&entry.encode()), Ok(entry));
+            prop_assert_eq!(Key::get(&entry.encode()), entry.key());
+        }
+    }
+
+    #[test]
+    fn a_footer_comes_back_and_its_sections_must_follow_one_another() {
+        let mut first = 1;
+        let mut places = [Place::default(); 8];
+        for (i, place) in places.iter_mut().enumerate() {
+            *place = Place { first, blocks: if i == 7 { 1 } else { i as u64 } };
+            first = place.end();
+        }
+        let footer = Footer {
+            header: Header {
+                format: FORMAT_VERSION,
+                features: Features::KNOWN,
+                store: StoreId([1; 16]),
+                id: SegmentId(3),
+                first_lsn: Lsn(4),
+                last_lsn: Lsn(9),
+            },
+            first_time: TimeUs(5),
+            last_time: TimeUs(6),
+            logs: 1,
+            records: 2,
+            entries: 3,
+            payload_bytes: 4,
+            places: Places::of(places),
+            data_bytes: 0,
+            state_bytes: 6 * BODY_LEN as u64 - 1,
+            meta_bytes: 2,
+            digest: [8; 32],
+        };
+        let body = footer.encode();
+        assert_eq!(Footer::decode(&body, first), Ok(footer.clone()));
+        assert!(Footer::decode(&body, first + 1).is_err(), "the footer is the last block");
+        let mut moved = footer.clone();
+        moved.places.index.first += 1;
+        assert!(Footer::decode(&moved.encode(), first).is_err());
+        let mut shorter = footer;
+        shorter.state_bytes = 1;
+        assert!(Footer::decode(&shorter.encode(), first).is_err());
+    }
+}

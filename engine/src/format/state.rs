@@ -1,5 +1,15 @@
 //! A log's state and its encoding in segments. docs/FORMAT.md, "State".
+//!
+//! How states change is not here, nor where a record lies. Invariant: a [`StateRecord`] holds what changed within its
+//! segment, and for the rest the LSN whose segment holds it, so that a merge never has to rewrite an idle log's state.
 
+use super::Decoded;
+use super::bytes::{Reader, Sink};
+use super::entry::{get_timelines, put_timelines};
+use crate::limits::{
+    METADATA_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX, TAG_BYTES_MAX,
+    TIMELINES_PER_LOG_MAX,
+};
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -110,4 +120,306 @@ pub struct Issued {
     pub first_seq: Seq,
     /// The log's next seq after it.
     pub next_seq: Seq,
+}
+
+/// The longest state record that a reader accepts, in bytes: every group at its limit. Bounds what is allocated on the
+/// word of a stored length.
+pub const STATE_RECORD_BYTES_MAX: usize = 8 << 20;
+
+const ISSUED_BYTES_MAX: usize = 10 + 8 + 3 * 10;
+const PRODUCER_BYTES_MAX: usize = 2 + PRODUCER_ID_BYTES_MAX + 10 + 1 + PRODUCER_WINDOW * ISSUED_BYTES_MAX;
+const _: () = assert!(
+    PRODUCERS_PER_LOG_MAX * PRODUCER_BYTES_MAX
+        + TIMELINES_PER_LOG_MAX * 18
+        + METADATA_BYTES_MAX
+        + TAG_BYTES_MAX
+        + 256
+        <= STATE_RECORD_BYTES_MAX
+);
+
+const EMPTY: u8 = 0;
+const HERE: u8 = 1;
+const AT: u8 = 2;
+
+/// One group of a log's state, as a segment holds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Group<T> {
+    /// It was never changed.
+    #[default]
+    Empty,
+    /// It changed in this segment, last to this.
+    Here(T),
+    /// Its last change was at this LSN, before this segment: the log's record in the segment covering it has it.
+    At(Lsn),
+}
+
+/// A log's state as one segment holds it: what changed there, and where the rest is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateRecord {
+    /// [`LogState::life`].
+    pub life: Group<Life>,
+    /// [`LogState::timelines`].
+    pub timelines: Group<Vec<(Timeline, Seq)>>,
+    /// [`LogState::metadata`].
+    pub metadata: Group<Vec<u8>>,
+    /// [`LogState::producers`]: only those that wrote in the segment, with their numbers there.
+    pub producers: Group<Producers>,
+}
+
+impl<T> Group<T> {
+    fn of(changed: Lsn, first_lsn: Lsn, value: impl FnOnce() -> T) -> Self {
+        match changed {
+            Lsn(0) => Self::Empty,
+            at if at < first_lsn => Self::At(at),
+            _ => Self::Here(value()),
+        }
+    }
+
+    fn encode<S: Sink>(&self, out: &mut S, put: impl FnOnce(&T, &mut S)) {
+        match self {
+            Self::Empty => out.put(&[EMPTY]),
+            Self::Here(value) => {
+                out.put(&[HERE]);
+                put(value, out);
+            }
+            Self::At(lsn) => {
+                out.put(&[AT]);
+                out.put_varint(lsn.0);
+            }
+        }
+    }
+
+    fn decode<'a>(reader: &mut Reader<'a>, get: impl FnOnce(&mut Reader<'a>) -> Decoded<T>) -> Decoded<Self> {
+        Ok(match reader.u8()? {
+            EMPTY => Self::Empty,
+            HERE => Self::Here(get(reader)?),
+            AT => Self::At(Lsn(reader.varint()?)),
+            _ => return Err(reader.malformed("an unknown form of a group of state")),
+        })
+    }
+}
+
+impl StateRecord {
+    /// What a segment that begins at `first_lsn` holds of `state`.
+    #[must_use]
+    pub fn of(state: &LogState, first_lsn: Lsn) -> Self {
+        let changed = &state.changed;
+        Self {
+            life: Group::of(changed.life, first_lsn, || state.life.clone()),
+            timelines: Group::of(changed.timelines, first_lsn, || state.timelines.clone()),
+            metadata: Group::of(changed.metadata, first_lsn, || state.metadata.clone()),
+            producers: Group::of(changed.producers, first_lsn, || state.producers.since(first_lsn)),
+        }
+    }
+
+    /// Appends the record, without a length in front of it.
+    pub fn encode(&self, out: &mut impl Sink) {
+        self.life.encode(out, Life::encode);
+        self.timelines.encode(out, |list, out| put_timelines(out, list));
+        self.metadata.encode(out, |bytes, out| out.put_bytes(bytes));
+        self.producers.encode(out, Producers::encode);
+    }
+
+    /// Reads a record that fills all of `bytes`.
+    pub fn decode(bytes: &[u8]) -> Decoded<Self> {
+        let mut reader = Reader::new(bytes);
+        let record = Self {
+            life: Group::decode(&mut reader, Life::decode)?,
+            timelines: Group::decode(&mut reader, |reader| get_timelines(reader))?,
+            metadata: Group::decode(&mut reader, |reader| Ok(reader.bytes(METADATA_BYTES_MAX)?.to_vec()))?,
+            producers: Group::decode(&mut reader, Producers::decode)?,
+        };
+        reader.end()?;
+        Ok(record)
+    }
+}
+
+impl Life {
+    fn encode(&self, out: &mut impl Sink) {
+        out.put_varint(self.created.0);
+        out.put(&[self.phase as u8, u8::from(self.closed)]);
+        out.put_varint(self.trim.0);
+        out.put_varint(self.deleted_at.0);
+        out.put_varint(self.expiry.0);
+        out.put_bytes(&self.tag);
+        out.put(&[u8::from(self.fork.is_some())]);
+        if let Some((parent, at)) = &self.fork {
+            out.put(&parent.0);
+            out.put_varint(at.0);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
+        let created = Lsn(reader.varint()?);
+        let phase = match reader.u8()? {
+            0 => Phase::Absent,
+            1 => Phase::Live,
+            2 => Phase::Deleted,
+            _ => return Err(reader.malformed("an unknown phase of a log")),
+        };
+        Ok(Self {
+            created,
+            phase,
+            closed: flag(reader)?,
+            trim: Seq(reader.varint()?),
+            deleted_at: TimeUs(reader.varint()?),
+            expiry: TimeUs(reader.varint()?),
+            tag: reader.bytes(TAG_BYTES_MAX)?.to_vec(),
+            fork: if flag(reader)? { Some((LogId(reader.array()?), Seq(reader.varint()?))) } else { None },
+        })
+    }
+}
+
+fn flag(reader: &mut Reader<'_>) -> Decoded<bool> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(reader.malformed("neither yes nor no")),
+    }
+}
+
+/// A varint count of at most `max` items, each of which takes at least `item_len_min` of the bytes left.
+fn bounded(reader: &mut Reader<'_>, max: usize, item_len_min: usize) -> Decoded<usize> {
+    let count = reader.varint()?;
+    if count > max.min(reader.left() / item_len_min) as u64 {
+        return Err(reader.malformed("a count beyond its bound"));
+    }
+    Ok(count as usize)
+}
+
+impl Producers {
+    /// Those that wrote at or after `first_lsn`, each with its batches from there on.
+    fn since(&self, first_lsn: Lsn) -> Self {
+        let list = self.list.iter().filter_map(|(id, producer)| {
+            let batches: VecDeque<_> = producer.batches.iter().filter(|b| b.lsn >= first_lsn).copied().collect();
+            (!batches.is_empty()).then(|| (id.clone(), Producer { epoch: producer.epoch, batches }))
+        });
+        Self { known: self.known, older: self.older, list: list.collect() }
+    }
+
+    fn encode(&self, out: &mut impl Sink) {
+        assert!(self.list.len() <= PRODUCERS_PER_LOG_MAX, "a log's producers are capped when they appear");
+        out.put_varint(u64::from(self.known));
+        out.put_varint(self.older.0);
+        out.put_varint(self.list.len() as u64);
+        for (id, producer) in &self.list {
+            assert!((1..=PRODUCER_WINDOW).contains(&producer.batches.len()), "a producer has 1 to 64 batches");
+            out.put_bytes(id);
+            out.put_varint(producer.epoch);
+            out.put_varint(producer.batches.len() as u64);
+            for batch in &producer.batches {
+                out.put_varint(batch.number);
+                out.put(&batch.digest.to_le_bytes());
+                out.put_varint(batch.lsn.0);
+                out.put_varint(batch.first_seq.0);
+                out.put_varint(batch.next_seq.0);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
+        let known = u32::try_from(reader.varint()?).map_err(|_| reader.malformed("more producers than can be"))?;
+        let older = Lsn(reader.varint()?);
+        let mut list = BTreeMap::new();
+        for _ in 0..bounded(reader, PRODUCERS_PER_LOG_MAX, 15)? {
+            let id = reader.bytes(PRODUCER_ID_BYTES_MAX)?.to_vec();
+            let epoch = reader.varint()?;
+            let batches = bounded(reader, PRODUCER_WINDOW, 12)?;
+            let batches = (0..batches).map(|_| Issued::decode(reader)).collect::<Decoded<VecDeque<_>>>()?;
+            if batches.is_empty() || list.insert(id, Producer { epoch, batches }).is_some() {
+                return Err(reader.malformed("a producer without a batch, or named twice"));
+            }
+        }
+        Ok(Self { known, older, list })
+    }
+}
+
+impl Issued {
+    fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
+        Ok(Self {
+            number: reader.varint()?,
+            digest: reader.u64()?,
+            lsn: Lsn(reader.varint()?),
+            first_seq: Seq(reader.varint()?),
+            next_seq: Seq(reader.varint()?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn issued() -> impl Strategy<Value = Issued> {
+        (any::<u64>(), any::<u64>(), 1u64..200, any::<u64>(), any::<u64>()).prop_map(|(number, digest, lsn, a, b)| {
+            Issued { number, digest, lsn: Lsn(lsn), first_seq: Seq(a), next_seq: Seq(b) }
+        })
+    }
+
+    prop_compose! {
+        fn states()(
+            life in (any::<u64>(), 0u8..3, any::<bool>(), any::<u64>(), any::<u64>()),
+            tag in proptest::collection::vec(any::<u8>(), 0..20),
+            fork in proptest::option::of((any::<[u8; 16]>(), any::<u64>())),
+            timelines in proptest::collection::vec((any::<u32>(), any::<u32>(), any::<u64>()), 0..5),
+            metadata in proptest::collection::vec(any::<u8>(), 0..50),
+            known: u32, older: u64,
+            producers in proptest::collection::btree_map(
+                proptest::collection::vec(any::<u8>(), 0..5),
+                (any::<u64>(), proptest::collection::vec_deque(issued(), 1..5)), 0..5),
+            changed in (0u64..200, 0u64..200, 0u64..200, 0u64..200),
+        ) -> LogState {
+            let phase = [Phase::Absent, Phase::Live, Phase::Deleted][usize::from(life.1)];
+            LogState {
+                life: Life {
+                    created: Lsn(life.0), phase, closed: life.2, trim: Seq(life.3), deleted_at: TimeUs(life.4),
+                    expiry: TimeUs(0), tag, fork: fork.map(|(id, at)| (LogId(id), Seq(at))),
+                },
+                timelines: timelines.into_iter()
+                    .map(|(counter, random, first)| (Timeline { counter, random }, Seq(first))).collect(),
+                metadata,
+                producers: Producers {
+                    known, older: Lsn(older),
+                    list: producers.into_iter().map(|(id, (epoch, batches))| (id, Producer { epoch, batches })).collect(),
+                },
+                changed: Changed {
+                    life: Lsn(changed.0), timelines: Lsn(changed.1), metadata: Lsn(changed.2), producers: Lsn(changed.3),
+                },
+                ..LogState::default()
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_comes_back_with_what_changed_since(state in states()) {
+            let first = Lsn(100);
+            let record = StateRecord::of(&state, first);
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            prop_assert_eq!(StateRecord::decode(&bytes), Ok(record.clone()));
+            match (&record.life, state.changed.life) {
+                (Group::Empty, Lsn(0)) => {}
+                (Group::At(at), lsn) => prop_assert!(*at == lsn && lsn < first && lsn.0 != 0),
+                (Group::Here(life), lsn) => prop_assert!(*life == state.life && lsn >= first),
+                (Group::Empty, _) => prop_assert!(false, "a group that changed is never empty"),
+            }
+            if let Group::Here(producers) = &record.producers {
+                let all = state.producers.list.values().flat_map(|p| &p.batches).filter(|b| b.lsn >= first).count();
+                let kept: Vec<_> = producers.list.values().flat_map(|p| &p.batches).collect();
+                prop_assert_eq!(kept.len(), all);
+                prop_assert!(kept.iter().all(|b| b.lsn >= first));
+                prop_assert_eq!((producers.known, producers.older), (state.producers.known, state.producers.older));
+            }
+            for cut in 0..bytes.len() {
+                prop_assert!(StateRecord::decode(&bytes[..cut]).is_err(), "cut at {}", cut);
+            }
+        }
+
+        #[test]
+        fn a_decoder_never_panics(bytes: Vec<u8>) {
+            let _ = StateRecord::decode(&bytes);
+        }
+    }
 }

@@ -3,6 +3,8 @@
 
 use super::*;
 use everlog::io::Completion;
+use everlog::io::File;
+use everlog::types::BLOCK;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -296,9 +298,7 @@ fn what_the_kernel_refuses_is_refused() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace_and_another_one_another() {
-    let run = |seed| {
-        for_trace(&disk(seed), seed)
-    };
+    let run = |seed| for_trace(&disk(seed), seed);
     fn for_trace((disk, io): &(SimDisk, Arc<dyn Io>), seed: u64) -> Vec<String> {
         let f = file(io, "/d/f");
         let mut queue = io.queue(8).expect("a queue");

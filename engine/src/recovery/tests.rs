@@ -1,0 +1,494 @@
+//! What a crash, a cut, a recycled file and a damaged byte leave, and what recovery must make of each.
+
+mod property;
+mod ring;
+
+use super::decide::Action;
+use super::scan::{Anchor, HeaderFacts};
+use super::torn;
+use crate::format::frame::{FrameHeader, FrameRef, HEADER_LEN};
+use crate::journal::names;
+use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion};
+use ring::{DEPTH, Ring, path};
+use std::path::Path;
+
+const CUT: Action = Action::Cut { possibly_acknowledged: None };
+
+fn possibly(from: u64, to: u64) -> Action {
+    Action::Cut { possibly_acknowledged: Some((Lsn(from), Some(Lsn(to)))) }
+}
+
+/// A ring of three files with `frames` frames of one record in the first.
+fn one_file(frames: usize) -> Ring {
+    let mut ring = Ring::new(3, 64);
+    ring.begin(0);
+    for n in 0..frames {
+        ring.frame(&[format!("record {n}").as_bytes()]);
+    }
+    ring
+}
+
+fn refused(action: &Action) -> (u64, u64) {
+    match action {
+        Action::Refuse { lsns, .. } => (lsns.start, lsns.end),
+        other => panic!("this must be refused, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_new_store_begins() {
+    let ring = Ring::new(3, 64);
+    let scanned = ring.scan();
+    assert_eq!(scanned.action, Action::Begin);
+    assert_eq!(scanned.facts.anchor, Anchor::Start);
+    assert!(scanned.facts.files.iter().all(|f| f.spare && f.header == HeaderFacts::Blank && f.journal.is_none()));
+}
+
+#[test]
+fn a_first_open_that_died_before_its_first_frame_begins_again() {
+    let mut ring = Ring::new(3, 64);
+    ring.begin(0);
+    let scanned = ring.scan();
+    assert_eq!(scanned.action, Action::Begin);
+    assert_eq!(scanned.facts.journal_id_max, JournalId(1), "its id is not used again");
+}
+
+#[test]
+fn a_directory_without_journal_files_is_refused() {
+    let ring = Ring::new(0, 64);
+    assert_eq!(refused(&ring.scan().action), (1, u64::MAX));
+}
+
+#[test]
+fn a_clean_chain_over_several_files_goes_on() {
+    let mut ring = Ring::new(4, 16);
+    for slot in 0..3 {
+        ring.begin(slot);
+        for n in 0..4 {
+            ring.frame(&[&vec![n; 5000], b"", &[n]]);
+        }
+    }
+    ring.close();
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 13);
+    assert_eq!(scanned.action, Action::GoOn);
+    assert_eq!(scanned.facts.end_file, Some(2));
+    assert_eq!(scanned.facts.end.last_lsn, Lsn(36));
+    assert_eq!(scanned.facts.files.iter().map(|f| f.spare).collect::<Vec<_>>(), [false, false, false, true]);
+    assert_eq!(scanned.facts.files[1].in_chain, Some(4096..4096 + 4 * 8192));
+}
+
+#[test]
+fn the_chain_begins_behind_the_flushed_frame() {
+    let ring = one_file(6);
+    let flushed = ring.written[3].at;
+    let scanned = ring.scan_from(&flushed);
+    scanned.is(&ring, 4, 2);
+    assert_eq!(scanned.action, CUT);
+    // The frame that is flushed may rot: nothing of it is needed.
+    ring.flip_in(3, HEADER_LEN + 1);
+    ring.flip_in(3, 20);
+    ring.scan_from(&flushed).is(&ring, 4, 2);
+}
+
+#[test]
+fn a_file_whose_frames_are_all_flushed_is_spare() {
+    let mut ring = one_file(3);
+    ring.begin(1);
+    let flushed = ring.frame(&[b"x"]);
+    let end = ring.frame(&[b"y"]);
+    let scanned = ring.scan_from(&flushed);
+    assert_eq!(scanned.facts.end, end);
+    assert_eq!(scanned.facts.files.iter().map(|f| f.spare).collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!(scanned.facts.files[0].journal, Some(JournalId(1)));
+}
+
+#[test]
+fn a_recycled_files_old_frames_are_never_accepted() {
+    let mut ring = Ring::new(3, 16);
+    for round in 0..6u8 {
+        for slot in 0..3 {
+            ring.begin(slot);
+            for n in 0..4 {
+                ring.frame(&[&[round, slot as u8, n]]);
+            }
+        }
+    }
+    // The seventh round has reached the second file; the frames behind are the sixth round's, whole and valid.
+    let flushed = ring.last;
+    for slot in 0..2 {
+        ring.begin(slot);
+        ring.frame(&[b"new"]);
+    }
+    let all = ring.written.len();
+    let scanned = ring.scan_from(&flushed);
+    scanned.is(&ring, all - 2, 2);
+    assert_eq!(scanned.action, CUT, "old frames are no evidence");
+    assert!(scanned.facts.contradiction.is_none());
+}
+
+#[test]
+fn a_tail_torn_anywhere_is_cut_and_reported() {
+    let mut ring = one_file(4);
+    ring.settled = false;
+    ring.frame(&[&[0xaa; 9000], &[1]]);
+    let written = ring.written[4].clone();
+    for keep in (0..written.bytes.len()).step_by(512) {
+        ring.patch(0, written.header.position, &written.bytes);
+        ring.erase(4, keep);
+        let scanned = ring.scan();
+        scanned.is(&ring, 0, if keep >= HEADER_LEN + 9100 { 5 } else { 4 });
+        let want = match keep {
+            0 => CUT,
+            _ if keep >= HEADER_LEN + 9100 => CUT,
+            _ => possibly(5, 6),
+        };
+        assert_eq!(scanned.action, want, "torn at {keep}");
+    }
+}
+
+#[test]
+fn a_damaged_frame_header_at_the_end_is_noticed() {
+    let ring = one_file(4);
+    for at in 0..HEADER_LEN {
+        ring.flip_in(3, at);
+        let scanned = ring.scan();
+        scanned.is(&ring, 0, 3);
+        assert_eq!(scanned.action, Action::Cut { possibly_acknowledged: Some((Lsn(4), None)) }, "byte {at}");
+        assert_eq!(scanned.facts.files[0].torn, Some(4 * 4096..5 * 4096));
+        ring.flip_in(3, at);
+    }
+}
+
+#[test]
+fn a_valid_frame_behind_a_lost_one_is_possibly_acknowledged_within_the_depth() {
+    let mut ring = one_file(4);
+    ring.settled = false;
+    for _ in 0..DEPTH {
+        ring.frame(&[b"in flight", b"too"]);
+    }
+    ring.erase(4, 0);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 4);
+    assert_eq!(scanned.action, possibly(5, 8));
+}
+
+#[test]
+fn a_valid_frame_past_the_depth_proves_the_lost_one() {
+    let mut ring = one_file(4);
+    ring.settled = false;
+    for _ in 0..=DEPTH {
+        ring.frame(&[b"in flight"]);
+    }
+    ring.erase(4, 0);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 4);
+    assert_eq!(refused(&scanned.action), (5, u64::MAX), "the depth does not say which LSNs");
+}
+
+#[test]
+fn what_a_watermark_covers_is_never_cut() {
+    for damaged in 0..5 {
+        for at in [0, 50, 150, HEADER_LEN + 3, 4095] {
+            let ring = one_file(6);
+            ring.flip_in(damaged, at);
+            let scanned = ring.scan();
+            scanned.is(&ring, 0, damaged);
+            assert_eq!(refused(&scanned.action), (damaged as u64 + 1, 6), "frame {damaged}, byte {at}");
+            assert!(scanned.facts.stop.is_some() && scanned.facts.witness.is_some());
+        }
+    }
+}
+
+#[test]
+fn a_clean_close_proves_all_before_it() {
+    let mut ring = one_file(3);
+    ring.settled = false;
+    ring.watermark = Default::default();
+    ring.close();
+    ring.flip_in(2, HEADER_LEN);
+    assert_eq!(refused(&ring.scan().action), (3, 4));
+}
+
+#[test]
+fn a_torn_frames_header_proves_what_it_says() {
+    let ring = one_file(4);
+    ring.flip_in(2, HEADER_LEN);
+    ring.flip_in(3, HEADER_LEN);
+    assert_eq!(refused(&ring.scan().action), (3, 4));
+}
+
+#[test]
+fn a_damaged_file_header_loses_nothing() {
+    let mut ring = one_file(3);
+    ring.begin(1);
+    ring.frame(&[b"x"]);
+    ring.close();
+    for slot in 0..2 {
+        for at in [0, 60, 90, 4095] {
+            ring.flip(slot, at);
+            let scanned = ring.scan();
+            scanned.is(&ring, 0, 5);
+            assert_eq!(scanned.action, Action::GoOn);
+            let file = &scanned.facts.files[usize::from(slot)];
+            assert!(matches!(file.header, HeaderFacts::Damaged(_)));
+            assert_eq!(file.journal, Some(JournalId(u64::from(slot) + 1)));
+            ring.flip(slot, at);
+        }
+    }
+}
+
+#[test]
+fn an_older_header_over_newer_frames_is_a_fact_and_no_more() {
+    let mut ring = one_file(3);
+    let old = ring.io.files.lock()[&path(0)][..BLOCK].to_vec();
+    let flushed = ring.last;
+    ring.begin(1);
+    ring.begin(0);
+    ring.frame(&[b"newer"]);
+    ring.patch(0, 0, &old);
+    let scanned = ring.scan_from(&flushed);
+    scanned.is(&ring, 3, 1);
+    assert_eq!(scanned.facts.files[0].journal, Some(JournalId(3)));
+    assert!(matches!(&scanned.facts.files[0].header, HeaderFacts::Valid(h) if h.journal == JournalId(1)));
+}
+
+#[test]
+fn a_cut_is_followed_again_and_again() {
+    let mut ring = one_file(3);
+    let mut end = ring.last;
+    for slot in [1, 2, 1, 2] {
+        // Two frames in flight, the first of them lost, the second whole: left behind by the cut that follows.
+        ring.settled = false;
+        let lost = ring.written.len();
+        ring.frame(&[b"lost"]);
+        ring.frame(&[b"landed"]);
+        ring.erase(lost, 0);
+        let scanned = ring.scan_from(&end);
+        scanned.is(&ring, lost, 0);
+        let lsn = end.last_lsn.0;
+        assert_eq!(scanned.action, possibly(lsn + 1, lsn + 2));
+        ring.settled = true;
+        ring.cut_to(end, slot);
+        let before = ring.written.len();
+        ring.frame(&[b"on the new timeline"]);
+        end = ring.frame(&[b"and another"]);
+        let flushed = ring.written[before - 1].at;
+        let scanned = ring.scan_from(&flushed);
+        scanned.is(&ring, before, 2);
+        assert_eq!(scanned.action, CUT, "what an earlier cut left behind is decided");
+    }
+}
+
+#[test]
+fn a_frame_that_lands_after_the_cut_is_not_followed() {
+    let mut ring = one_file(3);
+    let end = ring.last;
+    ring.frame(&[b"late"]);
+    ring.frame(&[b"later"]);
+    let late = ring.written[3].clone();
+    ring.erase(3, 0);
+    ring.erase(4, 0);
+    ring.cut_to(end, 1);
+    ring.frame(&[b"a"]);
+    ring.patch(0, late.header.position, &late.bytes);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 4);
+    assert_eq!(scanned.action, CUT);
+    // The first frame behind the cut rots: the branch that was cut must not be taken for the journal.
+    ring.flip_in(3, HEADER_LEN);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 3);
+    assert_eq!(scanned.action, possibly(4, 4));
+    // Its header is gone as well, but the file's header still tells of the cut, and the next frame that it was begun.
+    ring.frame(&[b"b"]);
+    ring.erase(3, 0);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 3);
+    assert_eq!(refused(&scanned.action), (4, 5));
+    // Nothing tells of the cut any more but a frame of a later use with a number that the chain has.
+    ring.flip(1, 100);
+    let scanned = ring.scan();
+    assert_eq!(scanned.accepted.len(), 4, "the branch was taken");
+    assert!(scanned.facts.contradiction.is_some());
+    assert_eq!(refused(&scanned.action), (5, u64::MAX));
+}
+
+#[test]
+fn an_open_that_died_between_its_header_and_its_first_frame_changes_nothing() {
+    let mut ring = one_file(3);
+    let end = ring.last;
+    for slot in [1, 2, 1] {
+        ring.cut_to(end, slot);
+        let scanned = ring.scan();
+        scanned.is(&ring, 0, 3);
+        assert_eq!(scanned.action, CUT);
+        assert_eq!(scanned.facts.journal_id_max, ring.journal);
+    }
+    ring.frame(&[b"x"]);
+    ring.scan().is(&ring, 0, 4);
+}
+
+#[test]
+fn of_two_uses_that_go_on_from_one_frame_the_later_one_prevails() {
+    let mut ring = one_file(3);
+    let end = ring.last;
+    ring.cut_to(end, 1);
+    ring.frame(&[b"died"]);
+    ring.cut_to(end, 2);
+    ring.frame(&[b"lives"]);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 4);
+    assert_eq!(scanned.action, CUT);
+    // The later one's first frame is torn: it was begun, so the older one does not come back to life.
+    ring.flip_in(3, HEADER_LEN);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 3);
+    assert!(matches!(scanned.action, Action::Cut { possibly_acknowledged: Some(_) }));
+}
+
+#[test]
+fn a_cut_frame_that_claims_more_than_its_cut_is_refused() {
+    let mut ring = one_file(5);
+    ring.cut_to(ring.written[2].at, 1);
+    ring.frame(&[b"x"]);
+    ring.frame(&[b"y"]);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 5);
+    assert_eq!(refused(&scanned.action), (4, 5), "frame 5 of the first use says that frame 4 was durable");
+}
+
+#[test]
+fn frames_inside_a_payload_are_not_frames() {
+    let mut ring = Ring::new(3, 64);
+    ring.begin(0);
+    ring.frame(&[b"x"]);
+    // A forged successor, with the right salt, store, use and place, inside of an intact frame.
+    let forged = FrameHeader {
+        depth: DEPTH,
+        store: ring.identity.store,
+        journal: ring.journal,
+        position: 4 * 4096,
+        frame: FrameNo(90),
+        first_lsn: Lsn(900),
+        frame_len: 4096,
+        watermark: Lsn(899),
+        watermark_frame: FrameNo(89),
+        manifest: ManifestVersion(50),
+        ..FrameHeader::default()
+    };
+    let mut inner = vec![0; 4096];
+    forged.seal(&mut inner, ring.identity.salt(ring.journal));
+    // The record begins behind the frame's header, the batch's (8) and the entry's (16 + 3 + 3): the forged frame
+    // must start on a block of the file.
+    let mut record = vec![0; 2 * 4096 - HEADER_LEN - 8 - 16 - 3 - 3];
+    record.extend_from_slice(&inner);
+    record.resize(5 * 4096, 0);
+    ring.frame(&[&record]);
+    let at = ring.written[1].header.position;
+    assert_eq!(at, 2 * 4096);
+    let bytes = ring.io.files.lock()[&path(0)][4 * 4096..5 * 4096].to_vec();
+    assert!(bytes == inner, "the forged frame stands where it says");
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 2);
+    assert_eq!(scanned.action, CUT);
+    // Also not in a frame that is whole but cannot be reached.
+    ring.erase(0, 0);
+    let scanned = ring.scan();
+    assert_eq!(scanned.facts.manifest_seen, ManifestVersion(1));
+    assert_eq!(refused(&scanned.action), (1, 2));
+}
+
+#[test]
+fn a_misdirected_frame_is_not_followed() {
+    let mut ring = one_file(3);
+    let right = ring.written[2].clone();
+    ring.erase(2, 0);
+    // One block further, and at the same offset of another file.
+    ring.patch(0, right.header.position + 4096, &right.bytes);
+    ring.patch(1, right.header.position, &right.bytes);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 2);
+    assert!(scanned.accepted.len() == 2 && scanned.action != Action::GoOn);
+    // It overwrote a frame that is proved: refused.
+    ring.patch(0, right.header.position, &right.bytes);
+    ring.next_at = right.header.position + 4096;
+    ring.frame(&[b"x"]);
+    ring.patch(0, ring.written[1].header.position, &right.bytes);
+    assert_eq!(refused(&ring.scan().action), (2, 4));
+}
+
+#[test]
+fn a_manifest_that_went_back_is_refused() {
+    let mut ring = one_file(3);
+    ring.manifest = ManifestVersion(5);
+    ring.frame(&[b"x"]);
+    ring.manifest = ManifestVersion(4);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 4);
+    assert_eq!(scanned.facts.manifest_seen, ManifestVersion(5));
+    assert_eq!(refused(&scanned.action).0, 5);
+}
+
+#[test]
+fn other_journal_files_than_the_manifests_are_refused() {
+    let ring = one_file(3);
+    let elsewhere = FrameRef { journal: JournalId(9), position: 8192, frame_len: 4096, frame: FrameNo(70), ..ring.last };
+    let scanned = ring.scan_from(&elsewhere);
+    assert_eq!(scanned.facts.anchor, Anchor::Missing);
+    assert_eq!(refused(&scanned.action), (4, u64::MAX));
+}
+
+#[test]
+fn an_interrupted_use_of_the_flushed_frames_own_file_is_no_loss() {
+    let mut ring = one_file(1);
+    let flushed = ring.last;
+    ring.begin(0);
+    ring.frame(&[b"torn away"]);
+    ring.erase(1, 0);
+    let scanned = ring.scan_from(&flushed);
+    assert_eq!(scanned.facts.anchor, Anchor::Found, "the header names it");
+    assert_eq!(scanned.action, CUT);
+}
+
+#[test]
+fn a_frame_whose_content_is_not_what_it_counts_is_not_accepted() {
+    for (payload, entries) in [(&[1u8, 0, 0, 0, 0, 0, 0, 0, 9][..], 1), (&[0; 8], 1), (&[], 2), (&[7; 30], 1)] {
+        let mut ring = one_file(2);
+        ring.frame_of(payload, entries, 0);
+        let scanned = ring.scan();
+        scanned.is(&ring, 0, 2);
+        assert!(matches!(scanned.action, Action::Cut { possibly_acknowledged: Some(_) }), "{:?}", scanned.action);
+        ring.frame(&[b"x"]);
+        assert_eq!(refused(&ring.scan().action).0, 3);
+    }
+}
+
+#[test]
+fn torn_bytes_are_kept_once_and_again() {
+    let mut ring = one_file(2);
+    ring.settled = false;
+    ring.frame(&[&[1; 3 << 20][..100_000]]);
+    ring.flip_in(2, 90_000);
+    let scanned = ring.scan();
+    let range = ring.written[2].range();
+    assert_eq!(scanned.facts.files[0].torn, Some(range.start as u64..range.end as u64));
+    let want = ring.io.files.lock()[&path(0)][range].to_vec();
+    for _ in 0..2 {
+        let kept = torn::keep(&ring.io, Path::new("/s"), &scanned.facts).expect("this disk fails never");
+        assert_eq!(kept, [Path::new("/s").join(names::torn_name(0, JournalId(1)))]);
+        assert!(ring.io.files.lock()[&kept[0]] == want);
+        assert!(ring.io.files.lock().keys().all(|path| path.extension().is_none_or(|e| e != "tmp")));
+    }
+    assert_eq!(ring.scan().action, scanned.action, "a kept tail is no journal file");
+}
+
+#[test]
+fn memory_is_bounded_however_large_the_files_are() {
+    let mut ring = Ring::new(2, 2048);
+    ring.begin(0);
+    ring.frame(&[&vec![5; 3 << 20]]);
+    ring.frame(&[&vec![6; 1 << 20]]);
+    ring.scan().is(&ring, 0, 2);
+    assert!(*ring.io.largest_read.lock() <= 1 << 20);
+}

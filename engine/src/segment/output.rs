@@ -1,0 +1,103 @@
+//! Where a segment's bytes go while it is being written: one buffer, written past the page cache in pieces of about a
+//! mebibyte, hashed on the way.
+//!
+//! Knows nothing of what the bytes mean but what a checked block is. Invariant: the hasher has seen exactly what was
+//! written, in order; what is in the buffer follows it.
+
+use super::PIECE_BYTES;
+use crate::error::Result;
+use crate::format::block::{self, Section};
+use crate::format::bytes::Sink;
+use crate::format::segment::{CHUNK_BYTES, CHUNK_OVERHEAD};
+use crate::io::{AlignedBuf, File, Io};
+use crate::types::{BLOCK, SegmentId};
+use std::sync::Arc;
+
+pub(super) struct Output {
+    io: Arc<dyn Io>,
+    file: File,
+    segment: SegmentId,
+    /// What is not written yet. A chunk is built in place at its end.
+    pub(super) buf: AlignedBuf,
+    /// The other buffer; None only while a write has it.
+    spare: Option<AlignedBuf>,
+    /// Bytes written: a multiple of a block.
+    written: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Output {
+    pub(super) fn new(io: Arc<dyn Io>, file: File, segment: SegmentId) -> Self {
+        let room = PIECE_BYTES + CHUNK_BYTES + CHUNK_OVERHEAD + BLOCK;
+        Self {
+            io,
+            file,
+            segment,
+            buf: AlignedBuf::with_capacity(room),
+            spare: Some(AlignedBuf::with_capacity(room)),
+            written: 0,
+            hasher: blake3::Hasher::new(),
+        }
+    }
+
+    /// The byte offset in the file of the next byte.
+    pub(super) fn position(&self) -> u64 {
+        self.written + self.buf.len() as u64
+    }
+
+    /// Makes sure that `bytes` more fit the buffer.
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.buf.grow(self.buf.len() + bytes);
+    }
+
+    /// Writes what fills whole blocks, once there is enough for a piece.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if self.buf.len() >= PIECE_BYTES { self.write() } else { Ok(()) }
+    }
+
+    /// Appends zeros up to the next block.
+    pub(super) fn pad(&mut self) {
+        let padded = self.buf.len().next_multiple_of(BLOCK);
+        self.buf.grow(padded);
+        self.buf.resize(padded);
+    }
+
+    /// Appends a checked block.
+    pub(super) fn block(&mut self, section: Section, body: &[u8]) -> Result<()> {
+        assert!(self.buf.len().is_multiple_of(BLOCK), "a block begins at a block");
+        let number = self.position() / BLOCK as u64;
+        self.reserve(BLOCK);
+        self.buf.put(&block::encode(section, self.segment, number, body));
+        self.settle()
+    }
+
+    /// BLAKE3 of everything so far.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.buf);
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Writes the rest, which fills whole blocks, and makes the file durable. Gives the digest of all of it.
+    pub(super) fn finish(mut self) -> Result<[u8; 32]> {
+        self.write()?;
+        assert!(self.buf.is_empty(), "a segment ends at a block");
+        self.io.sync(&self.file)?;
+        Ok(*self.hasher.finalize().as_bytes())
+    }
+
+    /// Writes the whole blocks of the buffer; what is behind them stays. After a failure the file is to be abandoned.
+    fn write(&mut self) -> Result<()> {
+        let whole = self.buf.len() / BLOCK * BLOCK;
+        let mut next = self.spare.take().expect("no write failed before, or the file would have been abandoned");
+        next.clear();
+        next.put(&self.buf[whole..]);
+        let mut full = std::mem::replace(&mut self.buf, next);
+        full.resize(whole);
+        self.hasher.update(&full);
+        let full = self.io.write_at(&self.file, self.written, full, false)?;
+        self.spare = Some(full);
+        self.written += whole as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! Reads a segment: opening it, its chunks, its state records, its ancestry. Lookups by log are `index.rs`, by name
+//! `names.rs`, the check of all of it `verify.rs`.
+//!
+//! In memory: the footer, the root (24 bytes for each 11,323 chunks) and one bit a block. Invariant: what is missing
+//! was never there; what cannot be proved intact is [`ErrorKind::Damaged`] and names file, offset and what.
+
+use super::chunk::Chunk;
+use super::view::{self, Body, View};
+use super::{damaged, path};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::block::{BODY_LEN, Section};
+use crate::format::bytes::Reader;
+use crate::format::manifest::{SegmentMeta, TimelineStart};
+use crate::format::segment::{
+    CHUNK_PLAIN_BYTES_MAX, ENTRIES_PER_BLOCK, Footer, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, Place, decode_meta,
+};
+use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
+use crate::io::{File, Io, OpenMode};
+use crate::types::{BLOCK, LogId, StoreId};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The longest meta stream that is read, in bytes: two million timelines.
+const META_BYTES_MAX: u64 = 64 << 20;
+
+/// A segment, open for reading. Shared by threads.
+pub struct Segment {
+    pub(super) view: View,
+    pub(super) meta: SegmentMeta,
+    pub(super) footer: Footer,
+    /// The first key of each fence block.
+    pub(super) root: Vec<Key>,
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Segment({})", self.view.file.path.display())
+    }
+}
+
+impl Segment {
+    /// Opens the segment that the manifest calls `meta`, in the store's directory `dir`. Reads footer and root.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] if footer or root cannot be proved intact or are not those of `meta`;
+    /// [`ErrorKind::Refused`] if the segment has a format or a feature that this version does not know;
+    /// [`ErrorKind::Io`].
+    pub fn open(io: Arc<dyn Io>, dir: &Path, store: StoreId, meta: &SegmentMeta) -> Result<Self> {
+        let path = path(dir, meta.id);
+        let file = io.open(&path, OpenMode::ReadDirect)?;
+        let footer = read_footer(&*io, &file, store, meta)?;
+        let lsns = meta.first_lsn.0..meta.last_lsn.0.saturating_add(1);
+        let first = footer.places.index.first;
+        let view = View::new(io, file, meta.id, lsns, first, footer.places.meta.end() - first);
+        let mut segment = Self { view, meta: meta.clone(), footer, root: Vec::new() };
+        segment.root = segment.read_root()?;
+        Ok(segment)
+    }
+
+    /// What the manifest says of it.
+    #[must_use]
+    pub fn meta(&self) -> &SegmentMeta {
+        &self.meta
+    }
+
+    /// The timelines that led to the segment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`], [`ErrorKind::Io`].
+    pub fn ancestry(&self) -> Result<Vec<TimelineStart>> {
+        let (place, len) = (self.footer.places.meta, self.footer.meta_bytes);
+        let malformed = self.view.malformed(Section::Meta, place.first);
+        if len > META_BYTES_MAX {
+            return Err(self.view.damaged(Section::Meta, place.first, "a stream beyond its bound"));
+        }
+        let mut stream = Vec::with_capacity(len as usize);
+        for n in 0..place.blocks {
+            stream.extend_from_slice(&self.stream_block(Section::Meta, place, len, n)?);
+        }
+        decode_meta(&stream).map_err(malformed)
+    }
+
+    /// Reads a chunk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] if it is not what was written; [`ErrorKind::Io`]. Both name log and seqs.
+    pub fn chunk(&self, entry: &IndexEntry) -> Result<Chunk> {
+        let named = |e: Error| e.log(entry.log.to_string()).seqs(entry.first_seq.0..entry.next_seq().0);
+        let wrong = |what: &str| {
+            named(damaged(&self.view.file.path, entry.offset, format!("a chunk of the segment is damaged: {what}")))
+        };
+        if let Err(what) = self.check_bounds(entry) {
+            return Err(wrong(what));
+        }
+        let start = entry.offset / BLOCK as u64 * BLOCK as u64;
+        let at = (entry.offset - start) as usize;
+        let at = at..at + entry.len as usize;
+        let read = self.view.io.read_at(&self.view.file, start, at.end.next_multiple_of(BLOCK)).map_err(named)?;
+        if read.len() < at.end {
+            return Err(wrong("the file ends within it"));
+        }
+        Chunk::open(entry, read, at).map_err(|m| wrong(m.what))
+    }
+
+    /// Whether the chunk lies within the data and is of a size that a chunk can have.
+    pub(super) fn check_bounds(&self, entry: &IndexEntry) -> Result<(), &'static str> {
+        let data = BLOCK as u64..BLOCK as u64 + self.footer.data_bytes;
+        let end = entry.offset + u64::from(entry.len);
+        if entry.offset < data.start || end > data.end || entry.len == 0 {
+            return Err("it does not lie within the data");
+        }
+        if entry.len as usize > CHUNK_PLAIN_BYTES_MAX {
+            return Err("it is larger than a chunk can be");
+        }
+        Ok(())
+    }
+
+    /// The log's state record at `at` in the state stream, as the log's last index entry has it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] naming the log; [`ErrorKind::Io`].
+    pub fn state(&self, log: LogId, at: u32) -> Result<StateRecord> {
+        self.state_record(u64::from(at)).map(|(record, _)| record).map_err(|e| e.log(log.to_string()))
+    }
+
+    /// The state record at `at`, and where it ends.
+    pub(super) fn state_record(&self, at: u64) -> Result<(StateRecord, u64)> {
+        let (place, total) = (self.footer.places.state, self.footer.state_bytes);
+        let body_len = BODY_LEN as u64;
+        let number = place.first + (at / body_len).min(place.blocks.saturating_sub(1));
+        let wrong = |what| self.view.damaged(Section::State, number, what);
+        if at >= total {
+            return Err(wrong("a state record beyond the stream"));
+        }
+        let mut bytes = Vec::new();
+        for n in at / body_len..place.blocks {
+            let body = self.stream_block(Section::State, place, total, n)?;
+            bytes.extend_from_slice(if bytes.is_empty() { &body[(at % body_len) as usize..] } else { &body });
+            let mut reader = Reader::new(&bytes);
+            let Ok(len) = reader.varint() else { continue };
+            if len > STATE_RECORD_BYTES_MAX as u64 {
+                return Err(wrong("a state record larger than one can be"));
+            }
+            let end = reader.at() + len as usize;
+            if end <= bytes.len() {
+                let record = StateRecord::decode(&bytes[reader.at()..end]).map_err(|m| wrong(m.what))?;
+                return Ok((record, at + end as u64));
+            }
+        }
+        Err(wrong("a state record that goes on beyond the stream"))
+    }
+
+    /// The body of block `n` of a stream of `total` bytes: full but for the last.
+    fn stream_block(&self, section: Section, place: Place, total: u64, n: u64) -> Result<Body<'_>> {
+        let body = self.view.body(section, place.first + n)?;
+        if body.len() as u64 != (total - n * BODY_LEN as u64).min(BODY_LEN as u64) {
+            return Err(self.view.damaged(section, place.first + n, "a part of a stream of another length"));
+        }
+        Ok(body)
+    }
+
+    fn read_root(&self) -> Result<Vec<Key>> {
+        let places = &self.footer.places;
+        let follows = |of: Place, per_block: usize, from: Place| of.blocks == from.blocks.div_ceil(per_block as u64);
+        let counts_fit = follows(places.fence, KEYS_PER_BLOCK, places.index)
+            && follows(places.root, KEYS_PER_BLOCK, places.fence)
+            && (places.index.blocks * ENTRIES_PER_BLOCK as u64) >= self.footer.logs;
+        if !counts_fit {
+            return Err(self.view.damaged(Section::Footer, places.meta.end(), "sections that do not fit each other"));
+        }
+        let mut root = Vec::new();
+        for number in places.root.first..places.root.end() {
+            let body = self.view.body(Section::Root, number)?;
+            root.extend(body.chunks_exact(KEY_LEN).map(Key::get));
+        }
+        if root.len() as u64 != places.fence.blocks {
+            return Err(self.view.damaged(Section::Root, places.root.first, "another number of keys than fence blocks"));
+        }
+        Ok(root)
+    }
+}
+
+fn read_footer(io: &dyn Io, file: &File, store: StoreId, meta: &SegmentMeta) -> Result<Footer> {
+    let len = io.len(file)?;
+    if len != meta.bytes || len < 3 * BLOCK as u64 || !len.is_multiple_of(BLOCK as u64) {
+        let what = format!("the segment has {len} bytes, {} were written", meta.bytes);
+        return Err(damaged(&file.path, len.min(meta.bytes), what));
+    }
+    let number = len / BLOCK as u64 - 1;
+    let body = view::read(io, file, Section::Footer, meta.id, number)?;
+    let wrong = |what| damaged(&file.path, number * BLOCK as u64, view::message(Section::Footer, number, what));
+    let header = Footer::decode_header(&body).map_err(|m| wrong(m.what))?;
+    if !header.readable() {
+        let message = format!("the segment has format {} or features that this version does not know", header.format);
+        return Err(Error::new(ErrorKind::Refused, message)
+            .file(&file.path)
+            .remedy("open the store with the version of everlog that wrote it, or a later one"));
+    }
+    let footer = Footer::decode(&body, number).map_err(|m| wrong(m.what))?;
+    if header.store != store {
+        return Err(wrong("it belongs to another store"));
+    }
+    if !footer.agrees(meta) {
+        return Err(wrong("the manifest says otherwise of the segment"));
+    }
+    Ok(footer)
+}

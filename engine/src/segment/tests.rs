@@ -1,0 +1,544 @@
+//! Segments written from random logs and read back, and damaged in every byte.
+
+use super::testing::Disk;
+use super::*;
+use crate::format::block::Section;
+use crate::format::bytes::get_u64;
+use crate::format::entry::{Entry, Kind};
+use crate::format::identity::Identity;
+use crate::format::manifest::{TimelineCause, TimelineStart};
+use crate::format::segment::Footer;
+use crate::format::state::{Changed, Issued, Life, LogState, Phase, Producer, Producers};
+use crate::format::Features;
+use crate::types::{BLOCK, LogId, Lsn, Seq, StoreId, TimeUs, Timeline};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const FIRST_LSN: u64 = 1000;
+const ID: SegmentId = SegmentId(7);
+
+fn dir() -> &'static Path {
+    Path::new("store")
+}
+
+fn file() -> PathBuf {
+    path(dir(), ID)
+}
+
+fn identity() -> Identity {
+    Identity { features: Features::KNOWN, store: StoreId([9; 16]), key: [3; 32], created: TimeUs(1) }
+}
+
+/// A log id as evenly spread as a hash.
+fn log_id(n: u64) -> LogId {
+    let hash = blake3::hash(&n.to_le_bytes());
+    LogId(std::array::from_fn(|i| hash.as_bytes()[i]))
+}
+
+#[derive(Clone, Debug)]
+struct ModelEntry {
+    lsn: Lsn,
+    time: TimeUs,
+    kind: Kind,
+    seq: Seq,
+    body: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct ModelLog {
+    entries: Vec<ModelEntry>,
+    state: LogState,
+    name: Option<String>,
+}
+
+type Model = BTreeMap<LogId, ModelLog>;
+
+/// What is done to a log.
+#[derive(Clone, Debug)]
+enum Step {
+    Record { len: usize, noise: bool },
+    Control,
+    /// Deleted and created again: one seq is skipped.
+    Recreate,
+}
+
+fn payload(len: usize, noise: bool, salt: u64) -> Vec<u8> {
+    let mut out = vec![salt as u8; len];
+    if noise {
+        blake3::Hasher::new().update(&salt.to_le_bytes()).finalize_xof().fill(&mut out);
+    }
+    out
+}
+
+fn body(log: LogId, kind: Kind, seq: Seq, payload: &[u8]) -> Vec<u8> {
+    let entry = Entry { kind, seq, cipher: 0, key_id: 0, producer: None, tag: None, payload };
+    let mut out = Vec::new();
+    let at = entry.encode(log, &mut out);
+    out.split_off(at)
+}
+
+/// The logs after their steps, which are taken in turns so that their LSNs interleave.
+fn model(logs: &[(u64, u64, Vec<Step>)], salt: u64) -> Model {
+    let mut model = Model::new();
+    let mut lsn = FIRST_LSN;
+    let rounds = logs.iter().map(|(_, _, steps)| steps.len()).max().unwrap_or(0);
+    for round in 0..rounds {
+        for (n, base, steps) in logs {
+            let Some(step) = steps.get(round) else { continue };
+            let id = log_id(*n);
+            let log = model.entry(id).or_insert_with(|| ModelLog {
+                state: LogState { next_seq: Seq(*base), ..LogState::default() },
+                name: (*base == 0).then(|| format!("users/{}/{n}", n % 7)),
+                ..ModelLog::default()
+            });
+            let mut add = |kind, seq, payload: &[u8]| {
+                let body = body(id, kind, seq, payload);
+                log.entries.push(ModelEntry { lsn: Lsn(lsn), time: TimeUs(lsn / 3), kind, seq, body });
+                log.state.last_lsn = Lsn(lsn);
+                lsn += 1;
+            };
+            let next = log.state.next_seq;
+            match step {
+                Step::Record { len, noise } => {
+                    add(Kind::Record, next, &payload(*len, *noise, lsn ^ salt));
+                    log.state.next_seq = next.next();
+                }
+                Step::Control => add(Kind::Metadata, next, b"metadata"),
+                Step::Recreate => {
+                    add(Kind::Delete, next, b"");
+                    add(Kind::Create, next.next(), b"");
+                    log.state.next_seq = next.next();
+                }
+            }
+        }
+    }
+    model.iter_mut().for_each(|(id, log)| finish_state(*id, log));
+    model
+}
+
+/// Fills the rest of the state with something, of which each group changed before, within, or never.
+fn finish_state(id: LogId, log: &mut ModelLog) {
+    let dice = |i: usize| id.0[i];
+    let last = log.state.last_lsn;
+    let changed = |i| match dice(i) % 3 {
+        0 => Lsn(0),
+        1 => Lsn(FIRST_LSN - 1 - u64::from(dice(i))),
+        _ => last,
+    };
+    let batch = |lsn| Issued { number: lsn, digest: !lsn, lsn: Lsn(lsn), first_seq: Seq(1), next_seq: Seq(2) };
+    let producer = Producer { epoch: 3, batches: [batch(FIRST_LSN - 5), batch(last.0)].into() };
+    log.state.life = Life {
+        created: Lsn(if log.name.is_some() { FIRST_LSN } else { 5 }),
+        phase: Phase::Live,
+        closed: dice(1) % 2 == 0,
+        tag: vec![dice(2); usize::from(dice(2) % 9)],
+        ..Life::default()
+    };
+    log.state.timelines = vec![(Timeline { counter: 1, random: 2 }, Seq(0)); usize::from(dice(3) % 4)];
+    log.state.metadata = vec![dice(4); usize::from(dice(4)) * 16];
+    log.state.producers = Producers { known: 2, older: Lsn(4), list: [(vec![dice(5)], producer)].into() };
+    log.state.changed =
+        Changed { life: changed(6), timelines: changed(7), metadata: changed(8), producers: changed(9) };
+}
+
+fn ancestry() -> Vec<TimelineStart> {
+    vec![TimelineStart {
+        timeline: Timeline { counter: 1, random: 2 },
+        parent: Timeline::default(),
+        first_lsn: Lsn(1),
+        began: TimeUs(2),
+        cause: TimelineCause::Creation,
+    }]
+}
+
+fn write(disk: &Disk, model: &Model) -> SegmentMeta {
+    let io: Arc<dyn Io> = Arc::new(disk.clone());
+    let last = model.values().map(|log| log.state.last_lsn.0).max().unwrap_or(FIRST_LSN);
+    let mut writer =
+        SegmentWriter::create(io, dir(), &identity(), ID, Lsn(FIRST_LSN)..=Lsn(last)).expect("a new file");
+    for (id, log) in model {
+        writer.begin_log(*id);
+        for e in &log.entries {
+            writer.entry(e.lsn, e.time, e.kind, e.seq, &e.body).expect("a disk without faults");
+        }
+        writer.end_log(&log.state, log.name.as_deref()).expect("a disk without faults");
+    }
+    writer.finish(&ancestry()).expect("a disk without faults")
+}
+
+fn open(disk: &Disk, meta: &SegmentMeta) -> Result<Segment> {
+    Segment::open(Arc::new(disk.clone()), dir(), identity().store, meta)
+}
+
+/// The log's records from `from` on, as a reader gathers them: LSN, time, body.
+fn read_records(segment: &Segment, log: LogId, mut from: Seq) -> Result<Vec<(Lsn, TimeUs, Vec<u8>)>> {
+    let mut out = Vec::new();
+    loop {
+        let chunks = segment.chunks(log, from)?;
+        let Some(last) = chunks.last() else { return Ok(out) };
+        for entry in &chunks {
+            for raw in segment.chunk(entry)?.entries() {
+                let raw = raw.expect("the digest was right");
+                let body = Entry::decode(log, raw.body).expect("the digest was right");
+                if body.kind == Kind::Record && body.seq >= from {
+                    out.push((raw.lsn, raw.time, raw.body.to_vec()));
+                }
+            }
+        }
+        from = last.next_seq();
+    }
+}
+
+/// Fails unless everything that can be asked of the log is answered as the model says, or with an error.
+fn check_log(segment: &Segment, id: LogId, log: &ModelLog) -> Result<()> {
+    let head = segment.head(id)?.expect("a log of the segment is never absent");
+    assert_eq!((head.log, head.next_seq(), head.state_lsn), (id, log.state.next_seq, log.state.changed.last()));
+    assert_eq!(head.state_at.is_some(), log.state.changed.last() >= Lsn(FIRST_LSN));
+    if let Some(at) = head.state_at {
+        assert_eq!(segment.state(id, at)?, StateRecord::of(&log.state, Lsn(FIRST_LSN)));
+    }
+    let records: Vec<_> = log.entries.iter().filter(|e| e.kind == Kind::Record).collect();
+    let middle = records.get(records.len() / 2).map_or(log.state.next_seq, |e| e.seq);
+    for from in [Seq(0), middle, log.state.next_seq] {
+        let read = read_records(segment, id, from)?;
+        let want = records.iter().filter(|e| e.seq >= from);
+        let want: Vec<_> = want.map(|e| (e.lsn, e.time, e.body.clone())).collect();
+        assert!(read == want, "log {id} from {from}: {} records instead of {}", read.len(), want.len());
+    }
+    if let Some(name) = &log.name {
+        assert_eq!(segment.find_name(name)?, Some((id, log.state.life.created)));
+    }
+    Ok(())
+}
+
+fn check_lists(segment: &Segment, model: &Model) -> Result<()> {
+    let mut logs = Vec::new();
+    while let Some(start) = model.keys().find(|id| logs.last().is_none_or(|last| *id > last)) {
+        let more = segment.logs_from(*start, 7)?;
+        assert!(!more.is_empty() && more.iter().all(IndexEntry::is_last));
+        logs.extend(more.iter().map(|entry| entry.log));
+    }
+    assert!(logs.iter().eq(model.keys()));
+    let mut names: Vec<_> =
+        model.iter().filter_map(|(id, log)| Some((log.name.clone()?, *id, log.state.life.created))).collect();
+    names.sort();
+    assert_eq!(segment.names_from("", usize::MAX)?, names);
+    for (i, (name, id, _)) in names.iter().enumerate().step_by(9) {
+        assert_eq!(segment.names_from(name, 5)?, names[i..(i + 5).min(names.len())]);
+        assert_eq!(segment.name_of(*id)?.as_ref(), Some(name));
+    }
+    assert_eq!(segment.find_name("users/nobody")?, None);
+    assert_eq!(segment.ancestry()?, ancestry());
+    Ok(())
+}
+
+/// Every entry of the file, control entries included, in the order of the index.
+fn all_entries(segment: &Segment) -> Vec<(LogId, Lsn, TimeUs, Vec<u8>)> {
+    let mut out = Vec::new();
+    for n in 0..segment.footer.places.index.blocks {
+        let block = segment.index_block(n).expect("intact");
+        for i in 0..block.len() {
+            let entry = segment.index_entry(n, &block, i).expect("intact");
+            let chunk = segment.chunk(&entry).expect("intact");
+            for raw in chunk.entries() {
+                let raw = raw.expect("intact");
+                out.push((entry.log, raw.lsn, raw.time, raw.body.to_vec()));
+            }
+        }
+    }
+    out
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let record = |lens: std::ops::Range<usize>| {
+        (lens, any::<bool>()).prop_map(|(len, noise)| Step::Record { len, noise })
+    };
+    let step = prop_oneof![
+        60 => record(0..300),
+        10 => record(300..9000),
+        1 => record(60_000..200_000),
+        8 => Just(Step::Control),
+        3 => Just(Step::Recreate),
+    ];
+    proptest::collection::vec(step, 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn random_logs_come_back(
+        logs in proptest::collection::btree_map(0u64..100_000, (prop_oneof![Just(0), 1u64..1 << 40], steps()), 0..200),
+        salt: u64, maps: bool,
+    ) {
+        let logs: Vec<_> = logs.into_iter().map(|(n, (base, steps))| (n, base, steps)).collect();
+        let model = model(&logs, salt);
+        let disk = Disk { maps, ..Disk::default() };
+        let meta = write(&disk, &model);
+        prop_assert_eq!(meta.bytes, disk.content(&file()).len() as u64);
+        let entries: Vec<_> = model.iter()
+            .flat_map(|(id, log)| log.entries.iter().map(move |e| (*id, e.lsn, e.time, e.body.clone()))).collect();
+        let counts = (meta.logs, meta.entries, meta.payload_bytes);
+        let payload_bytes: usize = entries.iter().map(|e| e.3.len()).sum();
+        prop_assert_eq!(counts, (model.len() as u64, entries.len() as u64, payload_bytes as u64));
+        read_back(&disk, dir(), &meta).expect("just written");
+        let segment = open(&disk, &meta).expect("just written");
+        for (id, log) in &model {
+            check_log(&segment, *id, log).expect("intact");
+        }
+        check_lists(&segment, &model).expect("intact");
+        prop_assert!(all_entries(&segment) == entries);
+        for n in 200_000..200_200 {
+            prop_assert_eq!(segment.head(log_id(n)).expect("intact"), None);
+            prop_assert!(segment.chunks(log_id(n), Seq(0)).expect("intact").is_empty());
+        }
+        let mut bytes = 0;
+        prop_assert_eq!(segment.verify(&mut |n| bytes += n), vec![]);
+        prop_assert_eq!(bytes, meta.bytes);
+    }
+}
+
+fn small() -> (Disk, Model, SegmentMeta) {
+    let record = |len| Step::Record { len, noise: true };
+    let logs = [
+        (1, 0, vec![record(10), Step::Control, record(700)]),
+        (2, 0, vec![Step::Record { len: 3000, noise: false }, record(0)]),
+        (3, 50, vec![record(100), Step::Recreate, record(20)]),
+        (4, 0, vec![Step::Control]),
+        (5, 8, vec![record(30)]),
+    ];
+    let model = model(&logs, 11);
+    let disk = Disk::default();
+    let meta = write(&disk, &model);
+    (disk, model, meta)
+}
+
+#[test]
+fn each_damaged_byte_is_found_and_nothing_wrong_is_ever_read() {
+    let (disk, model, meta) = small();
+    let opened = open(&disk, &meta).expect("intact");
+    let chunks: Vec<_> = model.keys().flat_map(|id| opened.chunks(*id, Seq(0)).expect("intact")).collect();
+    for at in 0..meta.bytes {
+        disk.flip(&file(), at, 1 << (at % 8));
+        let findings = opened.verify(&mut |_| {});
+        assert!(!findings.is_empty(), "byte {at}");
+        if let Some(hit) = chunks.iter().find(|c| (c.offset..c.offset + u64::from(c.len)).contains(&at)) {
+            let seqs = hit.first_seq.0..hit.next_seq().0;
+            assert_eq!((findings.len(), &findings[0].seqs), (1, &Some(seqs)), "byte {at}: {findings:?}");
+            assert_eq!(findings[0].log, Some(hit.log.to_string()));
+        }
+        assert_eq!(read_back(&disk, dir(), &meta).expect_err("one byte is wrong").kind(), ErrorKind::Damaged);
+        let damaged = |e: Error| assert_eq!((e.kind(), e.path()), (ErrorKind::Damaged, Some(&*file())), "byte {at}: {e}");
+        match open(&disk, &meta) {
+            Ok(segment) => {
+                for (id, log) in &model {
+                    check_log(&segment, *id, log).unwrap_or_else(damaged);
+                }
+                check_lists(&segment, &model).unwrap_or_else(damaged);
+            }
+            Err(e) => damaged(e),
+        }
+        disk.flip(&file(), at, 1 << (at % 8));
+    }
+    assert_eq!(opened.verify(&mut |_| {}), []);
+}
+
+#[test]
+fn a_shorter_a_longer_and_anothers_file_are_damage() {
+    let (disk, _, meta) = small();
+    let good = disk.content(&file());
+    let opened = open(&disk, &meta).expect("intact");
+    let refused = |disk: &Disk| {
+        assert_eq!(open(disk, &meta).expect_err("another length").kind(), ErrorKind::Damaged);
+        assert_eq!(read_back(disk, dir(), &meta).expect_err("another length").kind(), ErrorKind::Damaged);
+    };
+    disk.truncate(&file(), good.len() - BLOCK);
+    refused(&disk);
+    assert!(!opened.verify(&mut |_| {}).is_empty());
+    disk.put(&file(), &[&*good, &[0; BLOCK]].concat());
+    refused(&disk);
+
+    disk.put(&file(), &good);
+    let other = Segment::open(Arc::new(disk.clone()), dir(), StoreId([1; 16]), &meta);
+    assert_eq!(other.expect_err("another store's").kind(), ErrorKind::Damaged);
+    let otherwise = SegmentMeta { records: meta.records + 1, ..meta.clone() };
+    assert_eq!(open(&disk, &otherwise).expect_err("the manifest differs").kind(), ErrorKind::Damaged);
+    let digest = SegmentMeta { digest: [0; 32], ..meta.clone() };
+    assert_eq!(open(&disk, &digest).expect("not read as a whole").verify(&mut |_| {}).len(), 1);
+}
+
+#[test]
+fn a_newer_format_is_refused_and_not_called_damage() {
+    let (disk, _, meta) = small();
+    let segment = open(&disk, &meta).expect("intact");
+    let number = meta.bytes / BLOCK as u64 - 1;
+    for at in [8, 32] {
+        let mut body = segment.footer.encode();
+        body[at] = 1;
+        let block = crate::format::block::encode(Section::Footer, ID, number, &body);
+        let mut bytes = disk.content(&file());
+        let end = bytes.len() - BLOCK;
+        bytes[end..].copy_from_slice(&block);
+        disk.put(&file(), &bytes);
+        assert_eq!(open(&disk, &meta).expect_err("not known").kind(), ErrorKind::Refused, "byte {at}");
+        disk.put(&file(), &[&bytes[..end], &crate::format::block::encode(
+            Section::Footer, ID, number, &segment.footer.encode())].concat());
+    }
+}
+
+#[test]
+fn a_lookup_touches_three_blocks_first_on_the_disk_and_then_in_the_map() {
+    let logs: Vec<_> = (0..2000).map(|n| (n, 5, vec![Step::Record { len: 10, noise: true }])).collect();
+    let model = model(&logs, 1);
+    for maps in [false, true] {
+        let disk = Disk { maps, ..Disk::default() };
+        let meta = write(&disk, &model);
+        let segment = open(&disk, &meta).expect("intact");
+        disk.take_reads();
+        for first in [true, false] {
+            let head = segment.head(log_id(77)).expect("intact").expect("there");
+            let reads = disk.take_reads();
+            assert_eq!(reads.len(), if first || !maps { 3 } else { 0 }, "maps {maps}, first {first}");
+            assert!(reads.iter().all(|(_, len)| *len == BLOCK));
+            segment.chunk(&head).expect("intact");
+            assert_eq!(disk.take_reads().len(), 1, "a chunk is one read, past the page cache");
+        }
+    }
+}
+
+#[test]
+fn damage_in_the_map_alone_is_healed_by_the_disk() {
+    let (mut disk, model, meta) = small();
+    disk.maps = true;
+    let good = disk.content(&file());
+    disk.put(&file(), &vec![0xff; good.len()]);
+    // The map is a copy: made of nonsense for what is opened while the disk has it.
+    let file_handle = (&disk as &dyn Io).open(&file(), OpenMode::ReadDirect).expect("there");
+    let map = disk.map(&file_handle).expect("this disk maps");
+    assert_eq!(map.bytes().len(), good.len());
+    disk.put(&file(), &good);
+    let mut segment = open(&disk, &meta).expect("intact");
+    segment.view.set_map(map);
+    for _ in 0..2 {
+        for (id, log) in &model {
+            check_log(&segment, *id, log).expect("the disk is intact");
+        }
+    }
+}
+
+#[test]
+fn a_bad_filter_block_is_a_maybe_and_a_bad_index_block_is_not() {
+    let (disk, model, meta) = small();
+    let segment = open(&disk, &meta).expect("intact");
+    let places = segment.footer.places;
+    disk.flip(&file(), places.filter.first * BLOCK as u64 + 100, 1);
+    for (id, log) in &model {
+        check_log(&segment, *id, log).expect("no filter is needed");
+    }
+    assert_eq!(segment.head(log_id(999)).expect("the index is intact"), None);
+    disk.flip(&file(), places.index.first * BLOCK as u64 + 100, 1);
+    let error = segment.head(log_id(999)).expect_err("the index is damaged");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert_eq!(error.lsn_range(), Some(meta.first_lsn.0..meta.last_lsn.0 + 1));
+}
+
+#[test]
+fn a_block_that_cannot_be_read_is_named_with_the_logs_it_holds() {
+    let record = Step::Record { len: 20_000, noise: true };
+    let model = model(&[(1, 0, vec![record.clone(); 9]), (2, 0, vec![record; 2])], 4);
+    let disk = Disk::default();
+    let meta = write(&disk, &model);
+    let segment = open(&disk, &meta).expect("intact");
+    let chunk = segment.chunks(log_id(1), Seq(4)).expect("intact")[0];
+    let bad = chunk.offset / BLOCK as u64 + 2;
+    disk.bad.lock().expect("no panic").push(bad);
+
+    let error = segment.chunk(&chunk).expect_err("it cannot be read");
+    assert_eq!((error.kind(), error.log_name()), (ErrorKind::Io, Some(&*log_id(1).to_string())));
+    assert_eq!(error.seq_range(), Some(chunk.first_seq.0..chunk.next_seq().0));
+    let findings = segment.verify(&mut |_| {});
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert_eq!(findings[0].seqs, Some(chunk.first_seq.0..chunk.next_seq().0));
+    assert_eq!(findings[1].offset, Some(bad * BLOCK as u64));
+}
+
+#[test]
+fn an_index_entry_that_lies_is_damage() {
+    let (disk, model, meta) = small();
+    let segment = open(&disk, &meta).expect("intact");
+    let id = *model.keys().next().expect("some");
+    let good = segment.head(id).expect("intact").expect("there");
+    for bad in [
+        IndexEntry { offset: 0, ..good },
+        IndexEntry { offset: meta.bytes, ..good },
+        IndexEntry { len: 0, ..good },
+        IndexEntry { len: u32::MAX, ..good },
+        IndexEntry { digest: !good.digest, ..good },
+    ] {
+        let error = segment.chunk(&bad).expect_err("it is not so");
+        assert_eq!((error.kind(), error.log_name()), (ErrorKind::Damaged, Some(&*id.to_string())));
+    }
+    assert_eq!(segment.state(id, u32::MAX - 1).expect_err("beyond the stream").kind(), ErrorKind::Damaged);
+}
+
+#[test]
+fn many_chunks_come_in_bounded_portions() {
+    let model = model(&[(1, 3, vec![Step::Record { len: 50_000, noise: true }; 150]), (2, 0, vec![Step::Control])], 2);
+    let disk = Disk::default();
+    let meta = write(&disk, &model);
+    let segment = open(&disk, &meta).expect("intact");
+    assert_eq!(segment.chunks(log_id(1), Seq(0)).expect("intact").len(), 64);
+    check_log(&segment, log_id(1), &model[&log_id(1)]).expect("intact");
+    assert!(segment.footer.places.index.blocks > 2, "the log's chunks cross index blocks");
+}
+
+#[test]
+fn an_idle_logs_single_record_costs_at_most_64_bytes_of_index_and_state() {
+    let logs: Vec<_> = (0..50_000).map(|n| (n, 5, vec![Step::Record { len: 100, noise: true }])).collect();
+    let mut model = model(&logs, 1);
+    for log in model.values_mut() {
+        log.state.changed = Changed { life: Lsn(5), timelines: Lsn(7), ..Changed::default() };
+    }
+    let disk = Disk::default();
+    let meta = write(&disk, &model);
+    let segment = open(&disk, &meta).expect("intact");
+    let places = segment.footer.places;
+    let blocks = places.index.blocks + places.fence.blocks + places.root.blocks + places.state.blocks;
+    assert!(blocks * BLOCK as u64 <= 64 * 50_000, "{} bytes a log", blocks * BLOCK as u64 / 50_000);
+    let passed = (100_000..120_000).filter(|n| segment.may_hold(log_id(*n))).count();
+    assert!(passed < 200, "{passed} of 20000 absent logs were let through");
+    for (id, log) in model.iter().step_by(997) {
+        check_log(&segment, *id, log).expect("intact");
+    }
+}
+
+#[test]
+fn a_segment_without_logs_has_none() {
+    let disk = Disk::default();
+    let meta = write(&disk, &Model::new());
+    let segment = open(&disk, &meta).expect("intact");
+    assert_eq!(segment.head(log_id(1)).expect("intact"), None);
+    assert_eq!(segment.logs_from(LogId::default(), 9).expect("intact"), []);
+    assert_eq!(segment.verify(&mut |_| {}), []);
+}
+
+#[test]
+fn a_writer_does_not_write_over_a_file() {
+    let (disk, ..) = small();
+    let lsns = Lsn(1)..=Lsn(2);
+    let again = SegmentWriter::create(Arc::new(disk.clone()), dir(), &identity(), ID, lsns);
+    assert_eq!(again.err().expect("the file exists").kind(), ErrorKind::Io);
+}
+
+#[test]
+fn the_footers_digest_is_of_all_before_it() {
+    let (disk, _, meta) = small();
+    let bytes = disk.content(&file());
+    let end = bytes.len() - BLOCK;
+    let number = end as u64 / BLOCK as u64;
+    let body = crate::format::block::decode(&bytes[end..], Section::Footer, ID, number).expect("intact");
+    let footer = Footer::decode(body, number).expect("intact");
+    assert_eq!(footer.digest, *blake3::hash(&bytes[..end]).as_bytes());
+    assert_eq!(meta.digest, *blake3::hash(&bytes).as_bytes());
+    assert_eq!(get_u64(&bytes, 8), ID.0, "the header is a checked block of this segment");
+}
