@@ -24,13 +24,20 @@ impl Progress {
 
     /// So much of the total is done.
     pub fn reached(&mut self, done: u64) {
+        self.reached_of(done, self.total);
+    }
+
+    /// So much is done of a total that is known better by now.
+    pub fn reached_of(&mut self, done: u64, total: u64) {
+        self.total = total;
         if self.bar.is_none() && self.begun.elapsed() >= PATIENCE && std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(self.total).with_message(self.what).with_elapsed(self.begun.elapsed());
             let style = "{msg} {wide_bar} {percent} %, {eta} left";
             self.bar = Some(bar.with_style(ProgressStyle::with_template(style).expect("the template is well formed")));
         }
         if let Some(bar) = &self.bar {
-            bar.set_position(done.min(self.total));
+            bar.set_length(total);
+            bar.set_position(done.min(total));
         }
     }
 }
