@@ -305,7 +305,7 @@ impl World {
                 continue;
             };
             let ticket = *ticket;
-            self.waiting.remove(i);
+            drop(self.waiting.remove(i));
             let answer = match answer {
                 Ok(receipt) => Ok(answers(&receipt)),
                 Err(e) if unknown(e.kind()) && self.disk.crashed().is_some() => continue,
