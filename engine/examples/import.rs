@@ -261,7 +261,7 @@ impl Importer<'_> {
         let mut hasher = blake3::Hasher::new();
         for number in 1..=parts {
             let mut content = Vec::with_capacity(PART_BYTES);
-            reader.by_ref().take(PART_BYTES as u64).read_to_end(&mut content)?;
+            (&mut reader).take(PART_BYTES as u64).read_to_end(&mut content)?;
             hasher.update(&content);
             let last = number == parts;
             if last && hasher.finalize().as_bytes() != &blake3 {

@@ -19,8 +19,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use failure::Failure;
-
 /// Creates, inspects, verifies and measures everlog stores.
 #[derive(Parser)]
 #[command(name = "everlog", version, after_help = EXAMPLES)]

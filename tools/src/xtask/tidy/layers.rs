@@ -10,13 +10,14 @@ use std::path::Path;
 use super::Problem;
 use super::source::{Source, words};
 
-/// The modules of each layer, lowest first. Those of [`ISLANDS`] do not even import one another.
+/// The modules of each layer, lowest first. Those of layer [`ISLANDS`] do not even import one another.
 const LAYERS: &[&[&str]] = &[
     &["types", "limits", "names", "config", "error", "sync", "poison", "waiter", "clock", "metrics", "finding"],
     &["format", "io"],
     &["segment", "manifest", "index", "journal"],
-    &["commit", "recovery", "flush", "read", "verify"],
-    &["store", "lib"],
+    &["commit", "recovery", "flush", "read"],
+    // A verification puts recovery's checks and the segments' together, as an open does.
+    &["store", "verify", "lib"],
 ];
 
 /// The layer whose modules are put together by the layer above alone.
