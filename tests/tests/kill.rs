@@ -146,7 +146,10 @@ impl World {
         }
         let store = ReadOnly::open(&self.data).expect("what a kill leaves behind can be read");
         let mut found: BTreeMap<String, u32> = BTreeMap::new();
-        for log in store.list(&format!("import/{prefix}"), None, 1000).expect("the logs are known") {
+        for log in store.list(&format!("import/round{round}"), None, 1000).expect("the logs are known") {
+            if !format!("{}/", log.name).starts_with(&format!("import/{prefix}")) {
+                continue; // Of round 10, where round 1 is looked at.
+            }
             let mut paths = BTreeMap::new();
             let mut next = 0;
             loop {
