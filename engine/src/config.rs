@@ -1,10 +1,24 @@
 //! The settings of an open store.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::IoChoice;
 use crate::limits;
 use crate::types::BLOCK;
 use std::time::Duration;
+
+/// Which backend a store's disk is reached through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoChoice {
+    /// io_uring where the system allows it, else blocking system calls; both bypass the page cache.
+    #[default]
+    Auto,
+    /// io_uring alone; an error where the system refuses it.
+    Uring,
+    /// Blocking system calls on threads, bypassing the page cache.
+    Posix,
+    /// Blocking system calls through the page cache, with a sync after each durable write. Slower, and weaker: after a
+    /// failed sync the page cache may show bytes that the disk does not have. For file systems without O_DIRECT.
+    Buffered,
+}
 
 /// What an append does when memory or the journal is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -203,6 +203,12 @@ impl Error {
         self.inner.source.as_ref()
     }
 
+    /// What to do next, where something can be done.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.inner.remedy.as_deref()
+    }
+
     /// What happened, alone.
     #[must_use]
     pub fn message(&self) -> &str {

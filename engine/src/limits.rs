@@ -32,6 +32,8 @@ pub const JOURNAL_FILE_BYTES_MIN: u64 = 64 << 10;
 pub const JOURNAL_FILE_BYTES_MAX: u64 = 4 << 30;
 /// The smallest number of files in the journal ring.
 pub const JOURNAL_FILES_MIN: usize = 3;
+/// A frame's header, in bytes. It stands here since limits are below the format, which asserts that it is so.
+pub const FRAME_HEADER_BYTES: usize = 192;
 /// The deepest queue of frames in flight.
 pub const IN_FLIGHT_MAX: usize = 16;
 
@@ -44,7 +46,7 @@ pub const fn frame_bytes_max(journal_file_bytes: u64) -> usize {
 /// The largest encoded batch in a journal of files of `journal_file_bytes`, in bytes.
 #[must_use]
 pub const fn batch_bytes_max(journal_file_bytes: u64) -> usize {
-    frame_bytes_max(journal_file_bytes) - crate::format::frame::HEADER_LEN
+    frame_bytes_max(journal_file_bytes) - FRAME_HEADER_BYTES
 }
 
 /// The largest record in a journal of files of `journal_file_bytes`, in bytes.

@@ -56,4 +56,12 @@ pub struct Metrics {
     pub overloads: Counter,
     /// Log heads looked up in segments.
     pub head_loads: Counter,
+    /// Pages read.
+    pub reads: Counter,
+    /// Segments that such a page took chunks from.
+    pub read_runs: Counter,
+    /// Chunks read for pages.
+    pub chunk_reads: Counter,
+    /// Their bytes as stored.
+    pub chunk_bytes: Counter,
 }

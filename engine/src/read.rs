@@ -14,6 +14,7 @@ use crate::index::Index;
 use crate::index::memory::MemEntry;
 use crate::index::set::SegmentSet;
 use crate::index::slot::Visible;
+use crate::metrics::Metrics;
 use crate::types::{LogId, Lsn, Seq, TimeUs};
 use std::collections::VecDeque;
 
@@ -72,8 +73,9 @@ pub fn read(index: &Index, name: &str, from: u64, limit: ReadLimit) -> Result<Pa
         (inner.visible, in_memory(&inner.mem, Seq(from), limit))
     };
     check_position(&visible, name, from)?;
-    let mut out = Collector { next: Seq(from), limit, bytes: 0, records: Vec::new() };
+    let mut out = Collector { next: Seq(from), limit, bytes: 0, records: Vec::new(), cost: Cost::default() };
     out.log(index, id, visible.next_seq, visible.fork, &memory).map_err(|e| named(e, id, name))?;
+    out.cost.count(&index.metrics);
     let next_seq = out.next.0;
     Ok(Page { records: out.records, next_seq, head: visible.next_seq.0, closed: visible.closed })
 }
@@ -130,6 +132,24 @@ struct Collector {
     limit: ReadLimit,
     bytes: usize,
     records: Vec<Record>,
+    cost: Cost,
+}
+
+/// What a page cost the disk.
+#[derive(Default)]
+struct Cost {
+    runs: u64,
+    chunks: u64,
+    chunk_bytes: u64,
+}
+
+impl Cost {
+    fn count(&self, metrics: &Metrics) {
+        metrics.reads.add(1);
+        metrics.read_runs.add(self.runs);
+        metrics.chunk_reads.add(self.chunks);
+        metrics.chunk_bytes.add(self.chunk_bytes);
+    }
 }
 
 impl Collector {
@@ -200,6 +220,7 @@ impl Collector {
 
     fn segments(&mut self, set: &SegmentSet, id: LogId, end: Seq) -> Result<()> {
         for segment in &set.segments {
+            let chunks_before = self.cost.chunks;
             while self.next < end && !self.full() {
                 let chunks = segment.chunks(id, self.next)?;
                 let before = self.next;
@@ -208,6 +229,8 @@ impl Collector {
                         break;
                     }
                     let chunk = segment.chunk(at)?;
+                    self.cost.chunks += 1;
+                    self.cost.chunk_bytes += u64::from(at.len);
                     for entry in chunk.entries() {
                         let entry = entry.map_err(|e| unreadable(id, self.next, &e))?;
                         let decoded = Entry::decode(id, entry.body).map_err(|e| unreadable(id, self.next, &e))?;
@@ -215,6 +238,7 @@ impl Collector {
                             break;
                         }
                         if !self.take(id, entry.lsn, entry.time, &decoded)? {
+                            self.cost.runs += 1;
                             return Ok(());
                         }
                     }
@@ -223,6 +247,7 @@ impl Collector {
                     break;
                 }
             }
+            self.cost.runs += u64::from(self.cost.chunks > chunks_before);
         }
         if self.next < end && !self.full() { Err(missing(id, self.next, end)) } else { Ok(()) }
     }

@@ -36,7 +36,7 @@ const HEADER_CRC_AT: usize = PAYLOAD_CRC_AT + 4;
 /// The header's length, in bytes; the payload follows it at once.
 pub const HEADER_LEN: usize = HEADER_CRC_AT + 4;
 
-const _: () = assert!(HEADER_LEN == 192);
+const _: () = assert!(HEADER_LEN == crate::limits::FRAME_HEADER_BYTES);
 
 const MAGIC: &[u8; 8] = b"EVLGFRAM";
 

@@ -128,6 +128,14 @@ pub struct Stats {
     pub manifests: u64,
     /// Appends turned away.
     pub overloads: u64,
+    /// Pages read.
+    pub reads: u64,
+    /// Segments that such a page took chunks from, each counted for each page.
+    pub read_runs: u64,
+    /// Chunks read for pages, each of them one read of the device.
+    pub chunk_reads: u64,
+    /// Their bytes as stored.
+    pub chunk_bytes: u64,
 }
 
 impl Stats {
@@ -161,6 +169,10 @@ impl Stats {
             segment_rewrites: metrics.segment_rewrites.get(),
             manifests: metrics.manifests.get(),
             overloads: metrics.overloads.get(),
+            reads: metrics.reads.get(),
+            read_runs: metrics.read_runs.get(),
+            chunk_reads: metrics.chunk_reads.get(),
+            chunk_bytes: metrics.chunk_bytes.get(),
         }
     }
 }

@@ -1,0 +1,110 @@
+//! `everlog bench`: what the engine does on this machine, as numbers.
+//!
+//! It measures with the default configuration unless a flag says otherwise, and says which it was. Payloads are
+//! incompressible. Invariant: setting up (stores, logs, payloads) lies outside of every measured time.
+
+mod append;
+mod fill;
+mod open;
+mod payload;
+mod process;
+mod read;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use everlog::{Config, IoChoice};
+
+use crate::failure::Failure;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Create a store and append to logs chosen at random
+    #[command(after_help = append::EXAMPLES)]
+    Append(append::Args),
+    /// Create a store and fill many logs
+    #[command(after_help = fill::EXAMPLES)]
+    Fill(fill::Args),
+    /// Open a store, read a record, append a record (to the log everlog-bench/open)
+    #[command(after_help = "Example:\n  everlog bench open --data ./scratch --json")]
+    Open(open::Args),
+    /// Read logs chosen at random, each of them wholly, with nothing of them in the page cache
+    #[command(after_help = "Example:\n  everlog bench read --data ./scratch --sample 1000 --json")]
+    Read(read::Args),
+}
+
+pub fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Append(args) => append::run(args),
+        Command::Fill(args) => fill::run(args),
+        Command::Open(args) => open::run(args),
+        Command::Read(args) => read::run(args),
+    }
+}
+
+/// What every bench takes.
+#[derive(Args)]
+pub struct Common {
+    /// The store's directory
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// The backend that talks to the disk
+    #[arg(long, value_enum, default_value = "auto")]
+    io: Io,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Io {
+    /// io_uring where the kernel grants it, else posix
+    Auto,
+    Uring,
+    Posix,
+    /// Through the page cache, for file systems that refuse direct writes
+    Buffered,
+}
+
+impl Common {
+    fn config(&self) -> Config {
+        let io = match self.io {
+            Io::Auto => IoChoice::Auto,
+            Io::Uring => IoChoice::Uring,
+            Io::Posix => IoChoice::Posix,
+            Io::Buffered => IoChoice::Buffered,
+        };
+        Config { io, ..Config::default() }
+    }
+
+    /// The configuration in words.
+    fn described(&self) -> String {
+        match self.io {
+            Io::Auto => "default".to_owned(),
+            io => format!(
+                "default, io = {}",
+                io.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+            ),
+        }
+    }
+}
+
+/// The name of the nth log of a bench.
+fn log_name(n: u64) -> String {
+    format!("users/{n}/log")
+}
+
+/// `part` of `whole`, 0 of nothing.
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Latencies in nanoseconds, up to a minute, to three digits.
+fn histogram() -> hdrhistogram::Histogram<u64> {
+    hdrhistogram::Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are well formed")
+}
+
+/// A quantile of latencies, in microseconds.
+fn quantile_us(latencies: &hdrhistogram::Histogram<u64>, quantile: f64) -> f64 {
+    latencies.value_at_quantile(quantile) as f64 / 1e3
+}

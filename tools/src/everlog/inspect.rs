@@ -1,0 +1,145 @@
+//! `everlog inspect`: what a store holds, in numbers. Works on a store that is running, since it only reads.
+//!
+//! Counting the logs takes a walk over all of them. Invariant: records are those that are kept, not those that were
+//! ever written.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use everlog::names::owner;
+use everlog::{LogInfo, ReadOnly};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::output;
+use crate::progress::Progress;
+
+#[derive(Serialize)]
+struct Report {
+    store: String,
+    created_us: u64,
+    manifest: u64,
+    owners: u64,
+    logs: u64,
+    closed_logs: u64,
+    records: u64,
+    payload_bytes_in_segments: u64,
+    segment_bytes: u64,
+    journal_files: usize,
+    journal_file_bytes: u64,
+    unflushed_frames: u64,
+    unflushed_entries: u64,
+    unflushed_bytes: u64,
+    flushed_lsn: u64,
+    end_lsn: u64,
+    timelines: Vec<Timeline>,
+    segments: Vec<Segment>,
+}
+
+#[derive(Serialize)]
+struct Timeline {
+    timeline: String,
+    parent: String,
+    first_lsn: u64,
+    began_us: u64,
+    cause: String,
+}
+
+#[derive(Serialize)]
+struct Segment {
+    segment: String,
+    first_lsn: u64,
+    last_lsn: u64,
+    logs: u64,
+    records: u64,
+    payload_bytes: u64,
+    bytes: u64,
+}
+
+pub fn run(dir: &Path, json: bool) -> Result<(), Failure> {
+    let store = ReadOnly::open(dir)?;
+    let counts = Counts::of(&store)?;
+    let summary = store.summary();
+    let report = Report {
+        store: summary.id.to_string(),
+        created_us: summary.created.0,
+        manifest: summary.manifest.0,
+        owners: counts.owners.len() as u64,
+        logs: counts.logs,
+        closed_logs: counts.closed,
+        records: counts.records,
+        payload_bytes_in_segments: summary.segments.iter().map(|segment| segment.payload_bytes).sum(),
+        segment_bytes: summary.segments.iter().map(|segment| segment.bytes).sum(),
+        journal_files: summary.journal_files.0,
+        journal_file_bytes: summary.journal_files.1,
+        unflushed_frames: summary.journal_frames,
+        unflushed_entries: summary.journal_entries,
+        unflushed_bytes: summary.journal_bytes,
+        flushed_lsn: summary.flushed.0,
+        end_lsn: summary.end.0,
+        timelines: summary
+            .timelines
+            .iter()
+            .map(|start| Timeline {
+                timeline: start.timeline.to_string(),
+                parent: start.parent.to_string(),
+                first_lsn: start.first_lsn.0,
+                began_us: start.began.0,
+                cause: format!("{:?}", start.cause),
+            })
+            .collect(),
+        segments: summary
+            .segments
+            .iter()
+            .map(|meta| Segment {
+                segment: format!("{:016x}", meta.id.0),
+                first_lsn: meta.first_lsn.0,
+                last_lsn: meta.last_lsn.0,
+                logs: meta.logs,
+                records: meta.records,
+                payload_bytes: meta.payload_bytes,
+                bytes: meta.bytes,
+            })
+            .collect(),
+    };
+    output::print(&report, json)?;
+    Ok(())
+}
+
+/// What a walk over the logs adds up to.
+#[derive(Default)]
+struct Counts {
+    /// Hashes of the owners' names: an owner's logs need not be neighbours in the order of names (`a/b`, `a/b-c/d`,
+    /// `a/b/e`), and 64 bits tell more owners apart than a machine holds.
+    owners: HashSet<u64>,
+    logs: u64,
+    closed: u64,
+    records: u64,
+}
+
+impl Counts {
+    fn of(store: &ReadOnly) -> Result<Self, Failure> {
+        let mut counts = Self::default();
+        // Of how many there are is known only what the segments say, and a log may be in several.
+        let guess = store.summary().segments.iter().map(|segment| segment.logs).max().unwrap_or(0);
+        let mut progress = Progress::new("counting logs", guess);
+        let mut after: Option<String> = None;
+        loop {
+            let logs = store.list("", after.as_deref(), 1000)?;
+            let Some(last) = logs.last() else { return Ok(counts) };
+            logs.iter().for_each(|log| counts.add(log));
+            after = Some(last.name.clone());
+            progress.reached(counts.logs);
+        }
+    }
+
+    fn add(&mut self, log: &LogInfo) {
+        let mut hasher = DefaultHasher::new();
+        owner(&log.name).hash(&mut hasher);
+        self.owners.insert(hasher.finish());
+        self.logs += 1;
+        self.closed += u64::from(log.closed);
+        self.records += log.next_seq - log.first_seq;
+    }
+}

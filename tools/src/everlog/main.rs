@@ -1,0 +1,93 @@
+//! `everlog`: what an operator does with a store from the shell.
+//!
+//! Commands read arguments, call the engine and print; nothing here knows the format of a file. Invariant: the exit
+//! code says what happened (0 done, 1 failed, 2 bad usage, 3 refused, 4 damage, 5 stopped by an I/O error), and an
+//! error prints one sentence with the cause and one with the remedy on stderr.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod dump;
+mod failure;
+mod init;
+mod inspect;
+mod output;
+mod progress;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Creates, inspects, verifies and measures everlog stores.
+#[derive(Parser)]
+#[command(name = "everlog", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  everlog init --data ./store
+  everlog inspect ./store
+  everlog dump ./store --log users/alice/contacts --from 40
+  everlog verify ./store --json
+  everlog bench append --data ./scratch --threads 16 --seconds 10
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 refused (no store here, locked, newer format), 4 damage found or some
+records could not be had, 5 stopped by an I/O error.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Create a store in a directory that is missing or empty
+    #[command(after_help = "Example:\n  everlog init --data ./store")]
+    Init {
+        /// The directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
+    /// Show what a store holds; works on a running store
+    #[command(after_help = "Examples:\n  everlog inspect ./store\n  everlog inspect ./store --json")]
+    Inspect {
+        /// The store
+        dir: PathBuf,
+        /// One JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print records; works on a running store
+    #[command(after_help = dump::EXAMPLES)]
+    Dump(dump::Args),
+    /// Read everything again and check it; works on a running store
+    #[command(
+        after_help = "Examples:\n  everlog verify ./store\n  everlog verify ./store --json\n\nExits 4 if damage is found."
+    )]
+    Verify {
+        /// The store
+        dir: PathBuf,
+        /// One JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure the engine on this machine
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Init { data } => init::run(&data),
+        Command::Inspect { dir, json } => inspect::run(&dir, json),
+        Command::Dump(args) => dump::run(&args),
+        Command::Verify { dir, json } => verify::run(&dir, json),
+        Command::Bench(command) => bench::run(&command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}

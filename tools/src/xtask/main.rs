@@ -1,0 +1,88 @@
+//! `cargo xtask`: everything this repository checks about itself, as one command and as single steps.
+//!
+//! It checks and reports; the one thing it ever writes is the digest in docs/FORMAT.md, and only when asked to.
+//! Invariant: `ci` is exactly the steps below in their order, so that what fails there can be repeated alone.
+#![forbid(unsafe_code)]
+
+mod posix;
+mod steps;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Checks the repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask ci              everything, in the order below; stops at the first failure
+  cargo xtask tidy            the rules that no compiler knows
+  cargo xtask tidy --bless    after docs/FORMAT.md was brought up to date with the format's code
+  cargo xtask posix           the tests once more, on a kernel that refuses io_uring";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every step below, in this order
+    Ci,
+    /// The code is formatted
+    Fmt,
+    /// No warning of the compiler or of clippy, in any target
+    Clippy,
+    /// Layers, homes of unsafe code, docs/FORMAT.md against the code, nothing left undone
+    Tidy {
+        /// Record in docs/FORMAT.md that it describes the format's code as it is now
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Licences, banned and doubled crates, sources of crates
+    Deny,
+    /// All tests
+    Test,
+    /// All tests once more while the kernel refuses io_uring, so that the posix backend runs them
+    Posix,
+    /// The documentation builds without a warning
+    Doc,
+    /// The concurrency protocols under the model checker
+    Loom,
+    /// The benches compile, and each of them runs once
+    Benches,
+    /// The examples compile
+    Examples,
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let done = match Cli::parse().command {
+        Command::Ci => steps::run_all(&root),
+        Command::Fmt => steps::run_one("fmt", &root),
+        Command::Clippy => steps::run_one("clippy", &root),
+        Command::Tidy { bless: false } => steps::run_one("tidy", &root),
+        Command::Tidy { bless: true } => tidy::bless(&root),
+        Command::Deny => steps::run_one("deny", &root),
+        Command::Test => steps::run_one("test", &root),
+        Command::Posix => steps::run_one("posix", &root),
+        Command::Doc => steps::run_one("doc", &root),
+        Command::Loom => steps::run_one("loom", &root),
+        Command::Benches => steps::run_one("benches", &root),
+        Command::Examples => steps::run_one("examples", &root),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root: this crate lies one folder below it.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in a folder of the repository").to_owned()
+}

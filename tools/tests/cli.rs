@@ -1,0 +1,204 @@
+//! The `everlog` program as a shell sees it: what it prints, and the exit codes that scripts rely on.
+//!
+//! The engine has its own tests; these show only that the program asks it for the right things.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use everlog::{Batch, Config, Store};
+use serde_json::Value;
+
+fn everlog(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_everlog")).args(args).output().expect("the program starts")
+}
+
+fn scratch() -> tempfile::TempDir {
+    // On the disk that the build is on, and not in a memory file system that refuses direct writes.
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("there is room for a folder")
+}
+
+fn text(dir: &Path) -> &str {
+    dir.to_str().expect("a plain path")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("it was ended by a signal: {output:?}"))
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("it prints text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("it prints text")
+}
+
+fn json(output: &Output) -> Value {
+    assert_eq!(code(output), 0, "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+/// A closed store with two logs, partly in a segment.
+fn sample(dir: &Path) -> PathBuf {
+    let store_dir = dir.join("store");
+    Store::create(&store_dir, &Config::small()).expect("the folder is new");
+    let store = Store::open(&store_dir, Config::small()).expect("the store is new");
+    for (log, payload) in [("users/a/notes", "one".as_bytes()), ("users/b/notes", b"\xff"), ("users/a/notes", b"two")] {
+        let mut batch = Batch::new();
+        batch.log(log).create_if_missing().record(payload);
+        store.append(batch).expect("it is staged").wait().expect("it is durable");
+        if payload == b"\xff" {
+            store.flush().expect("it goes into a segment");
+        }
+    }
+    store.close().expect("nothing is under way");
+    store_dir
+}
+
+#[test]
+fn init_creates_once() {
+    let dir = scratch();
+    let store = dir.path().join("store");
+    let created = everlog(&["init", "--data", text(&store)]);
+    assert_eq!(code(&created), 0, "{}", stderr(&created));
+    let before = fs::read_dir(&store).expect("the store is there").count();
+
+    let refused = everlog(&["init", "--data", text(&store)]);
+    assert_eq!(code(&refused), 3);
+    assert_eq!(stderr(&refused).lines().count(), 2, "cause and remedy: {}", stderr(&refused));
+    assert_eq!(fs::read_dir(&store).expect("the store is there").count(), before, "a refusal writes nothing");
+}
+
+#[test]
+fn a_store_that_is_not_there_is_refused() {
+    let dir = scratch();
+    let missing = dir.path().join("missing");
+    for command in ["inspect", "dump", "verify"] {
+        let refused = everlog(&[command, text(&missing)]);
+        assert_eq!(code(&refused), 3, "{command}: {}", stderr(&refused));
+        assert_eq!(stderr(&refused).lines().count(), 2, "{command}: {}", stderr(&refused));
+        assert!(!missing.exists(), "{command} writes nothing");
+    }
+    assert_eq!(code(&everlog(&["bench", "open", "--data", text(&missing)])), 3);
+}
+
+#[test]
+fn bad_usage_is_told_from_failure() {
+    assert_eq!(code(&everlog(&["inspect"])), 2);
+    assert_eq!(code(&everlog(&["bench", "append", "--threads", "0", "--data", "x"])), 2);
+    let dir = scratch();
+    let store = sample(dir.path());
+    assert_eq!(code(&everlog(&["dump", text(&store), "--log", "users//notes"])), 2);
+    assert_eq!(code(&everlog(&["dump", text(&store), "--log", "users/a/notes", "--from", "99"])), 2);
+    assert_eq!(code(&everlog(&["dump", text(&store), "--log", "users/c/notes"])), 1);
+}
+
+#[test]
+fn inspect_counts_what_is_there() {
+    let dir = scratch();
+    let store = sample(dir.path());
+    let told = json(&everlog(&["inspect", text(&store), "--json"]));
+    assert_eq!((told["owners"].as_u64(), told["logs"].as_u64(), told["records"].as_u64()), (Some(2), Some(2), Some(3)));
+    assert_eq!(told["segments"].as_array().map(Vec::len), Some(1), "{told}");
+    let table = stdout(&everlog(&["inspect", text(&store)]));
+    assert!(table.lines().any(|line| line.split_whitespace().eq(["records", "3"])), "{table}");
+}
+
+#[test]
+fn dump_prints_every_record_as_it_was() {
+    let dir = scratch();
+    let store = sample(dir.path());
+    let dumped = everlog(&["dump", text(&store), "--json"]);
+    assert_eq!(code(&dumped), 0, "{}", stderr(&dumped));
+    let records: Vec<Value> =
+        stdout(&dumped).lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    let told: Vec<_> = records
+        .iter()
+        .map(|r| (r["log"].as_str(), r["seq"].as_u64(), r["encoding"].as_str(), r["data"].as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Some("users/a/notes"), Some(0), Some("utf-8"), Some("one")),
+            (Some("users/a/notes"), Some(1), Some("utf-8"), Some("two")),
+            (Some("users/b/notes"), Some(0), Some("base64"), Some("/w==")),
+        ]
+    );
+    let one = everlog(&["dump", text(&store), "--log", "users/a/notes", "--from", "1"]);
+    assert_eq!(stdout(&one).lines().count(), 1);
+    assert!(stdout(&one).contains("two"));
+}
+
+#[test]
+fn reading_commands_work_beside_a_running_store() {
+    let dir = scratch();
+    let store_dir = sample(dir.path());
+    let store = Store::open(&store_dir, Config::small()).expect("it was closed");
+    let mut batch = Batch::new();
+    batch.log("users/a/notes").record(b"three");
+    store.append(batch).expect("it is staged").wait().expect("it is durable");
+
+    assert_eq!(json(&everlog(&["inspect", text(&store_dir), "--json"]))["records"].as_u64(), Some(4));
+    let dumped = everlog(&["dump", text(&store_dir), "--log", "users/a/notes", "--from", "2"]);
+    assert!(stdout(&dumped).contains("three"), "{}", stderr(&dumped));
+    assert_eq!(code(&everlog(&["verify", text(&store_dir)])), 0);
+    // What writes is turned away.
+    let refused = everlog(&["bench", "open", "--data", text(&store_dir)]);
+    assert_eq!(code(&refused), 3, "{}", stderr(&refused));
+    store.close().expect("nobody else wrote");
+}
+
+#[test]
+fn damage_is_found_named_and_told_by_the_exit_code() {
+    let dir = scratch();
+    let store = sample(dir.path());
+    assert_eq!(code(&everlog(&["verify", text(&store)])), 0);
+    let segments = fs::read_dir(store.join("segments")).expect("there is a folder of segments");
+    let segment = segments.map(|entry| entry.expect("it can be listed").path()).next().expect("there is a segment");
+    // The first chunk begins behind the header's block.
+    let mut bytes = fs::read(&segment).expect("it can be read");
+    bytes[4096 + 8] ^= 1;
+    fs::write(&segment, bytes).expect("it can be written");
+
+    let verified = everlog(&["verify", text(&store), "--json"]);
+    assert_eq!(code(&verified), 4, "{}", stderr(&verified));
+    let told: Value = serde_json::from_slice(&verified.stdout).expect("one JSON object");
+    let damaged = told["damaged"].as_array().expect("a list of what is damaged");
+    assert!(damaged.iter().any(|place| place["log"].as_str().is_some_and(|log| log.starts_with("users/"))), "{told}");
+    let dumped = everlog(&["dump", text(&store), "--json"]);
+    assert_eq!(code(&dumped), 4, "{}", stdout(&dumped));
+    assert!(stdout(&dumped).contains("damaged"), "what could not be had is told: {}", stdout(&dumped));
+}
+
+#[test]
+fn benches_report_their_numbers() {
+    let dir = scratch();
+    let store = dir.path().join("append");
+    let args = ["--data", text(&store), "--json"];
+    let told =
+        json(&everlog(&[&["bench", "append", "--seconds", "1", "--threads", "2", "--logs", "10"], &args[..]].concat()));
+    for key in
+        "appends_per_s records_per_s bytes_per_s p50_us p99_us p999_us syncs_per_s rss_bytes heap_bytes".split(' ')
+    {
+        assert!(told[key].as_f64().is_some_and(|n| n > 0.0), "{key}: {told}");
+    }
+    assert!(told["device_bytes_per_payload_byte"].as_f64().is_some_and(|n| n >= 1.0), "{told}");
+    assert_eq!(told["config"].as_str(), Some("default"));
+
+    let store = dir.path().join("fill");
+    let args = ["--data", text(&store), "--json"];
+    let told = json(&everlog(&[&["bench", "fill", "--logs", "100", "--records-per-log", "3"], &args[..]].concat()));
+    assert_eq!(told["logs_created_per_s"].as_array().map(Vec::len), Some(10), "{told}");
+    assert!(told["data_bytes"].as_u64().is_some_and(|n| n > 30_000), "{told}");
+
+    let told = json(&everlog(&[&["bench", "open"], &args[..]].concat()));
+    for key in ["open_ms", "first_read_ms", "first_append_ms", "rss_bytes", "heap_bytes"] {
+        assert!(told[key].as_f64().is_some_and(|n| n > 0.0), "{key}: {told}");
+    }
+    assert!(told["journal_bytes_replayed"].is_u64(), "{told}");
+
+    let told = json(&everlog(&[&["bench", "read", "--sample", "20"], &args[..]].concat()));
+    assert!(told["p50_us"].as_f64().is_some_and(|n| n > 0.0), "{told}");
+    assert!(told["records"].as_u64().is_some_and(|n| n >= 20), "{told}");
+}
