@@ -269,7 +269,7 @@ impl<'a> Scan<'a> {
     fn anchor(&mut self) -> Result<()> {
         let flushed = self.facts.flushed;
         let behind = flushed.position.saturating_add(u64::from(flushed.frame_len));
-        if flushed.frame == FrameNo(0) || flushed.position % STEP != 0 || behind % STEP != 0 {
+        if flushed.frame == FrameNo(0) || !flushed.position.is_multiple_of(STEP) || !behind.is_multiple_of(STEP) {
             return Ok(());
         }
         let mut found = None;
