@@ -4,7 +4,7 @@
 //! wall clock goes wherever it is sent.
 
 use everlog::clock::Clock;
-use everlog::sync::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use everlog::types::TimeUs;
 use std::time::Duration;
 

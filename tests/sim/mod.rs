@@ -4,6 +4,7 @@ pub mod clock;
 pub mod disk;
 pub mod rng;
 pub mod traffic;
+pub mod world;
 
 pub use clock::SimClock;
 pub use disk::{Crash, Fault, SimDisk};

@@ -11,7 +11,7 @@
 use super::traffic::Traffic;
 use super::{Crash, Rng, SimClock, SimDisk};
 use crate::oracle::{Answer, Creation, Fates, Oracle, Page, Part, Phase, Read, Shown, Then, Ticket, Violation};
-use everlog::sync::Arc;
+use std::sync::Arc;
 use everlog::{Ack, Batch, Config, ErrorKind, LogBatch, ReadLimit, Receipt, Steps, Store, WhenFull};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -305,7 +305,7 @@ impl World {
                 continue;
             };
             let ticket = *ticket;
-            self.waiting.remove(i);
+            drop(self.waiting.remove(i));
             let answer = match answer {
                 Ok(receipt) => Ok(answers(&receipt)),
                 Err(e) if unknown(e.kind()) && self.disk.crashed().is_some() => continue,

@@ -176,12 +176,6 @@ impl Lane {
         inner.sealed.is_empty() && inner.open.batches == 0
     }
 
-    /// The LSN of the next entry; the caller sees to it that nothing is being staged.
-    #[must_use]
-    pub fn next_lsn(&self) -> Lsn {
-        self.inner.lock().next_lsn
-    }
-
     /// Gives a buffer back for a later frame.
     pub fn recycle(&self, buf: AlignedBuf) {
         let mut inner = self.inner.lock();
@@ -261,12 +255,6 @@ impl LaneInner {
     /// The frame in the making.
     pub fn open(&mut self) -> &mut Staged {
         &mut self.open
-    }
-
-    /// The LSN that the next entry gets.
-    #[must_use]
-    pub fn next_lsn(&self) -> Lsn {
-        self.next_lsn
     }
 
     /// Begins a batch of `entries` entries, `len` bytes of them.

@@ -98,14 +98,8 @@ impl<T: Head> Heads<T> {
 
     /// How many logs are in memory.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
-    }
-
-    /// Whether none is.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The slots of all logs in memory at this moment.
@@ -147,7 +141,7 @@ mod tests {
         for n in 1..=255 {
             heads.get(LogId([n, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
         }
-        assert!(heads.len() <= 64 + 64, "{}", heads.len());
+        assert!(heads.count() <= 64 + 64, "{}", heads.count());
         assert!(Arc::ptr_eq(&held, &heads.get(id(0))));
         assert!(*heads.get(id(64)).dirty.lock());
     }

@@ -145,17 +145,6 @@ impl SegmentSet {
             },
         }
     }
-
-    /// The name of a log, found by its state.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Damaged`].
-    pub fn name(&self, log: LogId, life: &Life) -> Result<Option<String>> {
-        match self.covering(life.created) {
-            Some(segment) => segment.name_of(log),
-            None => Ok(None),
-        }
-    }
 }
 
 /// Two names with one id.

@@ -3,11 +3,18 @@
 //! A name says which slot of the ring a file is, never which use of it: that stands in the file's frames.
 
 use crate::types::JournalId;
+use std::path::{Path, PathBuf};
 
 /// The name of the file in `slot` of the ring.
 #[must_use]
 pub fn file_name(slot: u16) -> String {
     format!("journal-{slot:04x}")
+}
+
+/// The journal file in `slot` of the store's directory `dir`.
+#[must_use]
+pub fn path(dir: &Path, slot: u16) -> PathBuf {
+    dir.join(file_name(slot))
 }
 
 /// The slot that a file's name stands for; None if it is not the name of a journal file.

@@ -9,7 +9,7 @@
 //!
 //! Invariant: a spare holds no frame past the last one flushed, so that nothing unflushed is ever overwritten.
 
-use super::names::file_name;
+use super::names;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Features;
 use crate::format::frame::FrameRef;
@@ -58,7 +58,6 @@ pub struct RingFile {
 #[derive(Clone, Debug)]
 struct UsedFile {
     file: RingFile,
-    journal: JournalId,
     last: Option<FrameNo>,
 }
 
@@ -100,18 +99,18 @@ impl Ring {
         Self { io, dir: dir.to_owned(), identity, metrics, file_bytes, files_max, state }
     }
 
-    /// Takes over a file that was there at open. `used` names its use and the last frame of it, if it holds frames
-    /// that are not flushed.
+    /// Takes over a file that was there at open. `used` names its last frame, if it holds frames that are not
+    /// flushed.
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
-    pub fn adopt(&self, slot: u16, bytes: u64, used: Option<(JournalId, FrameNo)>) -> Result<RingFile> {
-        let file = self.io.open(&self.dir.join(file_name(slot)), OpenMode::WriteDirect)?;
+    pub fn adopt(&self, slot: u16, bytes: u64, used: Option<FrameNo>) -> Result<RingFile> {
+        let file = self.io.open(&names::path(&self.dir, slot), OpenMode::WriteDirect)?;
         let file = RingFile { slot, file, bytes };
         let mut state = self.state.lock();
         state.next_slot = state.next_slot.max(slot + 1);
         match used {
-            Some((journal, last)) => state.used.push(UsedFile { file: file.clone(), journal, last: Some(last) }),
+            Some(last) => state.used.push(UsedFile { file: file.clone(), last: Some(last) }),
             None => state.spare.push(file.clone()),
         }
         Ok(file)
@@ -124,7 +123,7 @@ impl Ring {
         let mut state = self.state.lock();
         state.spare.retain(|spare| spare.slot != file.slot);
         state.used.retain(|used| used.file.slot != file.slot);
-        state.used.push(UsedFile { file: file.clone(), journal: end.journal, last: None });
+        state.used.push(UsedFile { file: file.clone(), last: None });
         Place {
             file: file.clone(),
             journal: end.journal,
@@ -150,7 +149,7 @@ impl Ring {
             for used in &mut state.used {
                 used.last.get_or_insert(left.frame);
             }
-            state.used.push(UsedFile { file: file.clone(), journal, last: None });
+            state.used.push(UsedFile { file: file.clone(), last: None });
             (file, journal)
         };
         let salt = self.identity.salt(journal);
@@ -198,7 +197,7 @@ impl Ring {
     }
 
     fn make(&self, slot: u16) -> Result<RingFile> {
-        let path = self.dir.join(file_name(slot));
+        let path = names::path(&self.dir, slot);
         let temporary = path.with_extension("tmp");
         match self.io.remove(&temporary) {
             Err(e) if e.os_error().is_none_or(|e| e.kind() != std::io::ErrorKind::NotFound) => return Err(e),

@@ -13,6 +13,9 @@ mod steps;
 mod subscription;
 mod threads;
 
+#[cfg(test)]
+mod tests;
+
 pub use listing::LogInfo;
 pub use read_only::{ReadOnly, Summary};
 pub use report::{RecoveryReport, Stats};

@@ -139,7 +139,7 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
     );
     let mut end_file = None;
     for (n, file) in loaded.facts.files.iter().enumerate() {
-        let used = file.journal.and_then(|journal| Some((journal, *loaded.last_frames.get(&journal)?)));
+        let used = file.journal.and_then(|journal| loaded.last_frames.get(&journal).copied());
         let adopted = ring.adopt(file.slot, file.bytes, used)?;
         if loaded.facts.end_file == Some(n) {
             end_file = Some(adopted);

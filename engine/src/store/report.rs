@@ -144,7 +144,7 @@ impl Stats {
             journal_files: core.journal.ring.files(),
             memtable_bytes: index.mem_bytes(),
             pool_bytes: index.pool.taken(),
-            heads: index.heads.len(),
+            heads: index.heads.count(),
             head_loads: metrics.head_loads.get(),
             frames: metrics.frames.get(),
             frames_empty: metrics.frames_empty.get(),

@@ -7,7 +7,7 @@ use super::file::Content;
 use super::names::{Names, Node};
 use super::{Course, Flight, Handle, State, dead, eio};
 use everlog::io::{AlignedBuf, Done, File, Op, OpenMode};
-use everlog::sync::Arc;
+use std::sync::Arc;
 use everlog::types::BLOCK;
 use std::io;
 use std::path::Path;

@@ -5,7 +5,8 @@
 
 use super::{Course, Flight, State, dead};
 use everlog::io::{Completion, Done, IoQueue, Op, Wake};
-use everlog::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::io;
 use std::time::Duration;
 

@@ -1,0 +1,165 @@
+//! The store from end to end on a real directory: what its user sees.
+
+use crate::{Batch, Config, ErrorKind, ReadLimit, Store};
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn fresh() -> (TempDir, Config) {
+    let dir = TempDir::new().expect("a temporary directory");
+    let config = Config::small();
+    Store::create(dir.path(), &config).expect("an empty directory");
+    (dir, config)
+}
+
+fn append(store: &Store, log: &str, payloads: &[&[u8]]) -> crate::LogReceipt {
+    let mut batch = Batch::new();
+    let part = batch.log(log).create_if_missing();
+    payloads.iter().for_each(|payload| drop(part.record(payload)));
+    store.append(batch).expect("staged").wait().expect("durable").logs[0]
+}
+
+fn payloads(store: &Store, log: &str) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    loop {
+        let page = store.read(log, out.len() as u64, ReadLimit { records: 7, bytes: 1 << 16 }).expect("readable");
+        out.extend(page.records.into_iter().map(|record| record.payload));
+        if page.next_seq == page.head {
+            return out;
+        }
+    }
+}
+
+#[test]
+fn what_was_appended_is_read_again_from_memory_from_segments_and_after_opening() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config.clone()).expect("a store");
+    let want: Vec<Vec<u8>> = (0..50u32).map(|n| vec![n as u8; n as usize * 37]).collect();
+    for (n, payload) in want.iter().enumerate() {
+        let receipt = append(&store, "users/alice/notes", &[payload]);
+        assert_eq!((receipt.first_seq, receipt.next_seq), (n as u64, n as u64 + 1));
+        if n % 20 == 19 {
+            store.flush().expect("flushed");
+        }
+    }
+    assert_eq!(payloads(&store, "users/alice/notes"), want);
+    assert!(store.stats().segments == 2, "{:?}", store.stats());
+    store.close().expect("clean");
+    let store = Store::open(dir.path(), config).expect("a store");
+    assert!(store.recovery().clean);
+    assert_eq!(payloads(&store, "users/alice/notes"), want);
+    let names: Vec<String> = store.list("users/", None, 10).expect("listed").into_iter().map(|i| i.name).collect();
+    assert_eq!(names, ["users/alice/notes"]);
+}
+
+#[test]
+fn a_producer_is_answered_from_memory_and_from_older_segments() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config.clone()).expect("a store");
+    append(&store, "log", &[b"before"]);
+    let numbered = |store: &Store, id: &[u8], number: u64, payload: &[u8]| {
+        let mut batch = Batch::new();
+        batch.log("log").producer(id, 0, number).record(payload);
+        store.append(batch).expect("staged").wait().map(|receipt| receipt.logs[0])
+    };
+    for number in 0..10u64 {
+        let receipt = numbered(&store, b"phone", number, &[number as u8]).expect("new");
+        assert!(!receipt.duplicate);
+        assert_eq!(receipt.first_seq, number + 1);
+        store.flush().expect("flushed");
+    }
+    numbered(&store, b"tablet", 0, b"x").expect("new");
+    store.close().expect("clean");
+    let store = Store::open(dir.path(), config).expect("a store");
+    for number in (0..10u64).rev() {
+        let receipt = numbered(&store, b"phone", number, &[number as u8]).expect("known");
+        assert!(receipt.duplicate, "number {number}");
+        assert_eq!((receipt.first_seq, receipt.next_seq), (number + 1, number + 2));
+    }
+    let kind = |result: crate::Result<crate::LogReceipt>| result.expect_err("refused").kind();
+    assert_eq!(kind(numbered(&store, b"phone", 3, b"other")), ErrorKind::ProducerConflict);
+    assert_eq!(kind(numbered(&store, b"phone", 11, b"gap")), ErrorKind::ProducerGap);
+    assert_eq!(kind(numbered(&store, b"watch", 1, b"gap")), ErrorKind::ProducerGap);
+    assert!(!numbered(&store, b"phone", 10, b"next").expect("new").duplicate);
+    assert_eq!(payloads(&store, "log").len(), 13);
+}
+
+#[test]
+fn a_log_created_again_goes_on_behind_its_old_records() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config.clone()).expect("a store");
+    append(&store, "log", &[b"a", b"b"]);
+    let mut batch = Batch::new();
+    batch.log("log").delete();
+    store.append(batch).expect("staged").wait().expect("durable");
+    assert_eq!(store.read("log", 0, ReadLimit::default()).expect_err("deleted").kind(), ErrorKind::Deleted);
+    let receipt = append(&store, "log", &[b"c"]);
+    assert_eq!((receipt.first_seq, receipt.next_seq), (3, 4), "the seq behind the old head is skipped");
+    for _ in 0..2 {
+        assert_eq!(store.read("log", 2, ReadLimit::default()).expect_err("trimmed").kind(), ErrorKind::Trimmed);
+        assert_eq!(store.read("log", 3, ReadLimit::default()).expect("kept").records[0].payload, b"c");
+        store.flush().expect("flushed");
+    }
+}
+
+#[test]
+fn a_fork_reads_its_parents_records() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    append(&store, "parent", &[b"0", b"1", b"2"]);
+    let mut batch = Batch::new();
+    batch.log("child").fork("parent", 2).record(b"2'");
+    store.append(batch).expect("staged").wait().expect("durable");
+    let mut batch = Batch::new();
+    batch.log("parent").delete();
+    store.append(batch).expect("staged").wait().expect("durable");
+    for _ in 0..2 {
+        assert_eq!(payloads(&store, "child"), [b"0".to_vec(), b"1".to_vec(), b"2'".to_vec()]);
+        store.flush().expect("flushed");
+    }
+}
+
+#[test]
+fn a_subscriber_is_woken_and_a_batch_over_logs_is_one() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    append(&store, "a", &[b"0"]);
+    let subscription = store.subscribe("a").expect("exists");
+    let other = store.clone();
+    let thread = std::thread::spawn(move || {
+        let mut batch = Batch::new();
+        batch.log("a").expect_next(1).record(b"1");
+        batch.log("b").create().record(b"1");
+        other.append(batch).expect("staged").wait().expect("durable")
+    });
+    assert_eq!(subscription.wait(1, Duration::from_secs(20)).expect("woken"), 2);
+    thread.join().expect("no panic");
+    let mut batch = Batch::new();
+    batch.log("a").record(b"2");
+    batch.log("missing").record(b"2");
+    let refused = store.append(batch).expect("staged").wait().expect_err("one log is missing");
+    assert_eq!(refused.kind(), ErrorKind::NotFound);
+    assert_eq!(payloads(&store, "a").len(), 2, "all or nothing");
+}
+
+#[test]
+fn an_open_without_a_close_starts_a_timeline_and_a_second_open_is_refused() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config.clone()).expect("a store");
+    let first = store.recovery().timeline;
+    assert_eq!(Store::open(dir.path(), config.clone()).expect_err("locked").kind(), ErrorKind::Locked);
+    store.close().expect("clean");
+    let store = Store::open(dir.path(), config).expect("a store");
+    assert_eq!(store.recovery().timeline, first);
+    assert_eq!(Store::create(dir.path(), &Config::small()).expect_err("there").kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn a_missing_or_empty_directory_is_never_a_new_store() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let missing = dir.path().join("missing");
+    for path in [dir.path(), &missing] {
+        let error = Store::open(path, Config::small()).expect_err("no store");
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    }
+    assert!(!missing.exists(), "nothing was written");
+}
