@@ -8,9 +8,7 @@ use super::bytes::{Reader, Sink};
 use super::frame::FrameRef;
 use super::identity::Identity;
 use super::{Decoded, FORMAT_VERSION, Features, Malformed};
-use crate::types::{
-    Epoch, FrameNo, JournalId, Lsn, ManifestVersion, SegmentId, StoreId, TimeUs, Timeline,
-};
+use crate::types::{Epoch, FrameNo, JournalId, Lsn, ManifestVersion, SegmentId, StoreId, TimeUs, Timeline};
 
 const MAGIC: &[u8; 8] = b"EVLGMNFT";
 const DIGEST_LEN: usize = 32;
@@ -201,11 +199,7 @@ fn count(len: usize) -> [u8; 4] {
 }
 
 /// A `u32` count of items of `item_len` bytes each, then the items; the count is bounded by the bytes left.
-fn list<T>(
-    reader: &mut Reader<'_>,
-    item_len: usize,
-    item: impl Fn(&mut Reader<'_>) -> Decoded<T>,
-) -> Decoded<Vec<T>> {
+fn list<T>(reader: &mut Reader<'_>, item_len: usize, item: impl Fn(&mut Reader<'_>) -> Decoded<T>) -> Decoded<Vec<T>> {
     let count = reader.u32()? as usize;
     if count > reader.left() / item_len {
         return Err(reader.malformed("a list longer than the file"));
@@ -215,11 +209,7 @@ fn list<T>(
 
 impl Features {
     fn read(reader: &mut Reader<'_>) -> Decoded<Self> {
-        Ok(Self {
-            compatible: reader.u64()?,
-            read_only_compatible: reader.u64()?,
-            incompatible: reader.u64()?,
-        })
+        Ok(Self { compatible: reader.u64()?, read_only_compatible: reader.u64()?, incompatible: reader.u64()? })
     }
 }
 
@@ -336,12 +326,7 @@ pub(crate) mod tests {
             digest: [n as u8; 32],
         };
         Manifest {
-            identity: Identity {
-                features: Features::KNOWN,
-                store: StoreId([1; 16]),
-                key: [2; 32],
-                created: TimeUs(3),
-            },
+            identity: Identity { features: Features::KNOWN, store: StoreId([1; 16]), key: [2; 32], created: TimeUs(3) },
             version: ManifestVersion(4),
             epoch: Epoch(0),
             time: TimeUs(12),

@@ -4,9 +4,9 @@
 //! exists only if its digest was right.
 
 use super::compress;
+use crate::format::bytes::get_u64;
 use crate::format::segment::{ChunkEntries, ChunkEntry, IndexEntry};
 use crate::format::{Decoded, Malformed};
-use crate::format::bytes::get_u64;
 use crate::io::AlignedBuf;
 use std::ops::Range;
 

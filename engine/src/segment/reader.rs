@@ -43,14 +43,20 @@ impl Segment {
     /// Opens the segment that the manifest calls `meta`, in the store's directory `dir`. Reads footer and root.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`] if footer or root cannot be proved intact or are not those of `meta`;
+    /// [`ErrorKind::Damaged`] if the file is missing, or footer or root cannot be proved intact or are not those of
+    /// `meta`;
     /// [`ErrorKind::Refused`] if the segment has a format or a feature that this version does not know;
     /// [`ErrorKind::Io`].
     pub fn open(io: Arc<dyn Io>, dir: &Path, store: StoreId, meta: &SegmentMeta) -> Result<Self> {
         let path = path(dir, meta.id);
-        let file = io.open(&path, OpenMode::ReadDirect)?;
-        let footer = read_footer(&*io, &file, store, meta)?;
         let lsns = meta.first_lsn.0..meta.last_lsn.0.saturating_add(1);
+        let file = io.open(&path, OpenMode::ReadDirect).map_err(|e| match e.os_error() {
+            Some(os) if os.kind() == std::io::ErrorKind::NotFound => {
+                damaged(&path, 0, "a segment of the store is missing").lsns(lsns.clone())
+            }
+            _ => e,
+        })?;
+        let footer = read_footer(&*io, &file, store, meta)?;
         let first = footer.places.index.first;
         let view = View::new(io, file, meta.id, lsns, first, footer.places.meta.end() - first);
         let mut segment = Self { view, meta: meta.clone(), footer, root: Vec::new() };
@@ -175,7 +181,11 @@ impl Segment {
             root.extend(body.chunks_exact(KEY_LEN).map(Key::get));
         }
         if root.len() as u64 != places.fence.blocks {
-            return Err(self.view.damaged(Section::Root, places.root.first, "another number of keys than fence blocks"));
+            return Err(self.view.damaged(
+                Section::Root,
+                places.root.first,
+                "another number of keys than fence blocks",
+            ));
         }
         Ok(root)
     }

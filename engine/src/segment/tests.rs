@@ -2,6 +2,7 @@
 
 use super::testing::Disk;
 use super::*;
+use crate::format::Features;
 use crate::format::block::Section;
 use crate::format::bytes::get_u64;
 use crate::format::entry::{Entry, Kind};
@@ -9,7 +10,6 @@ use crate::format::identity::Identity;
 use crate::format::manifest::{TimelineCause, TimelineStart};
 use crate::format::segment::Footer;
 use crate::format::state::{Changed, Issued, Life, LogState, Phase, Producer, Producers};
-use crate::format::Features;
 use crate::types::{BLOCK, LogId, Lsn, Seq, StoreId, TimeUs, Timeline};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -57,7 +57,10 @@ type Model = BTreeMap<LogId, ModelLog>;
 /// What is done to a log.
 #[derive(Clone, Debug)]
 enum Step {
-    Record { len: usize, noise: bool },
+    Record {
+        len: usize,
+        noise: bool,
+    },
     Control,
     /// Deleted and created again: one seq is skipped.
     Recreate,
@@ -92,6 +95,7 @@ fn model(logs: &[(u64, u64, Vec<Step>)], salt: u64) -> Model {
                 name: (*base == 0).then(|| format!("users/{}/{n}", n % 7)),
                 ..ModelLog::default()
             });
+            let unique = lsn ^ salt;
             let mut add = |kind, seq, payload: &[u8]| {
                 let body = body(id, kind, seq, payload);
                 log.entries.push(ModelEntry { lsn: Lsn(lsn), time: TimeUs(lsn / 3), kind, seq, body });
@@ -101,7 +105,7 @@ fn model(logs: &[(u64, u64, Vec<Step>)], salt: u64) -> Model {
             let next = log.state.next_seq;
             match step {
                 Step::Record { len, noise } => {
-                    add(Kind::Record, next, &payload(*len, *noise, lsn ^ salt));
+                    add(Kind::Record, next, &payload(*len, *noise, unique));
                     log.state.next_seq = next.next();
                 }
                 Step::Control => add(Kind::Metadata, next, b"metadata"),
@@ -155,8 +159,7 @@ fn ancestry() -> Vec<TimelineStart> {
 fn write(disk: &Disk, model: &Model) -> SegmentMeta {
     let io: Arc<dyn Io> = Arc::new(disk.clone());
     let last = model.values().map(|log| log.state.last_lsn.0).max().unwrap_or(FIRST_LSN);
-    let mut writer =
-        SegmentWriter::create(io, dir(), &identity(), ID, Lsn(FIRST_LSN)..=Lsn(last)).expect("a new file");
+    let mut writer = SegmentWriter::create(io, dir(), &identity(), ID, Lsn(FIRST_LSN)..=Lsn(last)).expect("a new file");
     for (id, log) in model {
         writer.begin_log(*id);
         for e in &log.entries {
@@ -251,9 +254,8 @@ fn all_entries(segment: &Segment) -> Vec<(LogId, Lsn, TimeUs, Vec<u8>)> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let record = |lens: std::ops::Range<usize>| {
-        (lens, any::<bool>()).prop_map(|(len, noise)| Step::Record { len, noise })
-    };
+    let record =
+        |lens: std::ops::Range<usize>| (lens, any::<bool>()).prop_map(|(len, noise)| Step::Record { len, noise });
     let step = prop_oneof![
         60 => record(0..300),
         10 => record(300..9000),
@@ -273,7 +275,8 @@ proptest! {
     ) {
         let logs: Vec<_> = logs.into_iter().map(|(n, (base, steps))| (n, base, steps)).collect();
         let model = model(&logs, salt);
-        let disk = Disk { maps, ..Disk::default() };
+        let mut disk = Disk::default();
+        disk.maps = maps;
         let meta = write(&disk, &model);
         prop_assert_eq!(meta.bytes, disk.content(&file()).len() as u64);
         let entries: Vec<_> = model.iter()
@@ -328,7 +331,8 @@ fn each_damaged_byte_is_found_and_nothing_wrong_is_ever_read() {
             assert_eq!(findings[0].log, Some(hit.log.to_string()));
         }
         assert_eq!(read_back(&disk, dir(), &meta).expect_err("one byte is wrong").kind(), ErrorKind::Damaged);
-        let damaged = |e: Error| assert_eq!((e.kind(), e.path()), (ErrorKind::Damaged, Some(&*file())), "byte {at}: {e}");
+        let damaged =
+            |e: Error| assert_eq!((e.kind(), e.path()), (ErrorKind::Damaged, Some(&*file())), "byte {at}: {e}");
         match open(&disk, &meta) {
             Ok(segment) => {
                 for (id, log) in &model {
@@ -368,6 +372,20 @@ fn a_shorter_a_longer_and_anothers_file_are_damage() {
 }
 
 #[test]
+fn a_missing_segment_is_damage_that_names_its_lsns() {
+    let (disk, _, meta) = small();
+    (&disk as &dyn Io).remove(&file()).expect("it is there");
+    let error = open(&disk, &meta).expect_err("it is gone");
+    assert_eq!((error.kind(), error.lsn_range()), (ErrorKind::Damaged, Some(FIRST_LSN..meta.last_lsn.0 + 1)));
+}
+
+#[test]
+fn a_segment_is_shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Segment>();
+}
+
+#[test]
 fn a_newer_format_is_refused_and_not_called_damage() {
     let (disk, _, meta) = small();
     let segment = open(&disk, &meta).expect("intact");
@@ -381,8 +399,6 @@ fn a_newer_format_is_refused_and_not_called_damage() {
         bytes[end..].copy_from_slice(&block);
         disk.put(&file(), &bytes);
         assert_eq!(open(&disk, &meta).expect_err("not known").kind(), ErrorKind::Refused, "byte {at}");
-        disk.put(&file(), &[&bytes[..end], &crate::format::block::encode(
-            Section::Footer, ID, number, &segment.footer.encode())].concat());
     }
 }
 
@@ -391,7 +407,8 @@ fn a_lookup_touches_three_blocks_first_on_the_disk_and_then_in_the_map() {
     let logs: Vec<_> = (0..2000).map(|n| (n, 5, vec![Step::Record { len: 10, noise: true }])).collect();
     let model = model(&logs, 1);
     for maps in [false, true] {
-        let disk = Disk { maps, ..Disk::default() };
+        let mut disk = Disk::default();
+        disk.maps = maps;
         let meta = write(&disk, &model);
         let segment = open(&disk, &meta).expect("intact");
         disk.take_reads();

@@ -49,12 +49,7 @@ impl Deref for Body<'_> {
 impl View {
     /// A view of the checked blocks of `file` from block `first` on, `blocks` of them.
     pub(super) fn new(
-        io: Arc<dyn Io>,
-        file: File,
-        segment: SegmentId,
-        lsns: Range<u64>,
-        first: u64,
-        blocks: u64,
+        io: Arc<dyn Io>, file: File, segment: SegmentId, lsns: Range<u64>, first: u64, blocks: u64,
     ) -> Self {
         let map = io.map(&file);
         let touched = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
@@ -108,11 +103,7 @@ pub(super) fn message(section: Section, number: u64, what: &str) -> String {
 
 /// Reads one checked block past the page cache.
 pub(super) fn read(
-    io: &dyn Io,
-    file: &File,
-    section: Section,
-    segment: SegmentId,
-    number: u64,
+    io: &dyn Io, file: &File, section: Section, segment: SegmentId, number: u64,
 ) -> Result<Body<'static>> {
     let offset = number * BLOCK as u64;
     let block = io.read_at(file, offset, BLOCK)?;

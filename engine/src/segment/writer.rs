@@ -8,6 +8,7 @@ use super::compress::Squeeze;
 use super::output::Output;
 use super::{filter, path};
 use crate::error::{Error, Result};
+use crate::format::FORMAT_VERSION;
 use crate::format::block::{BODY_LEN, Section};
 use crate::format::bytes::{Sink, get_u64};
 use crate::format::entry::Kind;
@@ -18,7 +19,6 @@ use crate::format::segment::{
     Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, NameEntry, Place, Places, encode_meta,
 };
 use crate::format::state::{LogState, STATE_RECORD_BYTES_MAX, StateRecord};
-use crate::format::FORMAT_VERSION;
 use crate::io::{Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, SegmentId, Seq, TimeUs};
 use std::ops::RangeInclusive;
@@ -74,11 +74,7 @@ impl SegmentWriter {
     /// # Errors
     /// [`crate::ErrorKind::Io`].
     pub fn create(
-        io: Arc<dyn Io>,
-        dir: &Path,
-        identity: &Identity,
-        id: SegmentId,
-        lsns: RangeInclusive<Lsn>,
+        io: Arc<dyn Io>, dir: &Path, identity: &Identity, id: SegmentId, lsns: RangeInclusive<Lsn>,
     ) -> Result<Self> {
         let path = path(dir, id);
         let file = io.open(&path, OpenMode::CreateDirect)?;
@@ -114,13 +110,7 @@ impl SegmentWriter {
     pub fn begin_log(&mut self, log: LogId) {
         assert!(self.log.is_none(), "the log before was ended");
         assert!(self.previous_log.is_none_or(|previous| previous < log), "logs come in ascending order");
-        self.log = Some(OpenLog {
-            id: log,
-            next_seq: None,
-            last_lsn: Lsn(0),
-            last_time: TimeUs(0),
-            pending: None,
-        });
+        self.log = Some(OpenLog { id: log, next_seq: None, last_lsn: Lsn(0), last_time: TimeUs(0), pending: None });
     }
 
     /// Adds the log's next entry, in the order of LSNs. The body is copied as it is, its checksum included.
