@@ -205,9 +205,8 @@ impl Verify<'_> {
     /// running store moves on.
     fn journal(&mut self, mut manifest: Manifest, segments: &[Segment]) -> Result<()> {
         let mut name_of = |log: LogId| segments.iter().rev().find_map(|segment| segment.name_of(log).ok().flatten());
-        let place = |finding: &Finding| {
-            (finding.file.clone(), finding.offset, finding.lsns.as_ref().map(|lsns| lsns.start))
-        };
+        let place =
+            |finding: &Finding| (finding.file.clone(), finding.offset, finding.lsns.as_ref().map(|lsns| lsns.start));
         let mut before: Option<Vec<Spot>> = None;
         for attempt in 1..=ATTEMPTS {
             let manifested = Manifested { version: manifest.version, flushed: manifest.flushed };
