@@ -196,7 +196,7 @@ impl Appender {
             return self.settle(rests_on, Ok(Receipt { logs: slots.iter().map(at).collect() }));
         }
         debug_assert_eq!(groups.len(), batch.logs.len());
-        self.encode(slots, &groups, guards, room)
+        self.encode(batch, slots, &groups, guards, room)
     }
 
     /// Has an answer given that stores nothing, once what it rests on is durable.
@@ -210,7 +210,8 @@ impl Appender {
     }
 
     fn encode(
-        &self, slots: &[Arc<Slot>], groups: &[Vec<Planned<'_>>], guards: &mut Guards<'_>, room: &mut Room<'_>,
+        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], groups: &[Vec<Planned<'_>>], guards: &mut Guards<'_>,
+        room: &mut Room<'_>,
     ) -> Result<Ack> {
         let count: usize = groups.iter().map(Vec::len).sum();
         let len = BATCH_HEADER_LEN
@@ -220,8 +221,13 @@ impl Appender {
         let mut lane = self.lane.lock()?;
         lane.room(len, self.lane.frame_max());
         lane.begin_batch(len, count);
-        for (slot, planned) in slots.iter().zip(groups) {
-            let state = &mut guards.get_mut(&slot.id).expect("every log's slot was locked").staged;
+        for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
+            let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
+            if planned.first().is_some_and(|p| matches!(p.kind, Kind::Create | Kind::Fork)) {
+                // From here on the name is known, though its creation is in no segment and not durable yet.
+                inner.name.get_or_insert_with(|| log.name.into());
+            }
+            let state = &mut inner.staged;
             let first = lane.open().entries.len();
             let first_seq = planned.first().map_or(state.next_seq, |p| p.seq);
             for planned in planned {

@@ -6,6 +6,7 @@
 
 pub mod block;
 pub mod bytes;
+pub mod chunk;
 pub mod entry;
 pub mod frame;
 pub mod identity;

@@ -1,23 +1,14 @@
 //! A segment's layout: header, footer, index entries, chunks, names, and the meta stream. docs/FORMAT.md, "Segment".
 //!
 //! Blocks are `format/block.rs`, state records `format/state.rs`, the filter `segment/filter.rs`. Nothing here knows a
-//! file. Invariant: what is decoded is bounded by the bytes given, and by [`CHUNK_PLAIN_BYTES_MAX`].
+//! file. Invariant: what is decoded is bounded by the bytes given.
 
 use super::block::{BODY_LEN, Section};
 use super::bytes::{Reader, Sink, get_array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64, varint_len};
 use super::manifest::{SegmentMeta, TIMELINE_LEN, TimelineStart};
 use super::{Decoded, FORMAT_VERSION, Features, Malformed};
-use crate::limits::{NAME_BYTES_MAX, RECORD_BYTES_MAX};
+use crate::limits::NAME_BYTES_MAX;
 use crate::types::{LogId, Lsn, SegmentId, Seq, StoreId, TimeUs};
-
-/// Entries are gathered into chunks of about this many bytes; one larger entry has its own chunk.
-pub const CHUNK_BYTES: usize = 64 << 10;
-/// The largest chunk, decompressed, that a reader accepts. Bounds what is allocated on the word of a stored length.
-pub const CHUNK_PLAIN_BYTES_MAX: usize = (16 << 20) + CHUNK_BYTES;
-/// What a chunk needs beside an entry's body at most: base LSN and time, the entry's differences, its length.
-pub const CHUNK_OVERHEAD: usize = 45;
-
-const _: () = assert!(2 * RECORD_BYTES_MAX <= CHUNK_PLAIN_BYTES_MAX - CHUNK_BYTES);
 
 const HEADER_MAGIC: &[u8; 8] = b"EVLGSEGM";
 const FOOTER_MAGIC: &[u8; 8] = b"EVLGSEGF";
@@ -436,63 +427,6 @@ impl IndexEntry {
     }
 }
 
-/// An entry as it stands in a chunk, its body not yet decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChunkEntry<'a> {
-    /// Its position in the order of all.
-    pub lsn: Lsn,
-    /// The time of its frame.
-    pub time: TimeUs,
-    /// The body, as in the journal: see [`super::entry::Entry::decode`].
-    pub body: &'a [u8],
-}
-
-/// Splits a decompressed chunk into its entries. Ends after the first error.
-#[derive(Clone, Debug)]
-pub struct ChunkEntries<'a> {
-    reader: Reader<'a>,
-    /// The previous entry's LSN and time; None until the base is read.
-    previous: Option<(u64, u64)>,
-}
-
-impl<'a> ChunkEntries<'a> {
-    /// Starts at the first entry of the decompressed chunk.
-    #[must_use]
-    pub fn new(plain: &'a [u8]) -> Self {
-        Self { reader: Reader::new(plain), previous: None }
-    }
-
-    fn entry(&mut self) -> Decoded<ChunkEntry<'a>> {
-        let reader = &mut self.reader;
-        let (lsn, time) = match self.previous {
-            Some(previous) => previous,
-            None => (reader.varint()?, reader.varint()?),
-        };
-        let add = |reader: &mut Reader<'_>, base: u64| {
-            let more = reader.varint()?;
-            base.checked_add(more).ok_or_else(|| reader.malformed("a number beyond 64 bits"))
-        };
-        let (lsn, time) = (add(reader, lsn)?, add(reader, time)?);
-        self.previous = Some((lsn, time));
-        Ok(ChunkEntry { lsn: Lsn(lsn), time: TimeUs(time), body: reader.bytes(CHUNK_PLAIN_BYTES_MAX)? })
-    }
-}
-
-impl<'a> Iterator for ChunkEntries<'a> {
-    type Item = Decoded<ChunkEntry<'a>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.reader.left() == 0 {
-            return None;
-        }
-        let entry = self.entry();
-        if entry.is_err() {
-            self.reader = Reader::new(&[]);
-        }
-        Some(entry)
-    }
-}
-
 /// A name in the names section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameEntry<'a> {
@@ -563,7 +497,6 @@ mod tests {
         fn decoders_never_panic(bytes: Vec<u8>, number: u64) {
             let _ = Header::decode(&bytes);
             let _ = Footer::decode(&bytes, number);
-            let _ = ChunkEntries::new(&bytes).count();
             let _ = NameEntry::decode(&mut Reader::new(&bytes));
             let _ = decode_meta(&bytes);
         }

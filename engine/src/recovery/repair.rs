@@ -15,15 +15,23 @@ use crate::types::{FrameNo, JournalId, SegmentId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Makes every accepted frame durable, before anything of it is visible: a killed process may have left it in the page
+/// Makes durable what recovery rests on, before anything of it is visible. First the directories: a process killed in a
+/// commit may have renamed its manifest and not synced that, and journal frames written from now on name that version.
+/// Then every accepted frame: a killed process may have left it in the page
 /// cache or in the device's, where it can be read and still be lost with the power. In buffered mode the frames are
 /// written again, since a sync alone says nothing after an earlier one failed.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`]: nothing may be opened.
 pub fn make_durable(
-    io: &dyn Io, facts: &Facts, last_frames: &BTreeMap<JournalId, FrameNo>, extents: &[(JournalId, u64, u32)],
+    io: &dyn Io, dir: &Path, facts: &Facts, last_frames: &BTreeMap<JournalId, FrameNo>,
+    extents: &[(JournalId, u64, u32)],
 ) -> Result<()> {
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        io.sync_dir(parent)?;
+    }
+    io.sync_dir(dir)?;
+    io.sync_dir(&segment::directory(dir))?;
     for file in &facts.files {
         let holds = file.journal.is_some_and(|journal| last_frames.contains_key(&journal));
         if !holds {

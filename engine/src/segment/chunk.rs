@@ -5,7 +5,8 @@
 
 use super::compress;
 use crate::format::bytes::get_u64;
-use crate::format::segment::{ChunkEntries, ChunkEntry, IndexEntry};
+use crate::format::chunk::{ChunkEntries, ChunkEntry};
+use crate::format::segment::IndexEntry;
 use crate::format::{Decoded, Malformed};
 use crate::io::AlignedBuf;
 use std::ops::Range;

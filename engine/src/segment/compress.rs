@@ -5,7 +5,7 @@
 //! that could not be made clearly smaller is stored as it is.
 
 use crate::format::bytes::{Reader, Sink};
-use crate::format::segment::CHUNK_PLAIN_BYTES_MAX;
+use crate::format::chunk::CHUNK_PLAIN_BYTES_MAX;
 use crate::format::{Decoded, Malformed};
 use std::cell::RefCell;
 use zstd::bulk::{Compressor, Decompressor};

@@ -22,7 +22,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use crate::format::segment::{ChunkEntry, IndexEntry};
+pub use crate::format::chunk::ChunkEntry;
+pub use crate::format::segment::IndexEntry;
 pub use crate::format::state::{Group, StateRecord};
 pub use chunk::Chunk;
 pub use reader::Segment;

@@ -8,7 +8,7 @@ use super::PIECE_BYTES;
 use crate::error::Result;
 use crate::format::block::{self, Section};
 use crate::format::bytes::Sink;
-use crate::format::segment::{CHUNK_BYTES, CHUNK_OVERHEAD};
+use crate::format::chunk::{CHUNK_BYTES, CHUNK_OVERHEAD};
 use crate::io::{AlignedBuf, File, Io};
 use crate::types::{BLOCK, SegmentId};
 use std::sync::Arc;

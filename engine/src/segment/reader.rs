@@ -10,10 +10,9 @@ use super::{damaged, path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::block::{BODY_LEN, Section};
 use crate::format::bytes::Reader;
+use crate::format::chunk::CHUNK_PLAIN_BYTES_MAX;
 use crate::format::manifest::{SegmentMeta, TimelineStart};
-use crate::format::segment::{
-    CHUNK_PLAIN_BYTES_MAX, ENTRIES_PER_BLOCK, Footer, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, Place, decode_meta,
-};
+use crate::format::segment::{ENTRIES_PER_BLOCK, Footer, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, Place, decode_meta};
 use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
 use crate::io::{File, Io, OpenMode};
 use crate::types::{BLOCK, LogId, StoreId};

@@ -1,18 +1,20 @@
 //! Segments written from random logs and read back, and damaged in every byte.
 
+mod model;
+
+use self::model::{Model, ModelLog, Step, log_id, model, steps};
 use super::testing::Disk;
 use super::*;
 use crate::format::Features;
-use crate::format::block::Section;
+use crate::format::block::{self, Section};
 use crate::format::bytes::get_u64;
 use crate::format::entry::{Entry, Kind};
 use crate::format::identity::Identity;
 use crate::format::manifest::{TimelineCause, TimelineStart};
 use crate::format::segment::Footer;
-use crate::format::state::{Changed, Issued, Life, LogState, Phase, Producer, Producers};
+use crate::format::state::Changed;
 use crate::types::{BLOCK, LogId, Lsn, Seq, StoreId, TimeUs, Timeline};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const FIRST_LSN: u64 = 1000;
@@ -28,122 +30,6 @@ fn file() -> PathBuf {
 
 fn identity() -> Identity {
     Identity { features: Features::KNOWN, store: StoreId([9; 16]), key: [3; 32], created: TimeUs(1) }
-}
-
-/// A log id as evenly spread as a hash.
-fn log_id(n: u64) -> LogId {
-    let hash = blake3::hash(&n.to_le_bytes());
-    LogId(std::array::from_fn(|i| hash.as_bytes()[i]))
-}
-
-#[derive(Clone, Debug)]
-struct ModelEntry {
-    lsn: Lsn,
-    time: TimeUs,
-    kind: Kind,
-    seq: Seq,
-    body: Vec<u8>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct ModelLog {
-    entries: Vec<ModelEntry>,
-    state: LogState,
-    name: Option<String>,
-}
-
-type Model = BTreeMap<LogId, ModelLog>;
-
-/// What is done to a log.
-#[derive(Clone, Debug)]
-enum Step {
-    Record {
-        len: usize,
-        noise: bool,
-    },
-    Control,
-    /// Deleted and created again: one seq is skipped.
-    Recreate,
-}
-
-fn payload(len: usize, noise: bool, salt: u64) -> Vec<u8> {
-    let mut out = vec![salt as u8; len];
-    if noise {
-        blake3::Hasher::new().update(&salt.to_le_bytes()).finalize_xof().fill(&mut out);
-    }
-    out
-}
-
-fn body(log: LogId, kind: Kind, seq: Seq, payload: &[u8]) -> Vec<u8> {
-    let entry = Entry { kind, seq, cipher: 0, key_id: 0, producer: None, tag: None, payload };
-    let mut out = Vec::new();
-    let at = entry.encode(log, &mut out);
-    out.split_off(at)
-}
-
-/// The logs after their steps, which are taken in turns so that their LSNs interleave.
-fn model(logs: &[(u64, u64, Vec<Step>)], salt: u64) -> Model {
-    let mut model = Model::new();
-    let mut lsn = FIRST_LSN;
-    let rounds = logs.iter().map(|(_, _, steps)| steps.len()).max().unwrap_or(0);
-    for round in 0..rounds {
-        for (n, base, steps) in logs {
-            let Some(step) = steps.get(round) else { continue };
-            let id = log_id(*n);
-            let log = model.entry(id).or_insert_with(|| ModelLog {
-                state: LogState { next_seq: Seq(*base), ..LogState::default() },
-                name: (*base == 0).then(|| format!("users/{}/{n}", n % 7)),
-                ..ModelLog::default()
-            });
-            let unique = lsn ^ salt;
-            let mut add = |kind, seq, payload: &[u8]| {
-                let body = body(id, kind, seq, payload);
-                log.entries.push(ModelEntry { lsn: Lsn(lsn), time: TimeUs(lsn / 3), kind, seq, body });
-                log.state.last_lsn = Lsn(lsn);
-                lsn += 1;
-            };
-            let next = log.state.next_seq;
-            match step {
-                Step::Record { len, noise } => {
-                    add(Kind::Record, next, &payload(*len, *noise, unique));
-                    log.state.next_seq = next.next();
-                }
-                Step::Control => add(Kind::Metadata, next, b"metadata"),
-                Step::Recreate => {
-                    add(Kind::Delete, next, b"");
-                    add(Kind::Create, next.next(), b"");
-                    log.state.next_seq = next.next();
-                }
-            }
-        }
-    }
-    model.iter_mut().for_each(|(id, log)| finish_state(*id, log));
-    model
-}
-
-/// Fills the rest of the state with something, of which each group changed before, within, or never.
-fn finish_state(id: LogId, log: &mut ModelLog) {
-    let dice = |i: usize| id.0[i];
-    let last = log.state.last_lsn;
-    let changed = |i| match dice(i) % 3 {
-        0 => Lsn(0),
-        1 => Lsn(FIRST_LSN - 1 - u64::from(dice(i))),
-        _ => last,
-    };
-    let batch = |lsn| Issued { number: lsn, digest: !lsn, lsn: Lsn(lsn), first_seq: Seq(1), next_seq: Seq(2) };
-    let producer = Producer { epoch: 3, batches: [batch(FIRST_LSN - 5), batch(last.0)].into() };
-    log.state.life = Life {
-        created: Lsn(if log.name.is_some() { FIRST_LSN } else { 5 }),
-        phase: Phase::Live,
-        closed: dice(1) % 2 == 0,
-        tag: vec![dice(2); usize::from(dice(2) % 9)],
-        ..Life::default()
-    };
-    log.state.timelines = vec![(Timeline { counter: 1, random: 2 }, Seq(0)); usize::from(dice(3) % 4)];
-    log.state.metadata = vec![dice(4); usize::from(dice(4)) * 16];
-    log.state.producers = Producers { known: 2, older: Lsn(4), list: [(vec![dice(5)], producer)].into() };
-    log.state.changed =
-        Changed { life: changed(6), timelines: changed(7), metadata: changed(8), producers: changed(9) };
 }
 
 fn ancestry() -> Vec<TimelineStart> {
@@ -251,19 +137,6 @@ fn all_entries(segment: &Segment) -> Vec<(LogId, Lsn, TimeUs, Vec<u8>)> {
         }
     }
     out
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let record =
-        |lens: std::ops::Range<usize>| (lens, any::<bool>()).prop_map(|(len, noise)| Step::Record { len, noise });
-    let step = prop_oneof![
-        60 => record(0..300),
-        10 => record(300..9000),
-        1 => record(60_000..200_000),
-        8 => Just(Step::Control),
-        3 => Just(Step::Recreate),
-    ];
-    proptest::collection::vec(step, 1..12)
 }
 
 proptest! {
@@ -393,7 +266,7 @@ fn a_newer_format_is_refused_and_not_called_damage() {
     for at in [8, 32] {
         let mut body = segment.footer.encode();
         body[at] = 1;
-        let block = crate::format::block::encode(Section::Footer, ID, number, &body);
+        let block = block::encode(Section::Footer, ID, number, &body);
         let mut bytes = disk.content(&file());
         let end = bytes.len() - BLOCK;
         bytes[end..].copy_from_slice(&block);
@@ -498,6 +371,52 @@ fn an_index_entry_that_lies_is_damage() {
     assert_eq!(segment.state(id, u32::MAX - 1).expect_err("beyond the stream").kind(), ErrorKind::Damaged);
 }
 
+/// Changes the body of a block, and makes its checksum right again.
+fn forge(disk: &Disk, section: Section, number: u64, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = disk.content(&file());
+    let at = number as usize * BLOCK;
+    let block = &mut bytes[at..at + BLOCK];
+    let mut body = block::decode(block, section, ID, number).expect("intact").to_vec();
+    change(&mut body);
+    block.copy_from_slice(&block::encode(section, ID, number, &body));
+    disk.put(&file(), &bytes);
+}
+
+/// The text of what is found when a block was changed and has a right checksum.
+fn found(section: Section, change: impl FnOnce(&mut Vec<u8>)) -> String {
+    let (disk, _, meta) = small();
+    let places = open(&disk, &meta).expect("intact").footer.places;
+    let number = (0..).find(|n| places.section_of(*n) == section && *n >= places.index.first).expect("some");
+    forge(&disk, section, number, change);
+    let findings = open(&disk, &meta).expect("footer and root are intact").verify(&mut |_| {});
+    findings.iter().map(|f| format!("{f}\n")).collect()
+}
+
+#[test]
+fn parts_that_contradict_each_other_are_found_under_right_checksums() {
+    let entry = crate::format::segment::INDEX_ENTRY_LEN;
+    let cases: [(&str, String); 9] = [
+        (
+            "not where the one before ends",
+            found(Section::Index, |body| {
+                let with_state = body.chunks_mut(entry).find(|e| e[48..52] != [0xff; 4] && e[48..52] != [0; 4]);
+                with_state.expect("a second state record")[48] += 1;
+            }),
+        ),
+        ("another number of records", found(Section::Index, |body| body[24] += 1)),
+        ("does not follow the chunk before", found(Section::Index, |body| body[entry + 30] += 1)),
+        ("the data goes on after its last chunk", found(Section::Index, |body| body.truncate(body.len() - entry))),
+        ("a state on a chunk that is not the log's last", found(Section::Index, |body| body[28] &= !2)),
+        ("logs that do not follow one another", found(Section::Index, |body| body[entry] = 0)),
+        ("other keys than the root", found(Section::Fence, |body| body[3] ^= 1)),
+        ("the filter denies", found(Section::Filter, |body| *body = vec![0; 24])),
+        ("names out of order", found(Section::Names, |body| body[1] = b'z')),
+    ];
+    for (want, found) in cases {
+        assert!(found.contains(want), "{want}: {found}");
+    }
+}
+
 #[test]
 fn many_chunks_come_in_bounded_portions() {
     let model = model(&[(1, 3, vec![Step::Record { len: 50_000, noise: true }; 150]), (2, 0, vec![Step::Control])], 2);
@@ -553,7 +472,7 @@ fn the_footers_digest_is_of_all_before_it() {
     let bytes = disk.content(&file());
     let end = bytes.len() - BLOCK;
     let number = end as u64 / BLOCK as u64;
-    let body = crate::format::block::decode(&bytes[end..], Section::Footer, ID, number).expect("intact");
+    let body = block::decode(&bytes[end..], Section::Footer, ID, number).expect("intact");
     let footer = Footer::decode(body, number).expect("intact");
     assert_eq!(footer.digest, *blake3::hash(&bytes[..end]).as_bytes());
     assert_eq!(meta.digest, *blake3::hash(&bytes).as_bytes());

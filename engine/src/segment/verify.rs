@@ -13,8 +13,9 @@ use super::view::message;
 use crate::error::Result;
 use crate::finding::Finding;
 use crate::format::block::{self, BODY_LEN, Section};
+use crate::format::chunk::ChunkEntries;
 use crate::format::entry::{Entry, Kind};
-use crate::format::segment::{ChunkEntries, Footer, Header, IndexEntry};
+use crate::format::segment::{Footer, Header, IndexEntry, KEYS_PER_BLOCK};
 use crate::types::{BLOCK, LogId, Lsn};
 use std::collections::BTreeSet;
 
@@ -155,8 +156,13 @@ impl Check<'_> {
         });
         match entries {
             Ok(entries) => {
-                if fence.is_ok_and(|key| key != entries[0].key()) {
-                    self.report_block(Section::Index, number, "it does not begin with its fence key");
+                match fence {
+                    Ok(key) if key == entries[0].key() => {}
+                    Ok(_) => self.report_block(Section::Index, number, "it does not begin with its fence key"),
+                    Err(e) => {
+                        let fence_number = self.segment.footer.places.fence.first + n / KEYS_PER_BLOCK as u64;
+                        self.report_once(fence_number, e.message().to_owned());
+                    }
                 }
                 entries.iter().for_each(|entry| self.entry(number, entry));
             }

@@ -11,12 +11,13 @@ use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::block::{BODY_LEN, Section};
 use crate::format::bytes::{Sink, get_u64};
+use crate::format::chunk::{CHUNK_BYTES, CHUNK_OVERHEAD, CHUNK_PLAIN_BYTES_MAX};
 use crate::format::entry::Kind;
 use crate::format::identity::Identity;
 use crate::format::manifest::{SegmentMeta, TimelineStart};
 use crate::format::segment::{
-    CHUNK_BYTES, CHUNK_OVERHEAD, CHUNK_PLAIN_BYTES_MAX, ENTRIES_PER_BLOCK, FLAG_COMPRESSED, FLAG_CONTROL, FLAG_LAST,
-    Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, NameEntry, Place, Places, encode_meta,
+    ENTRIES_PER_BLOCK, FLAG_COMPRESSED, FLAG_CONTROL, FLAG_LAST, Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN,
+    KEYS_PER_BLOCK, Key, NameEntry, Place, Places, encode_meta,
 };
 use crate::format::state::{LogState, STATE_RECORD_BYTES_MAX, StateRecord};
 use crate::io::{Io, OpenMode};
