@@ -60,6 +60,9 @@ pub fn verify(io: Arc<dyn Io>, dir: &Path, on_progress: &mut dyn FnMut(u64, u64)
 /// The identity file's name.
 const IDENTITY: &str = "IDENTITY";
 
+/// Where something is wrong: file, byte offset, first LSN concerned.
+type Spot = (PathBuf, Option<u64>, Option<u64>);
+
 struct Verify<'a> {
     io: &'a Arc<dyn Io>,
     dir: &'a Path,
@@ -202,15 +205,17 @@ impl Verify<'_> {
     /// running store moves on.
     fn journal(&mut self, mut manifest: Manifest, segments: &[Segment]) -> Result<()> {
         let mut name_of = |log: LogId| segments.iter().rev().find_map(|segment| segment.name_of(log).ok().flatten());
-        let mut before: Option<Vec<(PathBuf, Option<u64>)>> = None;
+        let place =
+            |finding: &Finding| (finding.file.clone(), finding.offset, finding.lsns.as_ref().map(|lsns| lsns.start));
+        let mut before: Option<Vec<Spot>> = None;
         for attempt in 1..=ATTEMPTS {
             let manifested = Manifested { version: manifest.version, flushed: manifest.flushed };
             let mut found = check(&**self.io, self.dir, &manifest.identity, manifested, &mut name_of)?;
-            let places: Vec<_> = found.iter().map(|finding| (finding.file.clone(), finding.offset)).collect();
+            let places: Vec<_> = found.iter().map(place).collect();
             let stays = before.as_ref() == Some(&places);
             if found.is_empty() || stays || attempt == ATTEMPTS {
                 let known = before.unwrap_or_default();
-                found.retain(|finding| known.contains(&(finding.file.clone(), finding.offset)));
+                found.retain(|finding| known.contains(&place(finding)));
                 self.findings.extend(found);
                 break;
             }
@@ -255,7 +260,7 @@ fn read_direct(io: &dyn Io, path: &Path) -> Result<Vec<u8>> {
     while (out.len() as u64) < len {
         let part = io.read_at(&file, out.len() as u64, PIECE_BYTES)?;
         out.extend_from_slice(&part);
-        if part.is_empty() || part.len() % BLOCK != 0 {
+        if part.is_empty() || !part.len().is_multiple_of(BLOCK) {
             break;
         }
     }

@@ -230,10 +230,8 @@ mod tests {
                     | Verdict::RefuseMissing
                     | Verdict::RefuseProven
             );
-            let wrong = situation.contradiction
-                || situation.manifest_back
-                || situation.missing
-                || situation.proven_past;
+            let wrong =
+                situation.contradiction || situation.manifest_back || situation.missing || situation.proven_past;
             assert_eq!(refuses, wrong, "{situation:?}");
         }
     }

@@ -59,7 +59,7 @@ impl<'a> Disk<'a> {
 
     /// One block; None past the end of the file.
     pub(super) fn block(&mut self, file: usize, at: u64) -> Result<Option<&[u8]>> {
-        assert_eq!(at % STEP, 0, "blocks stand at multiples of their size");
+        assert!(at.is_multiple_of(STEP), "blocks stand at multiples of their size");
         Ok(self.read(file, at)?.map(|bytes| &bytes[..BLOCK]))
     }
 

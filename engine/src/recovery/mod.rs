@@ -1,8 +1,8 @@
 //! Recovery: from the bytes of the journal to a store that goes on where its acknowledgements left off.
 //!
 //! Three parts that do not overlap. [`scan`] only reads: bytes to facts. [`decide`] is a pure table: facts to an
-//! action. Repair, and [`torn`] for it, is the one place that writes. [`check`] runs the first two for a person who asks
-//! what is wrong, and repairs nothing.
+//! action. Repair, and [`torn`] for it, is the one place that writes. [`check`] runs the first two for a person who
+//! asks what is wrong, and repairs nothing.
 //!
 //! What must hold: the journal's tail is cut only where no proof covers it. What a proof covers and cannot be read is
 //! corruption, and the open fails with the range of LSNs. Nothing is decided by what a file's name or header says

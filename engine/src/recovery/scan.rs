@@ -179,9 +179,7 @@ pub(super) struct Scan<'a> {
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`], and what `sink` returns. Damage is no error here but a fact.
-pub fn scan(
-    io: &dyn Io, dir: &Path, identity: &Identity, flushed: &FrameRef, sink: &mut Sink<'_>,
-) -> Result<Facts> {
+pub fn scan(io: &dyn Io, dir: &Path, identity: &Identity, flushed: &FrameRef, sink: &mut Sink<'_>) -> Result<Facts> {
     let mut scan = Scan::open(io, dir, identity, flushed)?;
     scan.anchor()?;
     scan.walk(sink)?;
@@ -197,11 +195,7 @@ pub fn scan(
 fn names_as_predecessor(header: &FrameHeader, end: &FrameRef) -> bool {
     match end.frame {
         FrameNo(0) => header.prev_journal == JournalId(0),
-        _ => {
-            header.prev_journal == end.journal
-                && header.prev_position == end.position
-                && header.prev_hash == end.hash
-        }
+        _ => header.prev_journal == end.journal && header.prev_position == end.position && header.prev_hash == end.hash,
     }
 }
 
@@ -269,7 +263,7 @@ impl<'a> Scan<'a> {
     fn anchor(&mut self) -> Result<()> {
         let flushed = self.facts.flushed;
         let behind = flushed.position.saturating_add(u64::from(flushed.frame_len));
-        if flushed.frame == FrameNo(0) || flushed.position % STEP != 0 || behind % STEP != 0 {
+        if flushed.frame == FrameNo(0) || !flushed.position.is_multiple_of(STEP) || !behind.is_multiple_of(STEP) {
             return Ok(());
         }
         let mut found = None;

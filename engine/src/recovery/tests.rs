@@ -433,7 +433,8 @@ fn a_manifest_that_went_back_is_refused() {
 #[test]
 fn other_journal_files_than_the_manifests_are_refused() {
     let ring = one_file(3);
-    let elsewhere = FrameRef { journal: JournalId(9), position: 8192, frame_len: 4096, frame: FrameNo(70), ..ring.last };
+    let elsewhere =
+        FrameRef { journal: JournalId(9), position: 8192, frame_len: 4096, frame: FrameNo(70), ..ring.last };
     let scanned = ring.scan_from(&elsewhere);
     assert_eq!(scanned.facts.anchor, Anchor::Missing);
     assert_eq!(refused(&scanned.action), (4, u64::MAX));

@@ -33,7 +33,7 @@ pub fn keep(io: &dyn Io, dir: &Path, facts: &Facts) -> Result<Vec<PathBuf>> {
 
 /// Copies the range under a temporary name, in windows, so that memory is bounded however large a tail is.
 fn copy(io: &dyn Io, file: &FileFacts, range: Range<u64>, to: &Path) -> Result<()> {
-    assert!(range.start % BLOCK as u64 == 0, "torn ranges begin with a frame");
+    assert!(range.start.is_multiple_of(BLOCK as u64), "torn ranges begin with a frame");
     let mut temporary = to.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);

@@ -269,12 +269,8 @@ fn a_store_that_moves_on_meanwhile_has_no_findings() {
     let plans = (1..=60).map(|at| (at, 1 << 40)).chain((3..=40).map(|every| (every, every)));
     for (at, again) in plans {
         let running = Running::new();
-        let moving = Moving {
-            disk: running.io.clone(),
-            running: Mutex::new(Some(running)),
-            left: AtomicU64::new(at),
-            again,
-        };
+        let moving =
+            Moving { disk: running.io.clone(), running: Mutex::new(Some(running)), left: AtomicU64::new(at), again };
         let findings = verify(Arc::new(moving), Path::new(DIR), &mut |_, _| ()).expect("it can be listed");
         assert_eq!(findings, [], "moved before operation {at}, again after {again}");
     }
