@@ -18,19 +18,18 @@ pub fn run(root: &Path) -> Outcome {
     // Built beforehand, so that the compiler is not traced.
     call(cargo(root, &["test", "--workspace", "--no-run"]))?;
 
-    let log = root.join("target/posix-strace.log");
+    const LOG: &str = "target/posix-strace.log";
     let inner = cargo(root, &["test", "--workspace"]);
     let mut command = Command::new("strace");
     command.current_dir(root);
     // With --seccomp-bpf only the one call stops the tests; all others run at full speed.
     command.args(["-f", "--seccomp-bpf", "-qq", "-e", "trace=io_uring_setup"]);
-    command.args(["-e", "inject=io_uring_setup:error=ENOSYS", "-e", "signal=none", "-o"]).arg(&log);
+    command.args(["-e", "inject=io_uring_setup:error=ENOSYS", "-e", "signal=none", "-o", LOG]);
     command.arg(inner.get_program()).args(inner.get_args());
     call(command)?;
 
-    let told = std::fs::read(&log).map_err(|e| {
-        Failure::new(format!("{} cannot be read: {e}", log.display()), "see whether strace may trace here")
-    })?;
+    let told = std::fs::read(root.join(LOG))
+        .map_err(|e| Failure::new(format!("{LOG} cannot be read: {e}"), "see whether strace may trace here"))?;
     proof(&String::from_utf8_lossy(&told)).map(|line| eprintln!("{line}"))
 }
 
