@@ -206,7 +206,7 @@ impl Committer {
         self.prev_time = header.time;
         let id = self.next_id;
         self.next_id += 1;
-        let buf = std::mem::replace(&mut staged.buf, AlignedBuf::with_capacity(0));
+        let buf = std::mem::replace(&mut staged.buf, AlignedBuf::empty());
         let op =
             Op::Write { file: self.place.file.file.clone(), offset: header.position, buf, durable: true };
         let metrics = &self.shared.index.metrics;
