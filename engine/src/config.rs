@@ -90,7 +90,7 @@ impl Config {
     /// [`ErrorKind::Invalid`].
     pub fn check(&self) -> Result<()> {
         let frame = limits::frame_bytes_max(self.journal_file_bytes);
-        let wrong = if self.journal_file_bytes % BLOCK as u64 != 0
+        let wrong = if !self.journal_file_bytes.is_multiple_of(BLOCK as u64)
             || !(limits::JOURNAL_FILE_BYTES_MIN..=limits::JOURNAL_FILE_BYTES_MAX).contains(&self.journal_file_bytes)
         {
             "journal_file_bytes must be a multiple of 4096 from 64 KiB to 4 GiB"

@@ -58,7 +58,7 @@ pub const fn record_bytes_max(journal_file_bytes: u64) -> usize {
 
 const _: () = {
     assert!(record_bytes_max(JOURNAL_FILE_BYTES_DEFAULT) == RECORD_BYTES_MAX);
-    assert!(JOURNAL_FILE_BYTES_MIN % BLOCK as u64 == 0);
+    assert!(JOURNAL_FILE_BYTES_MIN.is_multiple_of(BLOCK as u64));
     assert!(frame_bytes_max(JOURNAL_FILE_BYTES_MIN) > BATCH_OVERHEAD_BYTES + BLOCK);
     assert!(frame_bytes_max(JOURNAL_FILE_BYTES_MAX) <= u32::MAX as usize);
     assert!(BATCH_OVERHEAD_BYTES >= NAME_BYTES_MAX + METADATA_BYTES_MAX + TAG_BYTES_MAX + PRODUCER_ID_BYTES_MAX + 512);

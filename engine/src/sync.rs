@@ -29,7 +29,9 @@ mod real {
 
 #[cfg(everlog_loom)]
 mod model {
-    pub use loom::sync::Arc;
+    // Not loom's, which cannot hold a trait object. Taking and dropping a reference is no step of a model then; the
+    // locks and atomics around it are.
+    pub use std::sync::Arc;
     pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub use loom::thread::{Thread, current, park, yield_now};
 

@@ -30,7 +30,7 @@ fn what_was_acknowledged_survives_forty_kills() {
         Ok(seed) => seed.parse().expect("EVERLOG_KILL_SEED is a number"),
         Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as u64,
     };
-    println!("EVERLOG_KILL_SEED={seed}");
+    eprintln!("EVERLOG_KILL_SEED={seed}");
     let scratch = tempfile::Builder::new().prefix("kill").tempdir_in(target_dir()).expect("room for a folder");
     let mut world = World {
         example: example(),
@@ -60,7 +60,7 @@ fn what_was_acknowledged_survives_forty_kills() {
         world.check(round, true);
     }
     world.export(round + 1, scratch.path());
-    println!("{runs} runs, {kills} kills with an append under way, {} imports of the whole corpus", round + 1);
+    eprintln!("{runs} runs, {kills} kills with an append under way, {} imports of the whole corpus", round + 1);
 }
 
 /// The example, the store it works on, and all it ever said.

@@ -154,7 +154,7 @@ impl Committer {
         while self.in_flight.len() < self.depth && self.begin_next()? {
             moved = true;
         }
-        let wait = (may_sleep && !moved || may_sleep && self.in_flight.len() == self.depth).then(|| self.patience());
+        let wait = (may_sleep && (!moved || self.in_flight.len() == self.depth)).then(|| self.patience());
         self.reap(wait)?;
         while self.in_flight.front().is_some_and(|flight| flight.buf.is_some()) {
             self.publish();

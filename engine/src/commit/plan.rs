@@ -135,7 +135,7 @@ fn check_producer(
         None => None,
     };
     // A creation in the place of a deleted log begins anew, unless it is the very one that was made before.
-    if newborn && !issued.is_some_and(|issued| issued.digest == digest) {
+    if newborn && issued.is_none_or(|issued| issued.digest != digest) {
         return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };
     }
     if numbers.epoch < epoch {

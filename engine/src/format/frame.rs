@@ -120,7 +120,7 @@ impl FrameHeader {
     /// behind it, `frame_len` bytes in all. Returns what a successor must name.
     pub fn seal(&self, frame: &mut [u8], salt: u32) -> FrameRef {
         assert_eq!(frame.len(), self.frame_len as usize, "a frame is sealed at its full length");
-        assert!(frame.len() % BLOCK == 0 && HEADER_LEN + self.payload_len as usize <= frame.len());
+        assert!(frame.len().is_multiple_of(BLOCK) && HEADER_LEN + self.payload_len as usize <= frame.len());
         let buf = &mut frame[..HEADER_LEN];
         buf.fill(0);
         buf[MAGIC_AT..MAGIC_AT + 8].copy_from_slice(MAGIC);
@@ -231,7 +231,7 @@ impl FrameHeader {
             prev_position: get_u64(buf, PREV_POSITION_AT),
             prev_hash: get_array(buf, PREV_HASH_AT),
         };
-        let fits = header.frame_len as usize % BLOCK == 0
+        let fits = (header.frame_len as usize).is_multiple_of(BLOCK)
             && HEADER_LEN as u64 + u64::from(header.payload_len) <= u64::from(header.frame_len)
             && usize::from(get_u16(buf, HEADER_LEN_AT)) == HEADER_LEN;
         if !fits || header.frame.0 == 0 || header.first_lsn.0 == 0 || header.depth == 0 {

@@ -3,7 +3,7 @@
 //! Whether an entry may be made at all is decided before, in `commit`; here it is only carried out.
 
 use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, decode_trim};
-use crate::format::state::{Issued, LogState, Phase, Producer, Producers};
+use crate::format::state::{Issued, LogState, Phase, Producers};
 use crate::format::{Decoded, Malformed};
 use crate::limits::{PRODUCER_WINDOW, TIMELINES_PER_LOG_MAX};
 use crate::types::{Lsn, Seq, TimeUs, Timeline};
@@ -106,7 +106,7 @@ fn note_producer(producers: &mut Producers, mark: &ProducerMark<'_>, first_seq: 
         Some(producer) => producer,
         None => {
             producers.known += 1;
-            producers.list.entry(mark.id.to_vec()).or_insert_with(Producer::default)
+            producers.list.entry(mark.id.to_vec()).or_default()
         }
     };
     if producer.epoch != mark.epoch {

@@ -115,12 +115,18 @@ mod tests {
 
     pub struct Fake {
         pub dirty: Mutex<bool>,
+        /// What was read from the segments.
+        #[cfg(everlog_loom)]
         pub loaded: Mutex<Option<u32>>,
     }
 
     impl Head for Fake {
         fn placeholder(_: LogId) -> Self {
-            Self { dirty: Mutex::new(false), loaded: Mutex::new(None) }
+            Self {
+                dirty: Mutex::new(false),
+                #[cfg(everlog_loom)]
+                loaded: Mutex::new(None),
+            }
         }
 
         fn is_dirty(&self) -> bool {

@@ -14,7 +14,9 @@ fn fresh() -> (TempDir, Config) {
 fn append(store: &Store, log: &str, payloads: &[&[u8]]) -> crate::LogReceipt {
     let mut batch = Batch::new();
     let part = batch.log(log).create_if_missing();
-    payloads.iter().for_each(|payload| drop(part.record(payload)));
+    for payload in payloads {
+        part.record(payload);
+    }
     store.append(batch).expect("staged").wait().expect("durable").logs[0]
 }
 

@@ -1,27 +1,30 @@
-//! docs/FORMAT.md against engine/src/format/: neither changes alone.
+//! docs/FORMAT.md against the code of the format: neither changes alone.
 //!
 //! Two checks. Each table of byte offsets in the document is marked with the file it describes, and its first column
-//! must be the offsets that the file's chain of constants gives. And the document ends with a digest of the format's
-//! code, so that whoever changes any of it must look at the document and bless it. Whether the prose is right is for
-//! people. Invariant: a table of offsets without a mark is an error, so that none goes unchecked.
+//! must be the offsets that the file's chain of constants gives. And the document ends with a digest of that code and
+//! of all of engine/src/format/, so that whoever changes any of it must look at the document and bless it. Whether the
+//! prose is right is for people. Invariant: a table of offsets without a mark is an error, so that none goes unchecked.
 //!
-//! A mark is `<!-- layout: frame.rs -->` on the line before the table; `<!-- layout: segment.rs ENTRY_ -->` takes only
-//! the constants whose name begins with ENTRY_.
+//! A mark is a line before the table, `<!-- layout: format/frame.rs -->`, with a path below engine/src. Where a file
+//! holds several chains it also names the first and the last constant: `<!-- layout: segment.rs LOG_AT..LSN_AT -->`.
+//! A row of zeros needs no constant, nor does a last row without a length, which goes on to the end; a row that begins
+//! with "as in" stands for all constants within it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::Problem;
 use super::source::{Source, words};
 
 pub const DOCUMENT: &str = "docs/FORMAT.md";
+const ENGINE: &str = "engine/src";
 const FORMAT_CODE: &str = "engine/src/format";
 const MARK: &str = "<!-- layout: ";
 const DIGEST: &str = "<!-- format-digest: ";
 
 pub fn check(document: &str, sources: &[Source]) -> Vec<Problem> {
     let mut problems = check_tables(document, sources);
-    let digest = digest(sources);
+    let digest = digest(document, sources);
     match document.lines().enumerate().find(|(_, line)| line.starts_with(DIGEST)) {
         Some((_, line)) if line.contains(&digest) => {}
         found => {
@@ -40,13 +43,16 @@ pub fn blessed(document: &str, sources: &[Source]) -> Result<String, Problem> {
         return Err(problem);
     }
     let kept: Vec<_> = document.lines().filter(|line| !line.starts_with(DIGEST)).collect();
-    Ok(format!("{}\n\n{DIGEST}{} -->\n", kept.join("\n").trim_end(), digest(sources)))
+    Ok(format!("{}\n\n{DIGEST}{} -->\n", kept.join("\n").trim_end(), digest(document, sources)))
 }
 
 /// BLAKE3 over the format's code without comments and tests, file by file in the order of their names.
-fn digest(sources: &[Source]) -> String {
+fn digest(document: &str, sources: &[Source]) -> String {
+    let tables = tables(document, &mut Vec::new());
+    let marked: Vec<_> = tables.iter().filter_map(|table| table.mark.as_ref()).map(|mark| &mark.path).collect();
+    let belongs = |path: &Path| path.starts_with(FORMAT_CODE) || marked.iter().any(|marked| *marked == path);
     let mut hasher = blake3::Hasher::new();
-    for source in sources.iter().filter(|source| source.path.starts_with(FORMAT_CODE) && !source.is_test) {
+    for source in sources.iter().filter(|source| belongs(&source.path) && !source.is_test) {
         hasher.update(source.path.to_string_lossy().as_bytes());
         hasher.update(b"\n");
         hasher.update(source.essence().as_bytes());
@@ -59,14 +65,46 @@ fn digest(sources: &[Source]) -> String {
 struct Row<'a> {
     line: usize,
     at: u64,
-    bytes: u64,
+    /// None: to the end.
+    bytes: Option<u64>,
     field: &'a str,
+}
+
+impl Row<'_> {
+    /// Whether the field that a constant at this offset names is told by the row.
+    fn tells(&self, at: u64) -> bool {
+        at == self.at || (self.field.starts_with("as in") && (self.at..self.at + self.bytes.unwrap_or(0)).contains(&at))
+    }
+
+    fn needs_constant(&self) -> bool {
+        self.bytes.is_some() && !self.field.starts_with("zero") && !self.field.starts_with("as in")
+    }
+}
+
+/// Which code a table describes.
+#[derive(Clone)]
+struct Mark {
+    path: PathBuf,
+    /// The first and the last constant of the chain; None: all of the file's.
+    chain: Option<(String, String)>,
+}
+
+impl Mark {
+    fn parse(line: &str) -> Option<Self> {
+        let text = line.strip_prefix(MARK)?.strip_suffix(" -->")?;
+        let (file, chain) = text.split_once(' ').map_or((text, None), |(file, chain)| (file, Some(chain)));
+        let chain = match chain {
+            Some(chain) => chain.split_once("..").map(|(first, last)| Some((first.to_owned(), last.to_owned())))?,
+            None => None,
+        };
+        Some(Self { path: Path::new(ENGINE).join(file), chain })
+    }
 }
 
 /// A table of offsets and the mark before it.
 struct Table<'a> {
     line: usize,
-    mark: Option<&'a str>,
+    mark: Option<Mark>,
     rows: Vec<Row<'a>>,
 }
 
@@ -75,23 +113,23 @@ fn check_tables(document: &str, sources: &[Source]) -> Vec<Problem> {
     for table in tables(document, &mut problems) {
         let told = |line, what: String| Problem::new(Path::new(DOCUMENT), line, what);
         for pair in table.rows.windows(2) {
-            if pair[0].at + pair[0].bytes != pair[1].at {
-                let what = format!("the field before ends at {}, not at {}", pair[0].at + pair[0].bytes, pair[1].at);
-                problems.push(told(pair[1].line, what));
+            let end = pair[0].bytes.map(|bytes| pair[0].at + bytes);
+            if end != Some(pair[1].at) {
+                let end = end.map_or_else(|| "nowhere".to_owned(), |end| format!("at {end}"));
+                problems.push(told(pair[1].line, format!("the field before ends {end}, not at {}", pair[1].at)));
             }
         }
-        let Some(mark) = table.mark else {
-            let what = format!("a table of offsets must say which code it describes: {MARK}file.rs --> before it");
+        let Some(mark) = &table.mark else {
+            let what =
+                format!("a table of offsets must say which code it describes: {MARK}format/file.rs --> before it");
             problems.push(told(table.line, what));
             continue;
         };
-        let (file, prefix) = mark.split_once(' ').unwrap_or((mark, ""));
-        let path = Path::new(FORMAT_CODE).join(file);
-        let Some(source) = sources.iter().find(|source| source.path == path) else {
-            problems.push(told(table.line, format!("{} does not exist", path.display())));
+        let Some(source) = sources.iter().find(|source| source.path == mark.path) else {
+            problems.push(told(table.line, format!("{} does not exist", mark.path.display())));
             continue;
         };
-        match offsets(source, prefix) {
+        match offsets(source, mark) {
             Ok(offsets) => problems.extend(compare(&table, source, &offsets)),
             Err(problem) => problems.push(problem),
         }
@@ -105,8 +143,8 @@ fn tables<'a>(document: &'a str, problems: &mut Vec<Problem>) -> Vec<Table<'a>> 
     let mut lines = document.lines().enumerate().peekable();
     let mut mark = None;
     while let Some((i, line)) = lines.next() {
-        if let Some(rest) = line.strip_prefix(MARK) {
-            mark = rest.strip_suffix(" -->");
+        if line.starts_with(MARK) {
+            mark = Mark::parse(line);
         } else if line.starts_with("| at |") {
             let mut table = Table { line: i + 1, mark: mark.take(), rows: Vec::new() };
             while let Some((i, line)) = lines.next_if(|(_, line)| line.starts_with('|')) {
@@ -114,8 +152,12 @@ fn tables<'a>(document: &'a str, problems: &mut Vec<Problem>) -> Vec<Table<'a>> 
                 if cells[0].starts_with("--") {
                     continue;
                 }
+                let numbers = |at: &str, bytes: &str| {
+                    let bytes = if bytes.is_empty() { None } else { Some(bytes.parse().ok()?) };
+                    Some((at.parse().ok()?, bytes))
+                };
                 match cells[..] {
-                    [at, bytes, field, ..] if let (Ok(at), Ok(bytes)) = (at.parse(), bytes.parse()) => {
+                    [at, bytes, field, ..] if let Some((at, bytes)) = numbers(at, bytes) => {
                         table.rows.push(Row { line: i + 1, at, bytes, field });
                     }
                     _ => problems.push(Problem::new(Path::new(DOCUMENT), i + 1, "no offset and length in this row")),
@@ -131,15 +173,13 @@ fn tables<'a>(document: &'a str, problems: &mut Vec<Problem>) -> Vec<Table<'a>> 
 
 fn compare(table: &Table<'_>, source: &Source, offsets: &BTreeMap<u64, (String, usize)>) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let rows: BTreeSet<u64> = table.rows.iter().map(|row| row.at).collect();
     for (at, (name, line)) in offsets {
-        if !rows.contains(at) {
+        if !table.rows.iter().any(|row| row.tells(*at)) {
             let what = format!("{name} is {at}, and the table at {DOCUMENT}:{} has no such offset", table.line);
             problems.push(Problem::new(&source.path, *line, what));
         }
     }
-    // Zeros between two fields need no name in the code.
-    for row in table.rows.iter().filter(|row| !row.field.starts_with("zero")) {
+    for row in table.rows.iter().filter(|row| row.needs_constant()) {
         if !offsets.contains_key(&row.at) {
             let what = format!("{} has no constant for the offset {} ({})", source.path.display(), row.at, row.field);
             problems.push(Problem::new(Path::new(DOCUMENT), row.line, what));
@@ -148,10 +188,11 @@ fn compare(table: &Table<'_>, source: &Source, offsets: &BTreeMap<u64, (String, 
     problems
 }
 
-/// The offsets that a file's `…_AT` constants of that prefix stand for, each with its name and line.
-fn offsets(source: &Source, prefix: &str) -> Result<BTreeMap<u64, (String, usize)>, Problem> {
+/// The offsets that the `…_AT` constants of a chain stand for, each with its name and line.
+fn offsets(source: &Source, mark: &Mark) -> Result<BTreeMap<u64, (String, usize)>, Problem> {
     let mut values: BTreeMap<&str, u64> = BTreeMap::from([("BLOCK", 4096)]);
     let mut offsets = BTreeMap::new();
+    let mut within = mark.chain.is_none();
     for at in words(&source.product, "const") {
         let rest = &source.product[at + "const".len()..];
         let Some((head, expression)) = rest.split(';').next().and_then(|item| item.split_once('=')) else { continue };
@@ -163,7 +204,8 @@ fn offsets(source: &Source, prefix: &str) -> Result<BTreeMap<u64, (String, usize
         if let Some(value) = value {
             values.insert(name, value);
         }
-        if name.starts_with(prefix) && name.ends_with("_AT") {
+        within |= mark.chain.as_ref().is_some_and(|(first, _)| first == name);
+        if within && name.ends_with("_AT") {
             let line = source.line(at);
             let Some(value) = value else {
                 let what = format!("{name} is no sum of numbers and constants above it, so it cannot be checked");
@@ -173,8 +215,17 @@ fn offsets(source: &Source, prefix: &str) -> Result<BTreeMap<u64, (String, usize
                 return Err(Problem::new(&source.path, line, format!("{name} and {other} are both {value}")));
             }
         }
+        if mark.chain.as_ref().is_some_and(|(_, last)| last == name) {
+            return Ok(offsets);
+        }
     }
-    Ok(offsets)
+    match &mark.chain {
+        Some((first, last)) => {
+            let what = format!("the constants {first} to {last}, which {DOCUMENT} names, are not here");
+            Err(Problem::new(&source.path, 1, what))
+        }
+        None => Ok(offsets),
+    }
 }
 
 /// A sum of products of numbers and known names.
@@ -199,7 +250,7 @@ mod tests {
 
     const CODE: &str = "const MAGIC_AT: usize = 0;\nconst LEN_AT: usize = MAGIC_AT + 8;\n\
         const FIRST_FRAME_AT: u64 = BLOCK as u64;\nconst CRC_AT: usize = BLOCK - 4;\n";
-    const TABLE: &str = "<!-- layout: frame.rs -->\n| at | bytes | field |\n|---:|---:|---|\n\
+    const TABLE: &str = "<!-- layout: format/frame.rs -->\n| at | bytes | field |\n|---:|---:|---|\n\
         | 0 | 8 | magic |\n| 8 | 4 | length |\n| 12 | 4080 | zeros |\n| 4092 | 4 | CRC |\n";
 
     fn sources(code: &str) -> Vec<Source> {
@@ -231,18 +282,35 @@ mod tests {
 
     #[test]
     fn every_table_of_offsets_is_checked() {
-        assert_eq!(told(&TABLE.replace("<!-- layout: frame.rs -->\n", ""), CODE).len(), 1);
+        assert_eq!(told(&TABLE.replace("<!-- layout: format/frame.rs -->\n", ""), CODE).len(), 1);
         assert_eq!(told(&TABLE.replace("frame.rs", "absent.rs"), CODE).len(), 1);
         assert_eq!(told(&TABLE.replace("| 8 | 4 |", "| 8 | four |"), CODE).len(), 3);
     }
 
     #[test]
-    fn a_prefix_chooses_among_chains() {
-        let code = "const HEADER_MAGIC_AT: usize = 0;\nconst HEADER_ID_AT: usize = HEADER_MAGIC_AT + 8;\n\
-            const ENTRY_LOG_AT: usize = 0;\nconst ENTRY_SEQ_AT: usize = ENTRY_LOG_AT + 16;\n";
-        let table = "<!-- layout: frame.rs ENTRY_ -->\n| at | bytes | field |\n|--|--|--|\n| 0 | 16 | log |\n| 16 | 8 | seq |\n";
-        assert_eq!(told(table, code), Vec::<String>::new());
-        assert!(!told(&table.replace(" ENTRY_", ""), code).is_empty());
+    fn a_mark_chooses_among_chains() {
+        let code = "const MAGIC_AT: usize = 0;\nconst ID_AT: usize = MAGIC_AT + 8;\nconst SUM_AT: usize = ID_AT + 8;\n\
+            const LOG_AT: usize = 0;\nconst SEQ_AT: usize = LOG_AT + 16;\n";
+        let table = |chain: &str, rows: &str| {
+            format!("<!-- layout: format/frame.rs{chain} -->\n| at | bytes | field |\n|--|--|--|\n{rows}")
+        };
+        let entry = "| 0 | 16 | log |\n| 16 | 8 | seq |\n";
+        assert_eq!(told(&table(" LOG_AT..SEQ_AT", entry), code), Vec::<String>::new());
+        assert!(!told(&table("", entry), code).is_empty());
+        assert_eq!(told(&table(" LOG_AT..TAG_AT", entry), code).len(), 1);
+        let footer = "| 0 | 16 | as in the header |\n| 16 | 4 | sum |\n| 20 | | text |\n";
+        assert_eq!(told(&table(" MAGIC_AT..SUM_AT", footer), code), Vec::<String>::new());
+        assert!(!told(&table(" MAGIC_AT..SUM_AT", &footer.replace("as in", "unlike")), code).is_empty());
+        assert!(!told(&table(" MAGIC_AT..SUM_AT", &footer.replace("| 16 | 4 |", "| 16 | |")), code).is_empty());
+    }
+
+    #[test]
+    fn code_elsewhere_that_a_table_describes_belongs_to_the_digest() {
+        let table = TABLE.replace("format/frame.rs", "segment/filter.rs");
+        let sources = |code: &str| vec![Source::new(Path::new("engine/src/segment/filter.rs"), code)];
+        let blessed = blessed(&table, &sources(CODE)).expect("the table agrees");
+        assert_eq!(check(&blessed, &sources(CODE)), Vec::new());
+        assert_eq!(check(&blessed, &sources(&format!("{CODE}fn build() {{}}\n"))).len(), 1);
     }
 
     #[test]

@@ -149,7 +149,7 @@ mod tests {
         write(root, "engine/src/format/mod.rs", "//! The format.\n");
         write(root, "engine/src/format/frame.rs", format);
         let table = "| at | bytes | field |\n|---:|---:|---|\n| 0 | 8 | magic |\n| 8 | 4 | CRC |\n";
-        write(root, "docs/FORMAT.md", &format!("# Format\n\n<!-- layout: frame.rs -->\n{table}"));
+        write(root, "docs/FORMAT.md", &format!("# Format\n\n<!-- layout: format/frame.rs -->\n{table}"));
 
         assert!(check(root).is_err(), "the document carries no digest yet");
         bless(root).expect("the table agrees with the code");
