@@ -30,6 +30,9 @@ use std::time::Duration;
 /// How long a committer with nothing to do sleeps before it looks again by itself.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// A frame of this size is begun behind any other.
+const OVERLAP_BYTES: usize = 64 << 10;
+
 /// What the committer shares with the rest of the store.
 #[derive(Clone)]
 pub struct Shared {
@@ -172,7 +175,13 @@ impl Committer {
 
     /// Begins the next frame, if there is one to begin.
     fn begin_next(&mut self) -> Result<bool> {
-        let Some(staged) = self.shared.lane.take() else {
+        // Behind a frame in flight, the next one is begun once it holds as much: clients who wait for their answers
+        // then share two frames evenly, instead of the first to come back filling one alone. Nothing waits longer than
+        // for the frame in flight.
+        let bytes_min = self.in_flight.back().map_or(0, |flight| {
+            (HEADER_LEN + flight.header.payload_len as usize).min(OVERLAP_BYTES)
+        });
+        let Some(staged) = self.shared.lane.take(bytes_min) else {
             return self.begin_idle();
         };
         self.begin(staged, 0)
@@ -206,7 +215,7 @@ impl Committer {
         self.prev_time = header.time;
         let id = self.next_id;
         self.next_id += 1;
-        let buf = std::mem::replace(&mut staged.buf, AlignedBuf::with_capacity(0));
+        let buf = std::mem::replace(&mut staged.buf, AlignedBuf::empty());
         let op =
             Op::Write { file: self.place.file.file.clone(), offset: header.position, buf, durable: true };
         let metrics = &self.shared.index.metrics;

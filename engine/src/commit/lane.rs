@@ -142,14 +142,14 @@ impl Lane {
         }
     }
 
-    /// The next frame to be written, if anything is staged.
+    /// The next frame to be written, if anything is staged, and the open one only if it has at least `bytes_min`.
     #[must_use]
-    pub fn take(&self) -> Option<Staged> {
+    pub fn take(&self, bytes_min: usize) -> Option<Staged> {
         let mut inner = self.inner.lock();
         if let Some(staged) = inner.sealed.pop_front() {
             return Some(staged);
         }
-        if inner.open.batches == 0 {
+        if inner.open.batches == 0 || inner.open.buf.len() < bytes_min {
             return None;
         }
         inner.last_len = inner.open.buf.len();

@@ -33,6 +33,12 @@ impl AlignedBuf {
         Self { start, len: 0, capacity }
     }
 
+    /// A buffer without any memory, to stand where one was taken away.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { start: NonNull::dangling(), len: 0, capacity: 0 }
+    }
+
     /// A buffer that holds `bytes`.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Self {
@@ -99,6 +105,9 @@ impl AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
+        if self.capacity == 0 {
+            return;
+        }
         // SAFETY: `start` came from `alloc_zeroed` with this very layout and is freed once.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) }
     }

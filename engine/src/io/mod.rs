@@ -8,6 +8,7 @@
 
 pub mod buf;
 pub mod mem;
+pub mod pipeline;
 pub mod posix;
 #[cfg(target_os = "linux")]
 pub mod uring;
@@ -215,7 +216,7 @@ pub trait Wake: Send + Sync {
 /// flight. Dropping it waits for what is in flight.
 pub trait IoQueue: Send {
     /// Begins `op`. `id` comes back with its completion and is unique among those in flight.
-    /// Only [`Op::Write`] is promised to be taken. Panics beyond the queue's depth.
+    /// Only [`Op::Write`] and [`Op::Read`] are promised to be taken. Panics beyond the queue's depth.
     fn submit(&mut self, id: u64, op: Op);
 
     /// Appends the completions there are to `out`. With a `wait` it returns when there is one, when [`Wake::wake`] was

@@ -31,6 +31,7 @@ pub use writer::SegmentWriter;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::SegmentMeta;
+use crate::io::pipeline::Pipeline;
 use crate::io::{AlignedBuf, Io, OpenMode};
 use crate::types::SegmentId;
 use std::path::{Path, PathBuf};
@@ -59,15 +60,19 @@ pub fn read_back(io: &dyn Io, dir: &Path, meta: &SegmentMeta) -> Result<()> {
     let path = path(dir, meta.id);
     let file = io.open(&path, OpenMode::ReadDirect)?;
     let mut hasher = blake3::Hasher::new();
-    let mut buf = AlignedBuf::with_capacity(PIECE_BYTES);
-    let mut read = 0;
+    let mut pipeline = Pipeline::new(io, &file)?;
+    let (mut asked, mut read) = (0, 0);
+    let mut spare = Vec::new();
     loop {
-        buf = io.read_into(&file, read, buf)?;
+        // One piece past the expected end is asked for as well: a file that is too long is noticed.
+        while pipeline.room() && asked <= meta.bytes {
+            pipeline.read(asked, spare.pop().unwrap_or_else(|| AlignedBuf::with_capacity(PIECE_BYTES)))?;
+            asked += PIECE_BYTES as u64;
+        }
+        let Some(buf) = pipeline.next()? else { break };
         hasher.update(&buf);
         read += buf.len() as u64;
-        if buf.len() < PIECE_BYTES {
-            break;
-        }
+        spare.push(buf);
     }
     if read != meta.bytes {
         return Err(damaged(&path, read, format!("{read} bytes were read back of {} written", meta.bytes)));

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::format::block::{self, Section};
 use crate::format::bytes::Sink;
 use crate::format::chunk::{CHUNK_BYTES, CHUNK_OVERHEAD};
+use crate::io::pipeline::Pipeline;
 use crate::io::{AlignedBuf, File, Io};
 use crate::types::{BLOCK, SegmentId};
 use std::sync::Arc;
@@ -19,25 +20,28 @@ pub(super) struct Output {
     segment: SegmentId,
     /// What is not written yet. A chunk is built in place at its end.
     pub(super) buf: AlignedBuf,
-    /// The other buffer; None only while a write has it.
-    spare: Option<AlignedBuf>,
+    /// Writes in flight.
+    pipeline: Pipeline,
+    /// Room that a fresh buffer has, in bytes.
+    room: usize,
     /// Bytes written: a multiple of a block.
     written: u64,
     hasher: blake3::Hasher,
 }
 
 impl Output {
-    pub(super) fn new(io: Arc<dyn Io>, file: File, segment: SegmentId) -> Self {
+    pub(super) fn new(io: Arc<dyn Io>, file: File, segment: SegmentId) -> Result<Self> {
         let room = PIECE_BYTES + CHUNK_BYTES + CHUNK_OVERHEAD + BLOCK;
-        Self {
+        Ok(Self {
+            pipeline: Pipeline::new(&*io, &file)?,
             io,
             file,
             segment,
             buf: AlignedBuf::with_capacity(room),
-            spare: Some(AlignedBuf::with_capacity(room)),
+            room,
             written: 0,
             hasher: blake3::Hasher::new(),
-        }
+        })
     }
 
     /// The byte offset in the file of the next byte.
@@ -82,6 +86,7 @@ impl Output {
     pub(super) fn finish(mut self) -> Result<[u8; 32]> {
         self.write()?;
         assert!(self.buf.is_empty(), "a segment ends at a block");
+        while self.pipeline.next()?.is_some() {}
         self.io.sync(&self.file)?;
         Ok(*self.hasher.finalize().as_bytes())
     }
@@ -89,14 +94,15 @@ impl Output {
     /// Writes the whole blocks of the buffer; what is behind them stays. After a failure the file is to be abandoned.
     fn write(&mut self) -> Result<()> {
         let whole = self.buf.len() / BLOCK * BLOCK;
-        let mut next = self.spare.take().expect("no write failed before, or the file would have been abandoned");
-        next.clear();
-        next.put(&self.buf[whole..]);
-        let mut full = std::mem::replace(&mut self.buf, next);
-        full.resize(whole);
-        self.hasher.update(&full);
-        let full = self.io.write_at(&self.file, self.written, full, false)?;
-        self.spare = Some(full);
+        let tail = self.buf[whole..].to_vec();
+        self.buf.resize(whole);
+        self.hasher.update(&self.buf);
+        let full = std::mem::replace(&mut self.buf, AlignedBuf::empty());
+        let next = self.pipeline.write(self.written, full)?;
+        self.buf = next.unwrap_or_else(|| AlignedBuf::with_capacity(self.room));
+        self.buf.clear();
+        self.buf.grow(tail.len());
+        self.buf.put(&tail);
         self.written += whole as u64;
         Ok(())
     }

@@ -87,7 +87,7 @@ impl SegmentWriter {
             first_lsn: *lsns.start(),
             last_lsn: *lsns.end(),
         };
-        let mut out = Output::new(Arc::clone(&io), file, id);
+        let mut out = Output::new(Arc::clone(&io), file, id)?;
         out.block(Section::Header, &header.encode())?;
         let squeeze = Squeeze::new().map_err(|e| Error::io("preparing compression for", &path, e))?;
         Ok(Self {

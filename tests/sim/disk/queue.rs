@@ -1,10 +1,11 @@
-//! The simulated disk's queue: writes wait in it, and a poll lets some of them complete, in any order.
+//! The simulated disk's queue: writes wait in it, and a poll lets some of them complete, in any order. Reads are carried
+//! out at once and complete at the next poll.
 //!
-//! Only writes are taken, which is all that [`IoQueue`] promises. Invariant: a write is on the disk before its
+//! Only writes and reads are taken, which is all that [`IoQueue`] promises. Invariant: a write is on the disk before its
 //! completion is handed out, and until then a crash decides its fate.
 
 use super::{Course, Flight, State, dead};
-use everlog::io::{Completion, Done, IoQueue, Op, Wake};
+use everlog::io::{AlignedBuf, Completion, Done, File, IoQueue, Op, Wake};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::io;
@@ -15,8 +16,8 @@ pub struct SimQueue {
     boot: u64,
     depth: usize,
     number: u64,
-    /// Completions of operations that were refused at once.
-    refused: Vec<Completion>,
+    /// Completions of operations that ended at once: reads, and what was refused.
+    ended: Vec<Completion>,
 }
 
 struct NoWake;
@@ -34,7 +35,7 @@ impl SimQueue {
             state.locks_made += 1;
             state.locks_made
         };
-        Self { state, boot, depth, number, refused: Vec::new() }
+        Self { state, boot, depth, number, ended: Vec::new() }
     }
 }
 
@@ -42,7 +43,7 @@ impl State {
     fn queue_write(&mut self, op: Op, boot: u64) -> io::Result<Flight> {
         self.alive(boot)?;
         let Op::Write { file, offset, buf, durable } = op else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the simulated queue takes writes alone"));
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the simulated queue takes writes and reads alone"));
         };
         let flight = self.check_write(&file, offset, buf, durable)?;
         match self.begin(|| flight.describe("queue"))? {
@@ -50,6 +51,12 @@ impl State {
             // Once it is queued, a crash in the middle and one after it are the same: it is in flight.
             Course::Well | Course::Torn | Course::Unheard => Ok(flight),
         }
+    }
+
+    fn queue_read(&mut self, file: &File, offset: u64, buf: AlignedBuf, boot: u64) -> io::Result<AlignedBuf> {
+        self.alive(boot)?;
+        let handle = self.handle(file)?;
+        self.read(handle, offset, buf)
     }
 
     fn flights_of(&self, queue: u64) -> Vec<usize> {
@@ -78,19 +85,24 @@ impl IoQueue for SimQueue {
         let queued = state.flights_of(self.number);
         assert!(queued.len() < self.depth, "more than {} operations in flight", self.depth);
         assert!(queued.iter().all(|at| state.in_flight[*at].id != id), "id {id} is in flight already");
+        if let Op::Read { file, offset, buf } = op {
+            let result = state.queue_read(&file, offset, buf, self.boot).map(Done::Buf);
+            self.ended.push(Completion { id, result });
+            return;
+        }
         match state.queue_write(op, self.boot) {
             Ok(flight) => state.in_flight.push(Flight { queue: self.number, id, ..flight }),
-            Err(e) => self.refused.push(Completion { id, result: Err(e) }),
+            Err(e) => self.ended.push(Completion { id, result: Err(e) }),
         }
     }
 
     fn poll(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
         let mut state = self.state.lock();
         state.alive(self.boot)?;
-        let refused = self.refused.len();
-        out.append(&mut self.refused);
+        let ended = self.ended.len();
+        out.append(&mut self.ended);
         let mut waiting = state.flights_of(self.number).len() as u64;
-        let least = u64::from(wait.is_some() && waiting > 0 && refused == 0);
+        let least = u64::from(wait.is_some() && waiting > 0 && ended == 0);
         let mut count = least.max(state.rng.below(waiting + 1));
         while count > 0 {
             let chosen = state.rng.below(waiting) as usize;

@@ -1,0 +1,94 @@
+//! Reads or writes of one file with several in flight, for those who go through a file from front to back: the flush
+//! and its read-back. It runs on the caller's thread; the queue does the waiting.
+//!
+//! Invariant: buffers come back in the order in which their operations were begun; after an error nothing more is
+//! begun, and dropping the pipeline waits for what is in flight.
+
+use super::{AlignedBuf, Completion, Done, File, Io, IoQueue, Op};
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Operations in flight: enough to keep a device busy while one piece is hashed.
+const DEPTH: usize = 4;
+/// How long one look at the queue lasts; it is looked at again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A file that is gone through with several operations in flight.
+pub struct Pipeline {
+    queue: Box<dyn IoQueue>,
+    file: File,
+    begun: u64,
+    given: u64,
+    ended: BTreeMap<u64, AlignedBuf>,
+    completions: Vec<Completion>,
+}
+
+impl Pipeline {
+    /// A pipeline over `file`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] if the disk gives no queue.
+    pub fn new(io: &dyn Io, file: &File) -> Result<Self> {
+        let queue = io.queue(DEPTH).map_err(|e| Error::io("making a queue for", &file.path, e))?;
+        Ok(Self { queue, file: file.clone(), begun: 0, given: 0, ended: BTreeMap::new(), completions: Vec::new() })
+    }
+
+    /// Begins a write of `buf` at `offset`, not durable. Gives a buffer whose write has ended, if there is one.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] of any write before it.
+    pub fn write(&mut self, offset: u64, buf: AlignedBuf) -> Result<Option<AlignedBuf>> {
+        let op = Op::Write { file: self.file.clone(), offset, buf, durable: false };
+        self.begin(op)?;
+        if self.in_flight() == DEPTH { self.next() } else { Ok(None) }
+    }
+
+    /// Begins a read into `buf` at `offset`. Not more than there is [`Self::room`] for.
+    pub fn read(&mut self, offset: u64, buf: AlignedBuf) -> Result<()> {
+        self.begin(Op::Read { file: self.file.clone(), offset, buf })
+    }
+
+    /// Whether another operation may be begun.
+    #[must_use]
+    pub fn room(&self) -> bool {
+        self.in_flight() < DEPTH
+    }
+
+    /// Operations begun and not yet given back.
+    fn in_flight(&self) -> usize {
+        (self.begun - self.given) as usize
+    }
+
+    fn begin(&mut self, op: Op) -> Result<()> {
+        assert!(self.room(), "the caller takes one back before it begins another");
+        self.queue.submit(self.begun, op);
+        self.begun += 1;
+        Ok(())
+    }
+
+    /// The buffer of the oldest operation, once that has ended; None if none is left.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] of any operation that ended.
+    pub fn next(&mut self) -> Result<Option<AlignedBuf>> {
+        if self.given == self.begun {
+            return Ok(None);
+        }
+        loop {
+            if let Some(buf) = self.ended.remove(&self.given) {
+                self.given += 1;
+                return Ok(Some(buf));
+            }
+            let polled = self.queue.poll(Some(PATIENCE), &mut self.completions);
+            polled.map_err(|e| Error::io("waiting for", &self.file.path, e))?;
+            for completion in self.completions.drain(..) {
+                match completion.result {
+                    Ok(Done::Buf(buf)) => drop(self.ended.insert(completion.id, buf)),
+                    Ok(other) => unreachable!("a read or write gives its buffer, not {other:?}"),
+                    Err(e) => return Err(Error::io("reading or writing", &self.file.path, e)),
+                }
+            }
+        }
+    }
+}
