@@ -142,7 +142,6 @@ impl<'a> Filler<'a> {
 
     /// Appends `records` records to a log, whose first one creates it.
     fn append(&mut self, log: u64, first: u64, records: u64) -> Result<(), Failure> {
-        self.settle(UNDER_WAY - 1)?;
         let name = log_name(log);
         let mut batch = Batch::new();
         let entry = batch.log(&name);
@@ -154,6 +153,7 @@ impl<'a> Filler<'a> {
         }
         let ack = self.store.append(batch)?;
         self.under_way.push_back((first == 0, ack));
+        self.settle(UNDER_WAY)?;
         self.appended += records;
         if self.appended % 1024 < records {
             self.progress.reached(self.appended);
@@ -161,11 +161,17 @@ impl<'a> Filler<'a> {
         Ok(())
     }
 
-    /// Waits until at most `left` acknowledgements are missing.
+    /// Takes the acknowledgements there are, and waits until at most `left` are missing.
     fn settle(&mut self, left: usize) -> Result<(), Failure> {
-        while self.under_way.len() > left {
-            let Some((creates, ack)) = self.under_way.pop_front() else { break };
-            ack.wait()?;
+        while let Some((creates, ack)) = self.under_way.pop_front() {
+            match ack.try_get() {
+                Some(result) => result?,
+                None if self.under_way.len() < left => {
+                    self.under_way.push_front((creates, ack));
+                    break;
+                }
+                None => ack.wait()?,
+            };
             if creates {
                 self.created += 1;
                 if self.created == self.logs * (self.tenths.len() as u64 + 1) / 10 {

@@ -1,7 +1,8 @@
 //! Bytes that no compressor makes smaller, and the random numbers they and the benches' choices come from.
 //!
-//! Records are slices at random places of one large random buffer, so that making them costs nothing while it is
-//! measured. The buffer is far larger than what is compressed together.
+//! Records are slices at random places of one random buffer, so that making them costs nothing while it is measured. The
+//! buffer is far larger than what is compressed together, so that hardly any two slices there share bytes, and small
+//! beside the memory of a store, which it is counted with.
 
 /// splitmix64 (Steele, Lea, Flood, 2014).
 pub struct Random(u64);
@@ -25,7 +26,7 @@ impl Random {
     }
 }
 
-const POOL_BYTES: usize = 16 << 20;
+const POOL_BYTES: usize = 4 << 20;
 
 /// The buffer that records are taken from.
 pub struct Payloads {
