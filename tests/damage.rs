@@ -7,11 +7,11 @@
 use everlog::clock::Clock;
 use everlog::io::Io;
 use everlog::io::mem::MemIo;
-use std::sync::Arc;
 use everlog::{Batch, Config, ErrorKind, ReadLimit, Steps, Store, WhenFull};
 use everlog_tests::sim::SimClock;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 const DIR: &str = "/store";
@@ -188,7 +188,8 @@ fn file_name(path: &Path) -> std::borrow::Cow<'_, str> {
 
 /// What `verify` says, or the failure.
 fn check_verify(io: &MemIo, place: Place) -> Result<(), String> {
-    let findings = everlog::verify(std::sync::Arc::new(io.clone()), Path::new(DIR), &mut |_, _| ()).expect("the directory is listed");
+    let findings = everlog::verify(std::sync::Arc::new(io.clone()), Path::new(DIR), &mut |_, _| ())
+        .expect("the directory is listed");
     let named = |f: &&everlog::Finding| f.log.is_some() && f.seqs.is_some();
     let enough = match place {
         Place::Data => findings.iter().any(|f| named(&f)),
@@ -284,7 +285,8 @@ fn each_damaged_byte_is_found_and_none_is_served() {
     let (files, truth) = build();
     let intact = MemIo::new();
     intact.restore(&files);
-    let findings = everlog::verify(std::sync::Arc::new(intact.clone()), Path::new(DIR), &mut |_, _| ()).expect("the directory is listed");
+    let findings = everlog::verify(std::sync::Arc::new(intact.clone()), Path::new(DIR), &mut |_, _| ())
+        .expect("the directory is listed");
     assert!(findings.is_empty(), "an intact store: {findings:?}");
     assert_eq!(check_reads(&intact, &truth), Ok(false), "an intact store is read");
     let places = places(&files);

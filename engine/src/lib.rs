@@ -1,4 +1,5 @@
-//! everlog: an append-only, log-structured storage engine.
+//! The engine as a library. What follows is the project's README, whose example is compiled and run as a test.
+#![doc = include_str!("../../README.md")]
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads and take times of their own"))]
 

@@ -177,9 +177,7 @@ impl Collector {
     }
 
     /// Reads the log up to `end`.
-    fn log(
-        &mut self, index: &Index, id: LogId, end: Seq, fork: Option<(LogId, Seq)>, memory: &InMemory,
-    ) -> Result<()> {
+    fn log(&mut self, index: &Index, id: LogId, end: Seq, fork: Option<(LogId, Seq)>, memory: &InMemory) -> Result<()> {
         if let Some((parent, at)) = fork
             && self.next < at
         {

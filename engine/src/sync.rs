@@ -4,10 +4,10 @@
 //! The engine's other modules import threads, locks and atomics from here alone, so that a protocol file compiles
 //! unchanged against the model checker.
 
-#[cfg(not(everlog_loom))]
-pub use self::real::*;
 #[cfg(everlog_loom)]
 pub use self::model::*;
+#[cfg(not(everlog_loom))]
+pub use self::real::*;
 
 #[cfg(not(everlog_loom))]
 mod real {
@@ -31,9 +31,9 @@ mod real {
 mod model {
     // Not loom's, which cannot hold a trait object. Taking and dropping a reference is no step of a model then; the
     // locks and atomics around it are.
-    pub use std::sync::Arc;
     pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub use loom::thread::{Thread, current, park, yield_now};
+    pub use std::sync::Arc;
 
     /// loom has no time: a bounded wait is a wait.
     pub fn park_timeout(_timeout: std::time::Duration) {

@@ -4,8 +4,8 @@
 //! wall clock goes wherever it is sent.
 
 use everlog::clock::Clock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use everlog::types::TimeUs;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A simulated clock. Both atomics are Relaxed: they are numbers, nothing is published through them.

@@ -11,12 +11,12 @@
 use super::traffic::Traffic;
 use super::{Crash, Rng, SimClock, SimDisk};
 use crate::oracle::{Answer, Creation, Fates, Oracle, Page, Part, Phase, Read, Shown, Then, Ticket, Violation};
-use std::sync::Arc;
 use everlog::{Ack, Batch, Config, ErrorKind, LogBatch, ReadLimit, Receipt, Steps, Store, WhenFull};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Passes after which a store that still owes an answer is stuck.

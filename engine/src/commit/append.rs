@@ -214,8 +214,8 @@ impl Appender {
         room: &mut Room<'_>,
     ) -> Result<Ack> {
         let count: usize = groups.iter().map(Vec::len).sum();
-        let len = BATCH_HEADER_LEN
-            + groups.iter().flatten().map(|planned| planned.entry().encoded_len()).sum::<usize>();
+        let len =
+            BATCH_HEADER_LEN + groups.iter().flatten().map(|planned| planned.entry().encoded_len()).sum::<usize>();
         let mut receipt = Receipt { logs: Vec::with_capacity(slots.len()) };
         let mut used = 0;
         let mut lane = self.lane.lock()?;
@@ -242,8 +242,7 @@ impl Appender {
                 }
                 used += body_len + ENTRY_OVERHEAD;
                 let at = (body_at - HEADER_LEN) as u32;
-                let lsn =
-                    lane.note(StagedEntry { at, len: body_len as u32, seq: entry.seq, kind: entry.kind });
+                let lsn = lane.note(StagedEntry { at, len: body_len as u32, seq: entry.seq, kind: entry.kind });
                 let stamp = Stamp { lsn, time: TimeUs(0), timeline: self.timeline };
                 apply(state, &entry, stamp).expect("planned on this very state");
             }

@@ -176,9 +176,8 @@ impl<'a> LogBatch<'a> {
 
     fn check(&self, record_max: usize) -> Result<()> {
         names::check(self.name)?;
-        let refuse = |what: String, remedy: &str| {
-            Err(Error::new(ErrorKind::Invalid, what).log(self.name).remedy(remedy))
-        };
+        let refuse =
+            |what: String, remedy: &str| Err(Error::new(ErrorKind::Invalid, what).log(self.name).remedy(remedy));
         if self.ops.is_empty() {
             return refuse("the batch names the log and holds nothing for it".into(), "add a record or an operation");
         }
@@ -217,8 +216,8 @@ impl<'a> LogBatch<'a> {
     /// A bound of the encoded bytes, entries' overhead in memory not included; a fork's timelines neither.
     pub(crate) fn encoded_max(&self) -> usize {
         const ENTRY: usize = 16 + 5 + 2 + 10 + 4;
-        let marks = self.tag.map_or(0, |tag| tag.len() + 2)
-            + self.producer.map_or(0, |p| p.id.len() + 2 + 10 + 10 + 5 + 5 + 8);
+        let marks =
+            self.tag.map_or(0, |tag| tag.len() + 2) + self.producer.map_or(0, |p| p.id.len() + 2 + 10 + 10 + 5 + 5 + 8);
         let ops: usize = self
             .ops
             .iter()

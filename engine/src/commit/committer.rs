@@ -178,9 +178,10 @@ impl Committer {
         // Behind a frame in flight, the next one is begun once it holds as much: clients who wait for their answers
         // then share two frames evenly, instead of the first to come back filling one alone. Nothing waits longer than
         // for the frame in flight.
-        let bytes_min = self.in_flight.back().map_or(0, |flight| {
-            (HEADER_LEN + flight.header.payload_len as usize).min(OVERLAP_BYTES)
-        });
+        let bytes_min = self
+            .in_flight
+            .back()
+            .map_or(0, |flight| (HEADER_LEN + flight.header.payload_len as usize).min(OVERLAP_BYTES));
         let Some(staged) = self.shared.lane.take(bytes_min) else {
             return self.begin_idle();
         };
@@ -216,8 +217,7 @@ impl Committer {
         let id = self.next_id;
         self.next_id += 1;
         let buf = std::mem::replace(&mut staged.buf, AlignedBuf::empty());
-        let op =
-            Op::Write { file: self.place.file.file.clone(), offset: header.position, buf, durable: true };
+        let op = Op::Write { file: self.place.file.file.clone(), offset: header.position, buf, durable: true };
         let metrics = &self.shared.index.metrics;
         metrics.frame_writes.add(1);
         metrics.frame_bytes.add(len as u64);

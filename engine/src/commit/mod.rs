@@ -9,5 +9,8 @@ pub mod committer;
 pub mod lane;
 mod plan;
 
+#[cfg(all(test, everlog_loom))]
+mod loom_tests;
+
 pub use ack::{Ack, LogReceipt, Receipt};
 pub use batch::{Batch, LogBatch};

@@ -158,7 +158,13 @@ fn check_producer(
         }
         None => {
             let next = inner.staged.next_seq;
-            Numbering::Repeated(Issued { number: numbers.number, digest, lsn: last.lsn, first_seq: next, next_seq: next })
+            Numbering::Repeated(Issued {
+                number: numbers.number,
+                digest,
+                lsn: last.lsn,
+                first_seq: next,
+                next_seq: next,
+            })
         }
     })
 }

@@ -5,9 +5,7 @@
 
 use super::bytes::{Reader, Sink, put_u32, varint_len};
 use super::{Decoded, Malformed};
-use crate::limits::{
-    METADATA_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, TAG_BYTES_MAX, TIMELINES_PER_LOG_MAX,
-};
+use crate::limits::{METADATA_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, TAG_BYTES_MAX, TIMELINES_PER_LOG_MAX};
 use crate::types::{LogId, Seq, Timeline};
 
 /// The length of a batch's header: bytes of its entries (u32), number of entries (u32).

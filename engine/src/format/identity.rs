@@ -106,12 +106,8 @@ mod tests {
 
     #[test]
     fn each_damaged_byte_is_noticed() {
-        let identity = Identity {
-            features: Features::KNOWN,
-            store: StoreId([3; 16]),
-            key: [9; 32],
-            created: TimeUs(12),
-        };
+        let identity =
+            Identity { features: Features::KNOWN, store: StoreId([3; 16]), key: [9; 32], created: TimeUs(12) };
         let good = identity.encode();
         assert_eq!(Identity::decode(&good), Ok((FORMAT_VERSION, identity)));
         for at in 0..good.len() {

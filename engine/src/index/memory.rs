@@ -1,9 +1,9 @@
 //! The memory that durable records live in until a flush: the very buffers that were written to the journal.
 
+use crate::format::entry::Kind;
 use crate::io::AlignedBuf;
 use crate::sync::Arc;
 use crate::types::{Lsn, Seq, TimeUs, Timeline};
-use crate::format::entry::Kind;
 
 /// Frames shorter than this are copied into memory of their exact size, so that the padding of a quiet hour's sparse
 /// frames does not fill the pool; longer ones keep their buffer.

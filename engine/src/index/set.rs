@@ -50,12 +50,7 @@ impl SegmentSet {
         Ok(LogState {
             next_seq: entry.next_seq(),
             last_lsn: segment.meta().last_lsn,
-            changed: Changed {
-                life: life.1,
-                timelines: timelines.1,
-                metadata: metadata.1,
-                producers: producers.1,
-            },
+            changed: Changed { life: life.1, timelines: timelines.1, metadata: metadata.1, producers: producers.1 },
             life: life.0,
             timelines: timelines.0,
             metadata: metadata.0,

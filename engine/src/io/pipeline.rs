@@ -41,7 +41,7 @@ impl Pipeline {
     pub fn write(&mut self, offset: u64, buf: AlignedBuf) -> Result<Option<AlignedBuf>> {
         let op = Op::Write { file: self.file.clone(), offset, buf, durable: false };
         self.begin(op)?;
-        if self.in_flight() == DEPTH { self.next() } else { Ok(None) }
+        if self.in_flight() == DEPTH { self.take() } else { Ok(None) }
     }
 
     /// Begins a read into `buf` at `offset`. Not more than there is [`Self::room`] for.
@@ -71,7 +71,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] of any operation that ended.
-    pub fn next(&mut self) -> Result<Option<AlignedBuf>> {
+    pub fn take(&mut self) -> Result<Option<AlignedBuf>> {
         if self.given == self.begun {
             return Ok(None);
         }

@@ -186,9 +186,9 @@ impl Ring {
                 return Ok(false);
             }
             let slot = state.next_slot;
-            state.next_slot = slot.checked_add(1).ok_or_else(|| {
-                Error::new(ErrorKind::Io, "the numbers of journal files are used up").file(&self.dir)
-            })?;
+            state.next_slot = slot
+                .checked_add(1)
+                .ok_or_else(|| Error::new(ErrorKind::Io, "the numbers of journal files are used up").file(&self.dir))?;
             slot
         };
         let file = self.make(slot)?;

@@ -43,15 +43,7 @@ impl<'a> Replay<'a> {
     /// A replay into `index`, on top of the manifest's `timelines`.
     #[must_use]
     pub fn new(index: &'a Index, timelines: Vec<TimelineStart>) -> Self {
-        Self {
-            index,
-            last_frames: BTreeMap::new(),
-            timelines,
-            extents: Vec::new(),
-            frames: 0,
-            entries: 0,
-            bytes: 0,
-        }
+        Self { index, last_frames: BTreeMap::new(), timelines, extents: Vec::new(), frames: 0, entries: 0, bytes: 0 }
     }
 
     /// Puts an accepted frame's entries in place. `frame` is all of its bytes.

@@ -69,7 +69,7 @@ pub fn read_back(io: &dyn Io, dir: &Path, meta: &SegmentMeta) -> Result<()> {
             pipeline.read(asked, spare.pop().unwrap_or_else(|| AlignedBuf::with_capacity(PIECE_BYTES)))?;
             asked += PIECE_BYTES as u64;
         }
-        let Some(buf) = pipeline.next()? else { break };
+        let Some(buf) = pipeline.take()? else { break };
         hasher.update(&buf);
         read += buf.len() as u64;
         spare.push(buf);

@@ -86,7 +86,7 @@ impl Output {
     pub(super) fn finish(mut self) -> Result<[u8; 32]> {
         self.write()?;
         assert!(self.buf.is_empty(), "a segment ends at a block");
-        while self.pipeline.next()?.is_some() {}
+        while self.pipeline.take()?.is_some() {}
         self.io.sync(&self.file)?;
         Ok(*self.hasher.finalize().as_bytes())
     }

@@ -33,12 +33,8 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
     clear_leftovers(&*io, dir)?;
     io.create_dir(&segment::directory(dir))?;
     io.sync_dir(dir)?;
-    let identity = Identity {
-        features: Features::KNOWN,
-        store: StoreId(random()?),
-        key: random()?,
-        created: clock.wall(),
-    };
+    let identity =
+        Identity { features: Features::KNOWN, store: StoreId(random()?), key: random()?, created: clock.wall() };
     let metrics = Arc::new(Metrics::default());
     let ring = Ring::new(
         Arc::clone(&io),

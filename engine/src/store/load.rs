@@ -52,8 +52,7 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config) -> Result<Load
     let set = SegmentSet { manifest: manifest.clone(), segments };
     let index = Index::new(set, config.heads_max, config.memory_pool_bytes, Arc::clone(&metrics));
     let mut replay = Replay::new(&index, manifest.timelines.clone());
-    let facts =
-        scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| replay.frame(header, frame))?;
+    let facts = scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| replay.frame(header, frame))?;
     let action = decide(&facts, manifest.version);
     index.set_watermark(facts.end.last_lsn);
     let Replay { last_frames, timelines, extents, frames, entries, bytes, .. } = replay;

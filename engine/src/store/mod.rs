@@ -114,9 +114,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_stepped(
-        io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: Config,
-    ) -> Result<(Self, Steps)> {
+    pub fn open_stepped(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: Config) -> Result<(Self, Steps)> {
         config.check()?;
         let config = Config { when_full: WhenFull::Reject, ..config };
         let opened = open::open(io, clock, dir, &config, true)?;

@@ -5,8 +5,8 @@ use super::open::Opened;
 use crate::commit::committer::Committer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
-use crate::sync::Arc;
 use crate::io::Wake;
+use crate::sync::Arc;
 
 /// Passes without progress after which a drain gives up.
 const IDLE_PASSES_MAX: usize = 10_000;

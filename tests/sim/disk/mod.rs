@@ -37,11 +37,11 @@ use self::names::{Names, Node};
 use super::Rng;
 use everlog::io::{AlignedBuf, Done, Io, IoQueue, Op, OpenMode};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What happens to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use super::file::Content;
 use super::names::{Names, Node};
 use super::{Course, Flight, Handle, State, dead, eio};
 use everlog::io::{AlignedBuf, Done, File, Op, OpenMode};
-use std::sync::Arc;
 use everlog::types::BLOCK;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 impl State {
     pub(super) fn open(&mut self, path: &Path, mode: OpenMode, boot: u64) -> io::Result<Handle> {

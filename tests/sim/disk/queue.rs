@@ -7,8 +7,8 @@
 use super::{Course, Flight, State, dead};
 use everlog::io::{AlignedBuf, Completion, Done, File, IoQueue, Op, Wake};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub struct SimQueue {
