@@ -74,7 +74,9 @@ pub fn read(index: &Index, name: &str, from: u64, limit: ReadLimit) -> Result<Pa
     };
     check_position(&visible, name, from)?;
     let mut out = Collector { next: Seq(from), limit, bytes: 0, records: Vec::new(), cost: Cost::default() };
-    out.log(index, id, visible.next_seq, visible.fork, &memory).map_err(|e| named(e, id, name))?;
+    let log = Level { id, end: visible.next_seq, memory };
+    let chain = ancestors(index, log, visible.fork, Seq(from), limit)?;
+    out.chain(index, &chain).map_err(|e| named(e, id, name))?;
     out.cost.count(&index.metrics);
     let next_seq = out.next.0;
     Ok(Page { records: out.records, next_seq, head: visible.next_seq.0, closed: visible.closed })
@@ -127,6 +129,29 @@ fn in_memory(entries: &VecDeque<MemEntry>, from: Seq, limit: ReadLimit) -> InMem
     InMemory { first, entries: out }
 }
 
+/// One log of a chain of forks.
+struct Level {
+    id: LogId,
+    /// Where the log that was forked from it goes on; the log's own end for the log that is read.
+    end: Seq,
+    memory: InMemory,
+}
+
+/// The ancestors that hold seqs from `from` on below the log itself, whatever became of them since.
+fn ancestors(index: &Index, log: Level, fork: Option<(LogId, Seq)>, from: Seq, limit: ReadLimit) -> Result<Vec<Level>> {
+    let mut end = log.end;
+    let mut chain = vec![log];
+    let mut fork = fork;
+    while let Some((id, at)) = fork.filter(|(_, at)| from < *at) {
+        end = end.min(at);
+        let slot = index.heads.get(id);
+        let inner = index.resolve_visible(&slot, None)?;
+        fork = inner.visible.fork;
+        chain.push(Level { id, end, memory: in_memory(&inner.mem, from, limit) });
+    }
+    Ok(chain)
+}
+
 struct Collector {
     next: Seq,
     limit: ReadLimit,
@@ -176,44 +201,43 @@ impl Collector {
         Ok(true)
     }
 
-    /// Reads the log up to `end`.
-    fn log(&mut self, index: &Index, id: LogId, end: Seq, fork: Option<(LogId, Seq)>, memory: &InMemory) -> Result<()> {
-        if let Some((parent, at)) = fork
-            && self.next < at
-        {
-            self.parent(index, parent, at.min(end))?;
+    /// Reads a chain of forks, the log itself first, the oldest ancestor last: from the oldest on, each up to where the
+    /// next one begins to differ.
+    fn chain(&mut self, index: &Index, chain: &[Level]) -> Result<()> {
+        for level in chain.iter().rev() {
+            self.level(index, level)?;
+            if self.next < level.end {
+                // The page is full, or memory was not asked for more.
+                return Ok(());
+            }
         }
-        let in_memory_from = memory.first.unwrap_or(end);
-        if self.next < in_memory_from.min(end) && !self.full() {
+        Ok(())
+    }
+
+    /// Reads one log of the chain up to its end.
+    fn level(&mut self, index: &Index, level: &Level) -> Result<()> {
+        let Level { id, end, memory } = level;
+        let in_memory_from = memory.first.unwrap_or(*end);
+        if self.next < in_memory_from.min(*end) && !self.full() {
             let set = index.set();
-            self.segments(&set, id, in_memory_from.min(end))?;
+            self.segments(&set, *id, in_memory_from.min(*end))?;
         }
         for entry in &memory.entries {
-            if self.full() || entry.seq >= end {
+            if self.full() || entry.seq >= *end {
                 return Ok(());
             }
             if entry.seq >= self.next {
-                let decoded = Entry::decode(id, entry.body()).map_err(|e| unreadable(id, entry.seq, &e))?;
-                if !self.take(id, entry.lsn, entry.frame.time, &decoded)? {
+                let decoded = Entry::decode(*id, entry.body()).map_err(|e| unreadable(*id, entry.seq, &e))?;
+                if !self.take(*id, entry.lsn, entry.frame.time, &decoded)? {
                     return Ok(());
                 }
             }
         }
         // What memory was not asked for is read another time; anything else that is missing is damage.
-        if self.full() || self.next >= end || !memory.entries.is_empty() {
+        if self.full() || self.next >= *end || !memory.entries.is_empty() {
             return Ok(());
         }
-        Err(missing(id, self.next, end))
-    }
-
-    /// The parent's records up to `at`, whatever became of the parent since.
-    fn parent(&mut self, index: &Index, parent: LogId, at: Seq) -> Result<()> {
-        let slot = index.heads.get(parent);
-        let (fork, memory) = {
-            let inner = index.resolve_visible(&slot, None)?;
-            (inner.visible.fork, in_memory(&inner.mem, self.next, self.limit))
-        };
-        self.log(index, parent, at, fork, &memory)
+        Err(missing(*id, self.next, *end))
     }
 
     fn segments(&mut self, set: &SegmentSet, id: LogId, end: Seq) -> Result<()> {

@@ -189,23 +189,45 @@ impl Log {
 /// What `parts` do to `state`, and the answer.
 pub(super) fn predict(state: &State, parts: &[Part], ticket: Ticket) -> (Result<Vec<Answer>, Refusal>, State) {
     let mut after = state.clone();
-    let mut answers = Vec::new();
+    let mut outcomes = Vec::new();
     for part in parts {
         let log = after.entry(part.log.clone()).or_default();
         let rests_on = log.touched.unwrap_or(Ticket(0));
-        match carry_out(Rc::make_mut(log), part, ticket) {
-            Ok(answer) => answers.push(answer),
-            Err(kind) => return (Err(Refusal { kind, rests_on }), state.clone()),
+        let outcome = carry_out(Rc::make_mut(log), part, ticket);
+        outcomes.push(outcome.map_err(|kind| Refusal { kind, rests_on }));
+    }
+    if outcomes.iter().flatten().any(|answer| answer.duplicate) {
+        let answers = outcomes.into_iter().zip(parts).map(|(outcome, part)| repetition(state, part, outcome));
+        return (answers.collect(), state.clone());
+    }
+    match outcomes.into_iter().collect() {
+        Ok(answers) => (Ok(answers), after),
+        Err(refusal) => (Err(refusal), state.clone()),
+    }
+}
+
+/// The answer to a part of a batch of which some part was sent before: nothing of it may be new, but a creation of what
+/// is there.
+fn repetition(state: &State, part: &Part, outcome: Result<Answer, Refusal>) -> Result<Answer, Refusal> {
+    let bare = part.records.is_empty() && part.then.is_none() && part.producer.is_none();
+    let live = state.get(&part.log).filter(|log| log.phase == Phase::Live);
+    match (outcome, live) {
+        (Ok(answer), _) if answer.duplicate => Ok(answer),
+        (Ok(_), Some(log)) if bare && part.create == Some(Creation::IfMissing) => Ok(log.at_present()),
+        (Err(refusal), Some(log)) if bare && part.create.is_some() && refusal.kind == ErrorKind::Exists => {
+            Ok(log.at_present())
         }
+        (Err(refusal), _) => Err(refusal),
+        (Ok(_), _) => Err(Refusal { kind: ErrorKind::ProducerConflict, rests_on: Ticket(0) }),
     }
-    let repeated = answers.iter().filter(|answer| answer.duplicate).count();
-    if repeated == answers.len() {
-        return (Ok(answers), state.clone());
+}
+
+impl Log {
+    /// What a part is told that stores nothing.
+    fn at_present(&self) -> Answer {
+        let (first, next) = (self.next, self.next);
+        Answer { first, next, lsn: Rc::default(), duplicate: true, first_ticket: self.touched, last_record: None }
     }
-    if repeated > 0 {
-        return (Err(Refusal { kind: ErrorKind::ProducerConflict, rests_on: Ticket(0) }), state.clone());
-    }
-    (Ok(answers), after)
 }
 
 fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, ErrorKind> {
@@ -221,7 +243,7 @@ fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, Error
     if part.expect_next.is_some_and(|seq| seq != log.next) {
         return Err(ErrorKind::Condition);
     }
-    if log.phase == Phase::Live && part.tag.as_ref().is_some_and(|tag| *tag <= log.tag) {
+    if (log.phase == Phase::Live || undeletes) && part.tag.as_ref().is_some_and(|tag| *tag <= log.tag) {
         return Err(ErrorKind::Condition);
     }
     match (&part.create, log.phase) {

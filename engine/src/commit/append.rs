@@ -169,31 +169,22 @@ impl Appender {
         &self, batch: &Batch<'_>, slots: &[Arc<Slot>], plans: Vec<Verdict<'_>>, guards: &mut Guards<'_>,
         room: &mut Room<'_>,
     ) -> Result<Ack> {
-        let rests_on = slots.iter().map(|slot| guards[&slot.id].staged.last_lsn).max().unwrap_or_default();
+        // A refusal of a fork rests on its parent as well: every log that was locked counts.
+        let rests_on = guards.values().map(|inner| inner.staged.last_lsn).max().unwrap_or_default();
+        if plans.iter().any(|verdict| matches!(verdict, Verdict::Duplicate(_))) {
+            return self.settle(rests_on, repeated(batch, slots, plans, guards));
+        }
         let mut groups = Vec::with_capacity(plans.len());
-        let mut repeated = Vec::new();
         for verdict in plans {
             match verdict {
                 Verdict::Go(entries) => groups.push(entries),
-                Verdict::Duplicate(i) => repeated.push(LogReceipt::new(i.first_seq, i.next_seq, i.lsn, true)),
                 Verdict::Refuse(error) => return self.settle(rests_on, Err(error)),
+                Verdict::Duplicate(_) => unreachable!("looked for just now"),
             }
         }
-        if !repeated.is_empty() {
-            let answer = if groups.is_empty() {
-                Ok(Receipt { logs: repeated })
-            } else {
-                Err(Error::new(ErrorKind::ProducerConflict, "a part of the batch was appended before, a part was not")
-                    .remedy("repeat a batch as it was"))
-            };
-            return self.settle(rests_on, answer);
-        }
         if groups.iter().all(Vec::is_empty) {
-            let at = |slot: &Arc<Slot>| {
-                let state = &guards[&slot.id].staged;
-                LogReceipt::new(state.next_seq, state.next_seq, state.last_lsn, false)
-            };
-            return self.settle(rests_on, Ok(Receipt { logs: slots.iter().map(at).collect() }));
+            let logs = slots.iter().map(|slot| at_present(&guards[&slot.id].staged, false)).collect();
+            return self.settle(rests_on, Ok(Receipt { logs }));
         }
         debug_assert_eq!(groups.len(), batch.logs.len());
         self.encode(batch, slots, &groups, guards, room)
@@ -260,6 +251,35 @@ impl Appender {
         room.bytes = spare;
         Ok(ack)
     }
+}
+
+/// The answer to a batch of which a numbered part was appended before: the old receipts, if nothing of it is new. The
+/// creation of a log that exists is nothing new; anything else that is, or is refused, makes it another batch than the
+/// one that was appended.
+fn repeated(batch: &Batch<'_>, slots: &[Arc<Slot>], plans: Vec<Verdict<'_>>, guards: &Guards<'_>) -> Result<Receipt> {
+    let mut logs = Vec::with_capacity(plans.len());
+    for ((verdict, slot), log) in plans.into_iter().zip(slots).zip(&batch.logs) {
+        let only_creates = matches!(log.ops[..], [LogOp::Create { .. }]);
+        logs.push(match verdict {
+            Verdict::Duplicate(i) => LogReceipt::new(i.first_seq, i.next_seq, i.lsn, true),
+            Verdict::Go(entries) if entries.is_empty() => at_present(&guards[&slot.id].staged, true),
+            Verdict::Refuse(error) if only_creates && error.kind() == ErrorKind::Exists => {
+                at_present(&guards[&slot.id].staged, true)
+            }
+            Verdict::Refuse(error) => return Err(error),
+            Verdict::Go(_) => {
+                let what = "a part of the batch was appended before, a part was not";
+                let error = Error::new(ErrorKind::ProducerConflict, what).log(log.name);
+                return Err(error.remedy("repeat a batch as it was, and number every log's part of it"));
+            }
+        });
+    }
+    Ok(Receipt { logs })
+}
+
+/// The receipt of a part that stores nothing.
+fn at_present(state: &LogState, duplicate: bool) -> LogReceipt {
+    LogReceipt::new(state.next_seq, state.next_seq, state.last_lsn, duplicate)
 }
 
 /// Entries and encoded bytes of what is to be appended.

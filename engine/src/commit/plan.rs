@@ -197,7 +197,7 @@ fn conditions(state: &LogState, batch: &LogBatch<'_>) -> Result<()> {
             .remedy("read what came in between, and decide"));
     }
     if let Some(tag) = batch.tag
-        && state.life.phase == Phase::Live
+        && (state.life.phase == Phase::Live || !creates)
         && tag <= &state.life.tag[..]
     {
         return Err(Error::new(ErrorKind::Condition, "the tag is not greater than the log's")
@@ -279,5 +279,10 @@ fn fork(state: &LogState, name: &str, parent: &Parent, at: Seq) -> Result<Vec<u8
     let timelines: Vec<(Timeline, Seq)> =
         parent.state.timelines.iter().copied().filter(|(_, first)| *first < at).collect();
     let create = Create { name, metadata: &parent.state.metadata };
-    Ok(ForkOf { create, parent: parent.id, at, timelines }.encode())
+    // A fork below the point where its parent is itself a fork is one of the grandparent, so that chains stay short.
+    let id = match parent.state.life.fork {
+        Some((grandparent, forked_at)) if at <= forked_at => grandparent,
+        _ => parent.id,
+    };
+    Ok(ForkOf { create, parent: id, at, trim: parent.state.life.trim, timelines }.encode())
 }

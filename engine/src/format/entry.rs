@@ -254,6 +254,8 @@ pub struct ForkOf<'a> {
     pub parent: LogId,
     /// The seq at which it begins to differ.
     pub at: Seq,
+    /// The first seq that the parent kept.
+    pub trim: Seq,
     /// Which timelines wrote the parent's records below `at`, each with its first seq.
     pub timelines: Vec<(Timeline, Seq)>,
 }
@@ -265,6 +267,7 @@ impl<'a> ForkOf<'a> {
         let mut out = self.create.encode();
         out.put(&self.parent.0);
         out.put_varint(self.at.0);
+        out.put_varint(self.trim.0);
         put_timelines(&mut out, &self.timelines);
         out
     }
@@ -275,9 +278,10 @@ impl<'a> ForkOf<'a> {
         let create = Create::read(&mut reader)?;
         let parent = LogId(reader.array()?);
         let at = Seq(reader.varint()?);
+        let trim = Seq(reader.varint()?);
         let timelines = get_timelines(&mut reader)?;
         reader.end()?;
-        Ok(Self { create, parent, at, timelines })
+        Ok(Self { create, parent, at, trim, timelines })
     }
 }
 
@@ -438,6 +442,7 @@ mod tests {
             create: Create { name: "a/b", metadata: b"m" },
             parent: LogId([9; 16]),
             at: Seq(4),
+            trim: Seq(1),
             timelines: vec![(Timeline { counter: 1, random: 2 }, Seq(0))],
         };
         assert_eq!(ForkOf::decode(&fork.encode()), Ok(fork.clone()));

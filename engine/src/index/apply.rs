@@ -37,6 +37,7 @@ pub fn apply(state: &mut LogState, entry: &Entry<'_>, stamp: Stamp) -> Decoded<(
             let fork = ForkOf::decode(entry.payload)?;
             create(state, fork.create, entry.seq, stamp);
             state.life.fork = Some((fork.parent, fork.at));
+            state.life.trim = fork.trim;
             state.timelines = fork.timelines;
             state.changed.timelines = stamp.lsn;
         }
@@ -82,7 +83,7 @@ fn create(state: &mut LogState, create: Create<'_>, next_seq: Seq, stamp: Stamp)
     state.life.closed = false;
     state.life.deleted_at = TimeUs(0);
     state.life.tag.clear();
-    state.life.fork = None;
+    // The fork stays: the log itself is trimmed past it, but logs that were forked from it still read through it.
     state.metadata = create.metadata.to_vec();
     state.changed.metadata = stamp.lsn;
     if state.producers != Producers::default() {

@@ -47,7 +47,7 @@ impl LogInfo {
             tag: state.life.tag,
             timelines: state.timelines.into_iter().map(|(timeline, first)| (timeline, first.0)).collect(),
             created: state.life.created,
-            forked_at: state.life.fork.map(|(_, at)| at.0),
+            forked_at: state.life.fork.filter(|(_, at)| *at >= state.life.trim).map(|(_, at)| at.0),
         }
     }
 }
@@ -83,19 +83,21 @@ pub(super) fn list(index: &Index, prefix: &str, after: Option<&str>, limit: usiz
         _ => prefix.to_owned(),
     };
     while out.len() < limit {
-        let mut names: BTreeSet<String> = in_memory.range(start.clone()..).take(NAMES_AT_ONCE).cloned().collect();
-        // Past the least of the segments' last names the page may be incomplete.
+        // A source that gave as many names as it was asked for may have more behind its last one: the page is complete
+        // up to the least of these.
+        let mut names = BTreeSet::new();
         let mut complete_to: Option<String> = None;
+        let mut add = |page: Vec<String>| {
+            if page.len() == NAMES_AT_ONCE {
+                let last = page[page.len() - 1].clone();
+                complete_to = Some(complete_to.take().map_or(last.clone(), |least| least.min(last)));
+            }
+            names.extend(page);
+        };
+        add(in_memory.range(start.clone()..).take(NAMES_AT_ONCE).cloned().collect());
         for segment in &set.segments {
             let page = segment.names_from(&start, NAMES_AT_ONCE)?;
-            if page.len() == NAMES_AT_ONCE {
-                let last = page[page.len() - 1].0.clone();
-                complete_to = Some(complete_to.map_or(last.clone(), |least| least.min(last)));
-            }
-            names.extend(page.into_iter().map(|(name, ..)| name));
-        }
-        if names.len() > NAMES_AT_ONCE && complete_to.is_none() {
-            complete_to = names.iter().nth(NAMES_AT_ONCE - 1).cloned();
+            add(page.into_iter().map(|(name, ..)| name).collect());
         }
         for name in names.iter().take_while(|name| complete_to.as_ref().is_none_or(|last| *name <= last)) {
             if !name.starts_with(prefix) || out.len() == limit {

@@ -82,7 +82,10 @@ pub(super) fn open(
         flush_bytes: config.flush_bytes,
     };
     let start = Start { place, prev: end, prev_time: end_time, timeline };
-    let mut committer = Committer::new(shared, start, config.in_flight, config.idle_frame_after)?;
+    // A sync through the page cache reports a lost write of any of them to one caller alone, so that none may be under
+    // way beside another.
+    let depth = if io.buffered() { 1 } else { config.in_flight };
+    let mut committer = Committer::new(shared, start, depth, config.idle_frame_after)?;
     if committer.needs_file() {
         flusher.make_room()?;
     }

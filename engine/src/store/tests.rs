@@ -165,3 +165,166 @@ fn a_missing_or_empty_directory_is_never_a_new_store() {
     }
     assert!(!missing.exists(), "nothing was written");
 }
+
+fn apply(store: &Store, build: impl FnOnce(&mut Batch<'static>)) -> crate::Result<crate::Receipt> {
+    let mut batch = Batch::new();
+    build(&mut batch);
+    store.append(batch).expect("staged").wait()
+}
+
+#[test]
+fn a_listing_is_complete_however_many_logs_are_in_memory() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    let names: Vec<String> = (0..1500).map(|n| format!("users/u{n:04}")).collect();
+    for (n, name) in names.iter().enumerate() {
+        append(&store, name, &[b"x"]);
+        if n == 700 {
+            store.flush().expect("flushed");
+        }
+    }
+    let all: Vec<String> = store.list("", None, 5000).expect("listed").into_iter().map(|i| i.name).collect();
+    assert_eq!(all, names);
+    for name in &names[..1400] {
+        let mut batch = Batch::new();
+        batch.log(name).delete();
+        store.append(batch).expect("staged").wait().expect("durable");
+    }
+    let left: Vec<String> = store.list("", None, 10).expect("listed").into_iter().map(|i| i.name).collect();
+    assert_eq!(left, names[1400..1410], "deleted logs do not count");
+}
+
+#[test]
+fn a_fork_of_a_fork_survives_the_middle_one() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    append(&store, "g", &(0..10u8).map(|_| &b"g"[..]).collect::<Vec<_>>());
+    apply(&store, |b| drop(b.log("p").fork("g", 5).record(b"p").record(b"p").record(b"p").record(b"p")))
+        .expect("forked");
+    apply(&store, |b| {
+        b.log("c").fork("p", 8);
+    })
+    .expect("forked");
+    apply(&store, |b| {
+        b.log("p").delete();
+    })
+    .expect("deleted");
+    apply(&store, |b| {
+        b.log("p").create();
+    })
+    .expect("created again");
+    for _ in 0..2 {
+        assert_eq!(payloads(&store, "c").concat(), b"gggggppp");
+        assert_eq!(store.info("p").expect("exists").forked_at, None);
+        store.flush().expect("flushed");
+    }
+}
+
+#[test]
+fn a_fork_begins_where_its_parent_was_trimmed() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    append(&store, "p", &[b"0", b"1", b"2", b"3", b"4"]);
+    apply(&store, |b| {
+        b.log("p").trim(3);
+    })
+    .expect("trimmed");
+    apply(&store, |b| {
+        b.log("c").fork("p", 5);
+    })
+    .expect("forked");
+    assert_eq!(store.read("c", 0, ReadLimit::default()).expect_err("given up").kind(), ErrorKind::Trimmed);
+    assert_eq!(store.read("c", 3, ReadLimit::default()).expect("kept").records.len(), 2);
+    apply(&store, |b| {
+        b.log("p").delete();
+    })
+    .expect("deleted");
+    append(&store, "p", &[b"6"]);
+    apply(&store, |b| {
+        b.log("d").fork("p", 7);
+    })
+    .expect("forked");
+    assert_eq!(store.info("d").expect("exists").first_seq, 6, "nothing of the life before shows");
+    assert_eq!(store.read("d", 6, ReadLimit::default()).expect("kept").records[0].payload, b"6");
+}
+
+#[test]
+fn small_pages_of_a_fork_are_pages_and_no_damage() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    append(&store, "p", &[&b"x"[..]; 50]);
+    apply(&store, |b| {
+        b.log("c").fork("p", 50).record(b"y");
+    })
+    .expect("forked");
+    let (mut from, mut pages) = (0, 0);
+    while from < 51 {
+        let page = store.read("c", from, ReadLimit { records: 100, bytes: 16 }).expect("no damage");
+        assert!(page.next_seq > from);
+        (from, pages) = (page.next_seq, pages + 1);
+    }
+    assert!(pages > 1);
+}
+
+#[test]
+fn a_deep_chain_of_forks_is_read_on_a_small_stack() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    append(&store, "fork0", &[b"0"]);
+    let depth = 3000u64;
+    for n in 1..=depth {
+        let (name, parent) = (format!("fork{n}"), format!("fork{}", n - 1));
+        let mut batch = Batch::new();
+        batch.log(&name).fork(&parent, n).record(b"n");
+        let ack = store.append(batch).expect("staged");
+        if n % 100 == 0 {
+            ack.wait().expect("durable");
+        }
+    }
+    let reader = store.clone();
+    let read = move || reader.read(&format!("fork{depth}"), 0, ReadLimit { records: 5000, bytes: 1 << 20 });
+    let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(read).expect("a thread");
+    assert_eq!(thread.join().expect("no overflow").expect("readable").records.len() as u64, depth + 1);
+}
+
+#[test]
+fn the_exact_repetition_of_a_batch_over_logs_is_known() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    let send = |create: bool| {
+        apply(&store, |b| {
+            let index = b.log("index");
+            if create {
+                index.create()
+            } else {
+                index.create_if_missing()
+            };
+            b.log("a").create_if_missing().producer(b"phone", 0, 0).record(b"x");
+        })
+    };
+    let first = send(true).expect("new");
+    for create in [true, false] {
+        let again = send(create).expect("known");
+        assert_eq!((again.logs[1].first_seq, again.logs[1].duplicate), (first.logs[1].first_seq, true));
+    }
+    assert_eq!(payloads(&store, "a").len(), 1);
+}
+
+#[test]
+fn a_tag_never_goes_back_not_even_with_an_undeletion() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    apply(&store, |b| {
+        b.log("a").create().tag(b"9");
+    })
+    .expect("created");
+    apply(&store, |b| {
+        b.log("a").delete();
+    })
+    .expect("deleted");
+    let refused = apply(&store, |b| {
+        b.log("a").undelete().tag(b"1");
+    })
+    .expect_err("lower");
+    assert_eq!(refused.kind(), ErrorKind::Condition);
+}
