@@ -17,7 +17,7 @@ pub enum ErrorKind {
     Invalid,
     /// The log does not exist; create it.
     NotFound,
-    /// The log was deleted; undelete it within its grace, or create it again.
+    /// The log was deleted; undelete it, or create it again.
     Deleted,
     /// The position lies below the log's trim point.
     Trimmed,

@@ -199,8 +199,10 @@ fn a_fork_of_a_fork_survives_the_middle_one() {
     let (dir, config) = fresh();
     let store = Store::open(dir.path(), config).expect("a store");
     append(&store, "g", &(0..10u8).map(|_| &b"g"[..]).collect::<Vec<_>>());
-    apply(&store, |b| drop(b.log("p").fork("g", 5).record(b"p").record(b"p").record(b"p").record(b"p")))
-        .expect("forked");
+    apply(&store, |b| {
+        b.log("p").fork("g", 5).record(b"p").record(b"p").record(b"p").record(b"p");
+    })
+    .expect("forked");
     apply(&store, |b| {
         b.log("c").fork("p", 8);
     })
