@@ -258,7 +258,8 @@ fn read_direct(io: &dyn Io, path: &Path) -> Result<Vec<u8>> {
     let len = io.len(&file)?;
     let mut out = Vec::new();
     while (out.len() as u64) < len {
-        let part = io.read_at(&file, out.len() as u64, PIECE_BYTES)?;
+        let left = usize::try_from(len - out.len() as u64).unwrap_or(usize::MAX);
+        let part = io.read_at(&file, out.len() as u64, left.min(PIECE_BYTES))?;
         out.extend_from_slice(&part);
         if part.is_empty() || !part.len().is_multiple_of(BLOCK) {
             break;

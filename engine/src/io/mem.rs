@@ -141,8 +141,7 @@ fn read(file: &File, offset: u64, mut buf: AlignedBuf) -> Done {
     let bytes = handle.content.lock();
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
     let end = start.saturating_add(buf.capacity()).min(bytes.len());
-    buf.clear();
-    buf.resize(end - start);
+    buf.set_len(end - start);
     buf.copy_from_slice(&bytes[start..end]);
     Done::Buf(buf)
 }

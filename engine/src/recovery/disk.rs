@@ -13,7 +13,7 @@ use crate::io::{AlignedBuf, File, Io, OpenMode};
 use crate::types::BLOCK;
 use std::path::Path;
 
-/// Bytes read at once.
+/// Bytes read at once, where a file has as many.
 pub(super) const WINDOW: usize = 1 << 20;
 
 /// One block, as an offset.
@@ -112,8 +112,11 @@ impl<'a> Disk<'a> {
         let (window_file, start) = self.window_at;
         if window_file != file || at < start || at >= start + self.window.len() as u64 {
             let mut buf = std::mem::replace(&mut self.window, AlignedBuf::with_capacity(BLOCK));
-            if buf.capacity() != WINDOW {
-                buf = AlignedBuf::with_capacity(WINDOW);
+            // A window has to be zeroed and mapped: not more of it than the longest file can fill.
+            let longest = self.files.iter().map(|(_, len)| *len).max().unwrap_or_default();
+            let window = longest.min(WINDOW as u64) as usize;
+            if buf.capacity() < window {
+                buf = AlignedBuf::with_capacity(window);
             }
             self.window = self.io.read_into(&self.files[file].0, at, buf)?;
             let whole = self.window.len().min((len - at) as usize) / BLOCK * BLOCK;
