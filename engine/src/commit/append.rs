@@ -96,8 +96,6 @@ impl Appender {
                 continue;
             }
             let ack = self.stage(batch, &slots, plans, &mut guards, &mut room)?;
-            drop(guards);
-            self.waker.wake();
             return Ok(ack);
         }
     }
@@ -246,7 +244,11 @@ impl Appender {
         }
         let (pending, ack) = Pending::new(Ok(receipt));
         lane.open().waiting.push(pending);
+        let wakes = lane.wakes_committer();
         drop(lane);
+        if wakes {
+            self.waker.wake();
+        }
         let spare = room.bytes.checked_sub(used).expect("room was taken for the whole batch");
         room.bytes = spare;
         Ok(ack)

@@ -89,6 +89,8 @@ pub struct LaneInner {
     next_lsn: Lsn,
     last_len: usize,
     closed: Option<Error>,
+    /// The committer found less than this many bytes in the open frame and sleeps until there are as many.
+    awaited: Option<usize>,
 }
 
 impl Staged {
@@ -126,6 +128,7 @@ impl Lane {
             next_lsn,
             last_len: BUFFER_MIN,
             closed: None,
+            awaited: None,
         };
         Self { frame_max, inner: Mutex::new(inner) }
     }
@@ -147,11 +150,14 @@ impl Lane {
     pub fn take(&self, bytes_min: usize) -> Option<Staged> {
         let mut inner = self.inner.lock();
         if let Some(staged) = inner.sealed.pop_front() {
+            inner.awaited = None;
             return Some(staged);
         }
         if inner.open.batches == 0 || inner.open.buf.len() < bytes_min {
+            inner.awaited = Some(bytes_min);
             return None;
         }
+        inner.awaited = None;
         inner.last_len = inner.open.buf.len();
         let hint = inner.last_len;
         Some(inner.turn_over(hint))
@@ -270,6 +276,16 @@ impl LaneInner {
         self.open.entries.push(entry);
         self.next_lsn = lsn.next();
         lsn
+    }
+
+    /// Whether the committer sleeps and what is staged now is what it waits for: true once, for the caller who is to
+    /// wake it. A committer with as many frames in flight as it may have waits for the disk alone and is left asleep.
+    pub fn wakes_committer(&mut self) -> bool {
+        let due = self.awaited.is_some_and(|bytes| !self.sealed.is_empty() || self.open.buf.len() >= bytes);
+        if due {
+            self.awaited = None;
+        }
+        due
     }
 
     /// Has `pending` answered once `lsn` is durable; gives it back if that is so already.
