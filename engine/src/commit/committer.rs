@@ -156,8 +156,13 @@ impl Committer {
         }
         let wait = (may_sleep && (!moved || self.in_flight.len() == self.depth)).then(|| self.patience());
         self.reap(wait)?;
-        while self.in_flight.front().is_some_and(|flight| flight.buf.is_some()) {
-            self.publish();
+        let retired = self.retire();
+        // The device is given its next frame before the clients of the last one are woken.
+        while self.in_flight.len() < self.depth && self.begin_next()? {
+            moved = true;
+        }
+        for flight in retired {
+            self.publish(flight);
             moved = true;
         }
         Ok(moved)
@@ -298,10 +303,19 @@ impl Committer {
         Ok(())
     }
 
-    /// Publishes the oldest frame in flight, which is durable.
-    fn publish(&mut self) {
-        let Flight { header, frame, mut staged, buf, .. } =
-            self.in_flight.pop_front().expect("called with a frame that is durable");
+    /// Takes the frames out of flight that are durable, with all before them.
+    fn retire(&mut self) -> Vec<Flight> {
+        let mut retired = Vec::new();
+        while let Some(flight) = self.in_flight.pop_front_if(|flight| flight.buf.is_some()) {
+            self.durable = flight.frame;
+            retired.push(flight);
+        }
+        retired
+    }
+
+    /// Publishes a frame that is durable, with all before it published.
+    fn publish(&mut self, flight: Flight) {
+        let Flight { header, frame, mut staged, buf, .. } = flight;
         let buf = buf.expect("called with a frame that is durable");
         let Shared { index, journal, lane, .. } = &self.shared;
         let payload_len = header.payload_len as usize;
@@ -333,7 +347,6 @@ impl Committer {
         if index.mem_bytes() >= self.shared.flush_bytes {
             self.shared.wants_flush.wake();
         }
-        self.durable = frame;
         self.proven = header.watermark;
         self.last_publish = self.shared.clock.monotonic();
         staged.waiting.into_iter().for_each(super::ack::Pending::give);
@@ -404,7 +417,9 @@ impl Committer {
         while self.in_flight.front().is_some_and(|flight| flight.buf.is_none()) {
             self.reap(Some(SLEEP_MAX))?;
         }
-        self.publish();
+        for flight in self.retire() {
+            self.publish(flight);
+        }
         Ok(())
     }
 }
