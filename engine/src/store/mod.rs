@@ -38,7 +38,7 @@ use crate::io::{self, Io};
 use crate::journal::Journal;
 use crate::poison::Poison;
 use crate::read::{Page, ReadLimit, read};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::StoreId;
 use std::path::Path;
 use threads::{FlushSignal, Threads};
@@ -79,11 +79,13 @@ struct End {
     closed: AtomicBool,
     /// None once the store is closed.
     lock: Mutex<Option<lock::Held>>,
+    /// The key of the next wait that it ends; keys only differ from one another, so Relaxed.
+    next_wait: AtomicU64,
 }
 
 impl End {
     fn new(lock: lock::Held) -> Self {
-        Self { closed: AtomicBool::new(false), lock: Mutex::new(Some(lock)) }
+        Self { closed: AtomicBool::new(false), lock: Mutex::new(Some(lock)), next_wait: AtomicU64::new(1) }
     }
 }
 

@@ -71,6 +71,7 @@ impl ReadOnly {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_on(io: Arc<dyn Io>, dir: &Path) -> Result<Self> {
+        super::load::identity(&*io, dir)?;
         let mut proven = Proven::default();
         for look in 1.. {
             let before = newest(&*io, dir);

@@ -7,7 +7,7 @@ use super::threads::Threads;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::slot::Slot;
 use crate::read::Page;
-use crate::sync::{Arc, AtomicU64, Ordering, park_timeout};
+use crate::sync::{Arc, Ordering, park_timeout};
 use crate::waiter::{Target, Waiter, pair};
 use std::future::Future;
 use std::pin::Pin;
@@ -16,9 +16,6 @@ use std::time::{Duration, Instant};
 
 /// How long a wait sleeps before it looks again by itself.
 const PARK_MAX: Duration = Duration::from_millis(100);
-
-/// The key of the next wait; it only has to differ from the others, so Relaxed.
-static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
 /// A watch on one log. It keeps the log's head in memory and holds no records.
 pub struct Subscription {
@@ -105,7 +102,7 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     fn new(subscription: &'a Subscription) -> Self {
-        Self { subscription, key: NEXT_KEY.fetch_add(1, Ordering::Relaxed), registered: false }
+        Self { subscription, key: subscription.core.end.next_wait.fetch_add(1, Ordering::Relaxed), registered: false }
     }
 
     /// The head; if it is not past `after`, `target` is woken once that may have changed.
