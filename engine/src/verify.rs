@@ -7,21 +7,20 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
-use crate::format::identity::Identity;
+use crate::format::identity::{FILE_NAME as IDENTITY, Identity};
 use crate::format::manifest::{Manifest, SegmentMeta};
 use crate::format::{FORMAT_VERSION, Malformed};
 use crate::io::{Io, OpenMode};
 use crate::journal::names;
 use crate::manifest;
 use crate::recovery::check::{Manifested, check};
+use crate::recovery::settle::{self, LOOKS_MAX, Proven};
 use crate::segment::Segment;
 use crate::sync::Arc;
 use crate::types::{BLOCK, LogId, ManifestVersion};
 use std::io::ErrorKind as OsKind;
 use std::path::{Path, PathBuf};
 
-/// How often something that looks wrong is looked at, when it may be a change by a running store.
-const ATTEMPTS: usize = 5;
 /// Bytes of a small file that are read at once.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -29,7 +28,8 @@ const PIECE_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] if there is no store, or one of a format that this version does not know; [`ErrorKind::Io`]
-/// if the directory cannot be read. Damage is no error.
+/// if the directory cannot be read; [`ErrorKind::Overloaded`] if a running store changes it faster than it can be read.
+/// Damage is no error.
 pub fn verify(io: Arc<dyn Io>, dir: &Path, on_progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Finding>> {
     let mut verify = Verify { io: &io, dir, findings: Vec::new(), done: 0, total: 0, on_progress };
     let identity = verify.identity()?;
@@ -57,11 +57,9 @@ pub fn verify(io: Arc<dyn Io>, dir: &Path, on_progress: &mut dyn FnMut(u64, u64)
     Ok(verify.findings)
 }
 
-/// The identity file's name.
-const IDENTITY: &str = "IDENTITY";
-
-/// Where something is wrong: file, byte offset, first LSN concerned.
-type Spot = (PathBuf, Option<u64>, Option<u64>);
+/// Where something is wrong, and what: file, byte offset, first LSN concerned, and the text where it names no LSNs
+/// (where it does, it may say how far the store is at this moment).
+type Spot = (PathBuf, Option<u64>, Option<u64>, Option<String>);
 
 struct Verify<'a> {
     io: &'a Arc<dyn Io>,
@@ -205,27 +203,47 @@ impl Verify<'_> {
     /// running store moves on.
     fn journal(&mut self, mut manifest: Manifest, segments: &[Segment]) -> Result<()> {
         let mut name_of = |log: LogId| segments.iter().rev().find_map(|segment| segment.name_of(log).ok().flatten());
-        let place =
-            |finding: &Finding| (finding.file.clone(), finding.offset, finding.lsns.as_ref().map(|lsns| lsns.start));
         let mut before: Option<Vec<Spot>> = None;
-        for attempt in 1..=ATTEMPTS {
+        let mut proven = Proven::default();
+        for look in 1.. {
             let manifested = Manifested { version: manifest.version, flushed: manifest.flushed };
-            let mut found = check(&**self.io, self.dir, &manifest.identity, manifested, &mut name_of)?;
-            let places: Vec<_> = found.iter().map(place).collect();
-            let stays = before.as_ref() == Some(&places);
-            if found.is_empty() || stays || attempt == ATTEMPTS {
-                let known = before.unwrap_or_default();
-                found.retain(|finding| known.contains(&place(finding)));
+            let checked = check(&**self.io, self.dir, &manifest.identity, manifested, &mut name_of)?;
+            let newest = manifest::load(&**self.io, self.dir)?;
+            let reached = checked.facts.as_ref().is_some_and(|facts| proven.is_reached(facts, newest.version));
+            let mut found = checked.headers;
+            let refused = !reached && !checked.refusal.is_empty();
+            if refused {
+                found.extend(checked.refusal);
+            }
+            let spots: Vec<Spot> = found.iter().map(spot).collect();
+            // A chain may end early because a flush let its files go meanwhile.
+            let moved = refused && newest.version != manifest.version;
+            let stays = before.as_ref() == Some(&spots) && !moved;
+            if found.is_empty() || stays {
                 self.findings.extend(found);
                 break;
             }
-            before = Some(places);
-            manifest = manifest::load(&**self.io, self.dir)?;
+            if look == LOOKS_MAX {
+                // What else was found is worth more than the news that the journal does not hold still.
+                if self.findings.is_empty() {
+                    return Err(settle::too_fast(self.dir));
+                }
+                break;
+            }
+            checked.facts.iter().for_each(|facts| proven.note(facts));
+            before = Some(spots);
+            manifest = newest;
+            settle::pause(look);
         }
         let read = self.total.saturating_sub(self.done);
         self.advance(read);
         Ok(())
     }
+}
+
+fn spot(finding: &Finding) -> Spot {
+    let lsn = finding.lsns.as_ref().map(|lsns| lsns.start);
+    (finding.file.clone(), finding.offset, lsn, lsn.is_none().then(|| finding.what.clone()))
 }
 
 /// Names a finding's log by its name, where the segment holds it.

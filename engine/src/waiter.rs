@@ -1,10 +1,13 @@
 //! One value handed from one thread to another, awaited by a task or a plain thread.
 //!
 //! A [`Waiter`] is both a future and something a thread can block on; the other half, [`Completer`], fills it once and
-//! wakes that one waiter by name. Dropping the waiter cancels nothing. No async runtime is involved.
+//! wakes that one waiter by name. Dropping the waiter cancels nothing; dropping the completer without a value is an
+//! answer too. No async runtime is involved.
 //!
 //! Invariant: a value that was put is never lost and the waiter that registered before or after is woken or sees it.
+//! Who asks for a value that can come no more is told so, and never waits for ever.
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Thread, current, park};
 use std::future::Future;
 use std::pin::Pin;
@@ -12,15 +15,24 @@ use std::task::{Context, Poll, Waker};
 
 #[derive(Debug)]
 struct Cell<T> {
-    /// Set with Release after the value is in place; pairs with the Acquire loads in `Waiter`.
+    /// Set with Release after the answer is in place; pairs with the Acquire loads in `Waiter`.
     done: AtomicBool,
     inner: Mutex<Inner<T>>,
 }
 
 #[derive(Debug)]
 struct Inner<T> {
-    value: Option<T>,
+    state: State<T>,
     target: Option<Target>,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Waiting,
+    Given(T),
+    /// The completer is gone and gave nothing.
+    Dropped,
+    Taken,
 }
 
 /// Who is to be woken.
@@ -59,7 +71,7 @@ pub struct Completer<T>(Arc<Cell<T>>);
 /// A pair.
 #[must_use]
 pub fn pair<T>() -> (Completer<T>, Waiter<T>) {
-    let inner = Inner { value: None, target: None };
+    let inner = Inner { state: State::Waiting, target: None };
     let cell = Arc::new(Cell { done: AtomicBool::new(false), inner: Mutex::new(inner) });
     (Completer(Arc::clone(&cell)), Waiter(cell))
 }
@@ -67,10 +79,25 @@ pub fn pair<T>() -> (Completer<T>, Waiter<T>) {
 impl<T> Completer<T> {
     /// Gives the value and wakes the waiter.
     pub fn complete(self, value: T) {
+        self.0.answer(State::Given(value));
+    }
+}
+
+impl<T> Drop for Completer<T> {
+    fn drop(&mut self) {
+        // Only this half sets it, so that no order is needed.
+        if !self.0.done.load(Ordering::Relaxed) {
+            self.0.answer(State::Dropped);
+        }
+    }
+}
+
+impl<T> Cell<T> {
+    fn answer(&self, state: State<T>) {
         let target = {
-            let mut inner = self.0.inner.lock();
-            inner.value = Some(value);
-            self.0.done.store(true, Ordering::Release);
+            let mut inner = self.inner.lock();
+            inner.state = state;
+            self.done.store(true, Ordering::Release);
             inner.target.take()
         };
         if let Some(target) = target {
@@ -79,19 +106,21 @@ impl<T> Completer<T> {
     }
 }
 
-impl<T> Waiter<T> {
-    /// Whether the value is there.
+impl<V> Waiter<Result<V>> {
+    /// Whether the answer is there.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0.done.load(Ordering::Acquire)
     }
 
-    /// Blocks the calling thread until the value is there.
-    #[must_use]
-    pub fn wait(self) -> T {
+    /// Blocks the calling thread until the answer is there.
+    ///
+    /// # Errors
+    /// The answer's; [`ErrorKind::Unknown`] if none can come any more; [`ErrorKind::Invalid`] if it was taken before.
+    pub fn wait(self) -> Result<V> {
         loop {
-            if let Some(value) = self.take_or_register(Target::this_thread) {
-                return value;
+            if let Some(answer) = self.take_or_register(Target::this_thread) {
+                return answer;
             }
             while !self.is_done() {
                 park();
@@ -99,28 +128,51 @@ impl<T> Waiter<T> {
         }
     }
 
-    /// The value, if it is there; taken at most once.
+    /// The answer, if it is there; taken at most once.
     #[must_use]
-    pub fn try_take(&self) -> Option<T> {
-        if self.is_done() { self.0.inner.lock().value.take() } else { None }
+    pub fn try_take(&self) -> Option<Result<V>> {
+        if !self.is_done() {
+            return None;
+        }
+        take(&mut self.0.inner.lock().state)
     }
 
-    fn take_or_register(&self, target: impl FnOnce() -> Target) -> Option<T> {
+    fn take_or_register(&self, target: impl FnOnce() -> Target) -> Option<Result<V>> {
         let mut inner = self.0.inner.lock();
-        let value = inner.value.take();
-        if value.is_none() {
+        if matches!(inner.state, State::Taken) {
+            return Some(Err(Error::new(ErrorKind::Invalid, "the answer was given already")
+                .remedy("keep what the first call gave: it is given once")));
+        }
+        let answer = take(&mut inner.state);
+        if answer.is_none() {
             inner.target = Some(target());
         }
-        value
+        answer
     }
 }
 
-impl<T> Future for Waiter<T> {
-    type Output = T;
+/// Takes the answer out, if there is one.
+fn take<V>(state: &mut State<Result<V>>) -> Option<Result<V>> {
+    match std::mem::replace(state, State::Taken) {
+        State::Given(answer) => Some(answer),
+        State::Dropped => {
+            Some(Err(Error::new(ErrorKind::Unknown, "the thread that was to answer stopped before it did")
+                .remedy("see the standard error output for a panic")))
+        }
+        State::Waiting => {
+            *state = State::Waiting;
+            None
+        }
+        State::Taken => None,
+    }
+}
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+impl<V> Future for Waiter<Result<V>> {
+    type Output = Result<V>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<V>> {
         match self.take_or_register(|| Target::Task(context.waker().clone())) {
-            Some(value) => Poll::Ready(value),
+            Some(answer) => Poll::Ready(answer),
             None => Poll::Pending,
         }
     }
@@ -133,12 +185,12 @@ mod tests {
     #[test]
     fn a_value_reaches_a_thread_before_and_after_it_waits() {
         let (completer, waiter) = pair();
-        completer.complete(5);
-        assert_eq!(waiter.wait(), 5);
+        completer.complete(Ok(5));
+        assert_eq!(waiter.wait().expect("given"), 5);
         let (completer, waiter) = pair();
         let thread = std::thread::spawn(move || waiter.wait());
-        completer.complete(6);
-        assert_eq!(thread.join().expect("no panic"), 6);
+        completer.complete(Ok(6));
+        assert_eq!(thread.join().expect("no panic").expect("given"), 6);
     }
 
     #[test]
@@ -153,8 +205,28 @@ mod tests {
         let (completer, mut waiter) = pair();
         let mut context = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut waiter).poll(&mut context).is_pending());
-        completer.complete(7);
-        assert_eq!(Pin::new(&mut waiter).poll(&mut context), Poll::Ready(7));
+        completer.complete(Ok(7));
+        assert!(matches!(Pin::new(&mut waiter).poll(&mut context), Poll::Ready(Ok(7))));
+        let Poll::Ready(Err(again)) = Pin::new(&mut waiter).poll(&mut context) else { panic!("it pends for ever") };
+        assert_eq!(again.kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn a_wait_for_what_was_taken_before_ends() {
+        let (completer, waiter) = pair();
+        assert!(waiter.try_take().is_none(), "nothing is there");
+        completer.complete(Ok(8));
+        assert!(matches!(waiter.try_take(), Some(Ok(8))));
+        assert!(waiter.try_take().is_none(), "it is given once");
+        assert_eq!(waiter.wait().expect_err("taken").kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn a_wait_for_a_completer_that_is_gone_ends() {
+        let (completer, waiter) = pair::<Result<u8>>();
+        let thread = std::thread::spawn(move || waiter.wait());
+        drop(completer);
+        assert_eq!(thread.join().expect("no panic").expect_err("dropped").kind(), ErrorKind::Unknown);
     }
 }
 
@@ -166,8 +238,18 @@ mod loom_tests {
     fn loom_a_waiter_is_never_left_asleep() {
         loom::model(|| {
             let (completer, waiter) = pair();
-            let giver = loom::thread::spawn(move || completer.complete(3));
-            assert_eq!(waiter.wait(), 3);
+            let giver = loom::thread::spawn(move || completer.complete(Ok(3)));
+            assert_eq!(waiter.wait().expect("given"), 3);
+            giver.join().expect("no panic");
+        });
+    }
+
+    #[test]
+    fn loom_a_waiter_learns_that_its_completer_is_gone() {
+        loom::model(|| {
+            let (completer, waiter) = pair::<Result<u8>>();
+            let giver = loom::thread::spawn(move || drop(completer));
+            assert_eq!(waiter.wait().expect_err("dropped").kind(), ErrorKind::Unknown);
             giver.join().expect("no panic");
         });
     }

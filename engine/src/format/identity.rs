@@ -6,6 +6,9 @@ use super::bytes::{get_array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u
 use super::{Decoded, FORMAT_VERSION, Features, Malformed};
 use crate::types::{BLOCK, JournalId, StoreId, TimeUs};
 
+/// The file's name.
+pub const FILE_NAME: &str = "IDENTITY";
+
 const MAGIC_AT: usize = 0;
 const FORMAT_AT: usize = MAGIC_AT + 8;
 const FEATURES_AT: usize = FORMAT_AT + 8;

@@ -146,7 +146,15 @@ impl Index {
             inner.dirty = true;
             self.dirty.lock().push(Arc::clone(slot));
         }
-        std::mem::take(&mut inner.watchers)
+        inner.take_watchers()
+    }
+
+    /// Wakes everybody who waits for any log: there is news that is no log's own.
+    pub fn wake_watchers(&self) {
+        for slot in self.heads.all() {
+            let watchers = slot.lock().take_watchers();
+            watchers.into_iter().for_each(crate::waiter::Target::wake);
+        }
     }
 
     /// The slots with entries in memory, by LogId. They stay dirty until [`Self::drain`].

@@ -41,8 +41,8 @@ pub struct SlotInner {
     pub visible: Visible,
     /// Whether the slot stands in the dirty list.
     pub dirty: bool,
-    /// Who is woken when something new is visible.
-    pub watchers: Vec<Target>,
+    /// Who is woken when something new is visible, each under a key of its own.
+    pub watchers: Vec<(u64, Target)>,
 }
 
 /// The durable state of a log in short: what a reader needs.
@@ -91,6 +91,24 @@ impl Slot {
 }
 
 impl SlotInner {
+    /// Has `target` woken when something new is visible, instead of what was to be woken under `key` before.
+    pub fn watch(&mut self, key: u64, target: Target) {
+        match self.watchers.iter_mut().find(|(other, _)| *other == key) {
+            Some(watcher) => watcher.1 = target,
+            None => self.watchers.push((key, target)),
+        }
+    }
+
+    /// Has nobody woken under `key`.
+    pub fn unwatch(&mut self, key: u64) {
+        self.watchers.retain(|(other, _)| *other != key);
+    }
+
+    /// Those to be woken, each once.
+    pub fn take_watchers(&mut self) -> Vec<Target> {
+        std::mem::take(&mut self.watchers).into_iter().map(|(_, target)| target).collect()
+    }
+
     /// Looks the state up in the segments if that was not done yet. The snapshot must have been taken after the slot
     /// was installed.
     ///

@@ -31,6 +31,17 @@ pub struct Manifested {
     pub flushed: FrameRef,
 }
 
+/// What a look at the journal found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Damaged headers of files in use.
+    pub headers: Vec<Finding>,
+    /// Why an open would refuse, and what is affected.
+    pub refusal: Vec<Finding>,
+    /// What was read; None if a file could not be.
+    pub facts: Option<Facts>,
+}
+
 /// Checks the journal files of `dir` as they are now. `name_of` looks a log's name up in the segments.
 ///
 /// # Errors
@@ -38,7 +49,7 @@ pub struct Manifested {
 pub fn check(
     io: &dyn Io, dir: &Path, identity: &Identity, manifest: Manifested,
     name_of: &mut dyn FnMut(LogId) -> Option<String>,
-) -> Result<Vec<Finding>> {
+) -> Result<Checked> {
     let mut uses = BTreeSet::new();
     let mut sink = |header: &FrameHeader, _| {
         uses.insert(header.journal);
@@ -46,24 +57,29 @@ pub fn check(
     };
     let facts = match scan(io, dir, identity, &manifest.flushed, &mut sink) {
         Ok(facts) => facts,
-        Err(e) if e.path().is_some_and(|path| path != dir) => return Ok(vec![unreadable(&e, &manifest.flushed)]),
+        Err(e) if e.path().is_some_and(|path| path != dir) => {
+            return Ok(Checked { refusal: vec![unreadable(&e, &manifest.flushed)], ..Checked::default() });
+        }
         Err(e) => return Err(e),
     };
-    let mut findings = headers(&facts, &uses);
-    let Action::Refuse { lsns, why } = decide(&facts, manifest.version) else { return Ok(findings) };
+    let headers = headers(&facts, &uses);
+    let mut refusal = Vec::new();
+    let Action::Refuse { lsns, why } = decide(&facts, manifest.version) else {
+        return Ok(Checked { headers, refusal, facts: Some(facts) });
+    };
     let (file, offset) = match (&facts.contradiction, &facts.stop) {
         (Some(contradiction), _) => (contradiction.place.file.clone(), Some(contradiction.place.offset)),
         (None, Some((place, _))) => (place.file.clone(), Some(place.offset)),
         (None, None) => (dir.to_owned(), None),
     };
-    findings.push(Finding { offset, lsns: Some(lsns), ..Finding::new(file, why) });
+    refusal.push(Finding { offset, lsns: Some(lsns), ..Finding::new(file, why) });
     if let Some((place, _)) = &facts.stop {
         let groups = affected(io, identity, place, facts.end.last_lsn.next())?;
         let created = names_created(io, dir, identity, &manifest.flushed, &groups)?;
         let mut resolve = |log| created.get(&log).cloned().or_else(|| name_of(log));
-        findings.extend(groups.into_iter().map(|group| group.finding(place, &mut resolve)));
+        refusal.extend(groups.into_iter().map(|group| group.finding(place, &mut resolve)));
     }
-    Ok(findings)
+    Ok(Checked { headers, refusal, facts: Some(facts) })
 }
 
 /// A file that the disk does not give: all that is not flushed may lie there.

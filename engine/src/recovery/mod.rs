@@ -2,7 +2,7 @@
 //!
 //! Three parts that do not overlap. [`scan`] only reads: bytes to facts. [`decide`] is a pure table: facts to an
 //! action. Repair, and [`torn`] for it, is the one place that writes. [`check`] runs the first two for a person who
-//! asks what is wrong, and repairs nothing.
+//! asks what is wrong, and repairs nothing. [`settle`] tells damage from a store that moves on under a look.
 //!
 //! What must hold: the journal's tail is cut only where no proof covers it. What a proof covers and cannot be read is
 //! corruption, and the open fails with the range of LSNs. Nothing is decided by what a file's name or header says
@@ -16,6 +16,7 @@ pub mod decide;
 pub mod repair;
 pub mod replay;
 pub mod scan;
+pub mod settle;
 pub mod torn;
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! Creating a store: an explicit act.
 //!
-//! The steps, and what a crash leaves: the directory; `segments/`; one journal file of zeros; manifest version 1; the
+//! The steps, and what a crash leaves: the directory; the lock, so that two creations do not mix; `segments/`; one journal file of zeros; manifest version 1; the
 //! identity, last. A store is there if and only if the identity is. Without one, what an interrupted creation left (a
 //! journal of zeros, a manifest of nothing) is made anew; anything else in the directory refuses the creation.
 
+use super::lock;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Features;
 use crate::format::frame::FrameRef;
-use crate::format::identity::Identity;
+use crate::format::identity::{self, Identity};
 use crate::format::manifest::{Manifest, TimelineCause, TimelineStart};
 use crate::io::{Io, OpenMode};
 use crate::journal::names;
@@ -19,18 +20,17 @@ use crate::metrics::Metrics;
 use crate::segment;
 use crate::sync::Arc;
 use crate::types::{Epoch, JournalId, Lsn, ManifestVersion, SegmentId, StoreId, TimeUs, Timeline};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// The identity's file name.
-pub(super) const IDENTITY: &str = "IDENTITY";
-/// The lock's file name.
-pub(super) const LOCK: &str = "LOCK";
 /// What is read of a journal file at once when it is checked for zeros.
 const PIECE_BYTES: usize = 1 << 20;
 
 pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Config) -> Result<StoreId> {
     io.create_dir(dir)?;
-    clear_leftovers(&*io, dir)?;
+    // Looked at twice: a directory that is refused gets no lock file, and another creation may end before this has it.
+    leftovers(&*io, dir)?;
+    let _lock = lock::take(&*io, dir)?;
+    leftovers(&*io, dir)?.iter().try_for_each(|path| io.remove(path))?;
     io.create_dir(&segment::directory(dir))?;
     io.sync_dir(dir)?;
     let identity =
@@ -65,7 +65,7 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
         segments: Vec::new(),
     };
     manifest::commit(&*io, dir, &manifest)?;
-    io.replace(&dir.join(IDENTITY), &identity.encode())?;
+    io.replace(&dir.join(identity::FILE_NAME), &identity.encode())?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(parent)?;
     }
@@ -81,14 +81,16 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Removes what an interrupted creation left; refuses anything else.
-fn clear_leftovers(io: &dyn Io, dir: &Path) -> Result<()> {
+/// What an interrupted creation left; refuses anything else.
+fn leftovers(io: &dyn Io, dir: &Path) -> Result<Vec<PathBuf>> {
     let mut leftovers = Vec::new();
     for name in io.list(dir)? {
         let path = dir.join(&name);
         let harmless = match &*name {
-            IDENTITY => return Err(refuse(dir, "a store is there already", "open it, or choose another directory")),
-            LOCK => continue,
+            identity::FILE_NAME => {
+                return Err(refuse(dir, "a store is there already", "open it, or choose another directory"));
+            }
+            lock::FILE_NAME => continue,
             "segments" if io.list(&path)?.is_empty() => continue,
             _ if name.ends_with(".tmp") => true,
             _ if names::parse(&name).is_some() => is_zeros(io, &path)?,
@@ -103,7 +105,7 @@ fn clear_leftovers(io: &dyn Io, dir: &Path) -> Result<()> {
         }
         leftovers.push(path);
     }
-    leftovers.iter().try_for_each(|path| io.remove(path))
+    Ok(leftovers)
 }
 
 fn is_zeros(io: &dyn Io, path: &Path) -> Result<bool> {

@@ -1,23 +1,24 @@
 //! The reading half of an open: from a directory to an index, and to what recovery has to do. It writes nothing.
 
-use super::create::IDENTITY;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::identity::Identity;
+use crate::format::frame::FrameHeader;
+use crate::format::identity::{self, Identity};
 use crate::format::manifest::{Manifest, TimelineStart};
 use crate::format::{FORMAT_VERSION, Features};
 use crate::index::Index;
 use crate::index::set::SegmentSet;
-use crate::io::Io;
+use crate::io::{AlignedBuf, Io};
 use crate::manifest;
 use crate::metrics::Metrics;
 use crate::recovery::decide::{Action, decide};
 use crate::recovery::replay::Replay;
 use crate::recovery::scan::{Facts, scan};
+use crate::recovery::settle::Proven;
 use crate::segment::Segment;
 use crate::sync::Arc;
-use crate::types::{BLOCK, FrameNo, JournalId, ManifestVersion};
-use std::collections::BTreeMap;
+use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 /// What a directory holds.
@@ -26,6 +27,8 @@ pub(super) struct Loaded {
     pub index: Arc<Index>,
     pub facts: Facts,
     pub action: Action,
+    /// The last LSN that was put into the index.
+    pub shown: Lsn,
     pub timelines: Vec<TimelineStart>,
     pub last_frames: BTreeMap<JournalId, FrameNo>,
     pub extents: Vec<(JournalId, u64, u32)>,
@@ -35,8 +38,18 @@ pub(super) struct Loaded {
     pub metrics: Arc<Metrics>,
 }
 
+/// Which of the frames that the scan accepts are put into the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Show {
+    /// All of them: nobody writes.
+    All,
+    /// Those that were proved durable, by the files or already before. The process that has the store open gives
+    /// nothing else out.
+    Proven(Proven),
+}
+
 /// Reads everything that an open needs.
-pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config) -> Result<Loaded> {
+pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) -> Result<Loaded> {
     let identity = identity(&**io, dir)?;
     let manifest = manifest::load(&**io, dir)?;
     if manifest.identity != identity {
@@ -52,14 +65,26 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config) -> Result<Load
     let set = SegmentSet { manifest: manifest.clone(), segments };
     let index = Index::new(set, config.heads_max, config.memory_pool_bytes, Arc::clone(&metrics));
     let mut replay = Replay::new(&index, manifest.timelines.clone());
-    let facts = scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| replay.frame(header, frame))?;
+    let mut gate = Gate { replay: &mut replay, held: VecDeque::new(), shown: manifest.flushed.last_lsn };
+    let facts = scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| match show {
+        Show::All => gate.replay.frame(header, frame),
+        Show::Proven(_) => gate.take(header, frame),
+    })?;
+    let shown = match show {
+        Show::All => facts.end.last_lsn,
+        Show::Proven(before) => {
+            gate.open(facts.watermark.max(before.frame))?;
+            gate.shown
+        }
+    };
     let action = decide(&facts, manifest.version);
-    index.set_watermark(facts.end.last_lsn);
+    index.set_watermark(shown);
     let Replay { last_frames, timelines, extents, frames, entries, bytes, .. } = replay;
     Ok(Loaded {
         manifest,
         facts,
         action,
+        shown,
         timelines,
         last_frames,
         extents,
@@ -71,9 +96,32 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config) -> Result<Load
     })
 }
 
+/// Holds frames back until something proves them durable: no more than were in flight at once.
+struct Gate<'a, 'r> {
+    replay: &'a mut Replay<'r>,
+    held: VecDeque<(FrameHeader, AlignedBuf)>,
+    shown: Lsn,
+}
+
+impl Gate<'_, '_> {
+    fn take(&mut self, header: &FrameHeader, frame: AlignedBuf) -> Result<()> {
+        self.held.push_back((header.clone(), frame));
+        self.open(header.watermark_frame)
+    }
+
+    /// Lets the frames up to `proven` through.
+    fn open(&mut self, proven: FrameNo) -> Result<()> {
+        while let Some((header, frame)) = self.held.pop_front_if(|(header, _)| header.frame <= proven) {
+            self.shown = header.last_lsn();
+            self.replay.frame(&header, frame)?;
+        }
+        Ok(())
+    }
+}
+
 /// Reads the identity, and refuses a directory without one, or of a format this version must not write.
 pub(super) fn identity(io: &dyn Io, dir: &Path) -> Result<Identity> {
-    let path = dir.join(IDENTITY);
+    let path = dir.join(identity::FILE_NAME);
     let bytes = io.read_all(&path, BLOCK).map_err(|e| match e.os_error().map(std::io::Error::kind) {
         Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             Error::new(ErrorKind::Refused, "there is no store here")

@@ -6,6 +6,7 @@
 mod create;
 mod listing;
 mod load;
+mod lock;
 mod open;
 mod read_only;
 mod report;
@@ -15,6 +16,8 @@ mod threads;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_life;
 
 pub use listing::LogInfo;
 pub use read_only::{ReadOnly, Summary};
@@ -27,15 +30,16 @@ use crate::commit::append::Appender;
 use crate::commit::lane::Lane;
 use crate::commit::{Ack, Batch};
 use crate::config::{Config, WhenFull};
-use crate::error::{Error, ErrorKind, Result};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::Result;
 use crate::index::Index;
 use crate::io::{self, Io};
 use crate::journal::Journal;
 use crate::poison::Poison;
 use crate::read::{Page, ReadLimit, read};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::StoreId;
-use std::any::Any;
 use std::path::Path;
 use threads::{FlushSignal, Threads};
 
@@ -66,8 +70,38 @@ struct Core {
     flush_asked: Arc<AtomicBool>,
     flush_signal: Arc<FlushSignal>,
     stepped: bool,
-    /// Held until the last part of the store is gone.
-    _lock: Box<dyn Any + Send + Sync>,
+    end: End,
+}
+
+/// What ends with the store, though clones and subscriptions may live on.
+struct End {
+    /// Set once, by a close; pairs with itself: what follows a close that returned sees it.
+    closed: AtomicBool,
+    /// None once the store is closed.
+    lock: Mutex<Option<lock::Held>>,
+    /// The key of the next wait that it ends; keys only differ from one another, so Relaxed.
+    next_wait: AtomicU64,
+}
+
+impl End {
+    fn new(lock: lock::Held) -> Self {
+        Self { closed: AtomicBool::new(false), lock: Mutex::new(Some(lock)), next_wait: AtomicU64::new(1) }
+    }
+}
+
+impl Core {
+    /// Fails once the store is closed: its files may be another process's by then.
+    fn check_open(&self) -> Result<()> {
+        if self.end.closed.load(Ordering::Acquire) { Err(subscription::closed()) } else { Ok(()) }
+    }
+
+    /// Refuses every call from here on, and wakes all who wait for a log.
+    fn begin_close(&self) {
+        self.end.closed.store(true, Ordering::Release);
+        self.lane.refuse(subscription::closed());
+        self.index.pool.close();
+        self.index.wake_watchers();
+    }
 }
 
 impl std::fmt::Debug for Store {
@@ -80,7 +114,8 @@ impl Store {
     /// Creates a store in `dir`, which is missing or empty. It is opened with [`Self::open`] afterwards.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] if there is something in the directory; [`ErrorKind::Io`].
+    /// [`ErrorKind::Refused`] if there is something in the directory; [`ErrorKind::Locked`] if another process creates
+    /// or has a store there; [`ErrorKind::Io`].
     pub fn create(dir: impl AsRef<Path>, config: &Config) -> Result<StoreId> {
         config.check()?;
         Self::create_on(io::choose(config.io)?, Arc::new(SystemClock::default()), dir.as_ref(), config)
@@ -138,13 +173,17 @@ impl Store {
     /// [`ErrorKind::NotFound`], [`ErrorKind::Deleted`], [`ErrorKind::Trimmed`] below what is kept,
     /// [`ErrorKind::Invalid`] past the log's end, [`ErrorKind::Damaged`].
     pub fn read(&self, log: &str, from: u64, limit: ReadLimit) -> Result<Page> {
+        self.inner.core.check_open()?;
         read(&self.inner.core.index, log, from, limit)
     }
 
     /// [`Self::read`] as a future; the disk is waited for on a thread of the store's.
     pub fn read_async(&self, log: &str, from: u64, limit: ReadLimit) -> ReadFuture {
-        let (index, log) = (Arc::clone(&self.inner.core.index), log.to_owned());
-        ReadFuture::start(self.inner.threads.lock().as_ref(), move || read(&index, &log, from, limit))
+        let (core, log) = (Arc::clone(&self.inner.core), log.to_owned());
+        ReadFuture::start(self.inner.threads.lock().as_ref(), move || {
+            core.check_open()?;
+            read(&core.index, &log, from, limit)
+        })
     }
 
     /// Watches the log for new records.
@@ -161,6 +200,7 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Invalid`], [`ErrorKind::NotFound`], [`ErrorKind::Damaged`]. A deleted log is found, and says so.
     pub fn info(&self, log: &str) -> Result<LogInfo> {
+        self.inner.core.check_open()?;
         listing::info(&self.inner.core.index, log)
     }
 
@@ -170,6 +210,7 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Damaged`], [`ErrorKind::Io`].
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
+        self.inner.core.check_open()?;
         listing::list(&self.inner.core.index, prefix, after, limit)
     }
 
@@ -180,6 +221,7 @@ impl Store {
     /// Why the flush failed.
     pub fn flush(&self) -> Result<()> {
         let core = &self.inner.core;
+        core.check_open()?;
         core.poison.check()?;
         if core.stepped {
             core.flush_asked.store(true, Ordering::SeqCst);
@@ -189,7 +231,7 @@ impl Store {
     }
 
     /// Closes the store: what is staged becomes durable, a close frame says that all of it is, the lock is released.
-    /// Other clones fail from here on.
+    /// Other clones and subscriptions fail from here on with [`ErrorKind::ShutDown`]; who waits is woken.
     ///
     /// # Errors
     /// Why the close is not clean. Everything acknowledged is durable nevertheless.
@@ -219,9 +261,11 @@ impl Store {
 impl Inner {
     fn shut_down(&self) -> Result<()> {
         let Some(threads) = self.threads.lock().take() else { return Ok(()) };
-        self.core.lane.refuse(Error::new(ErrorKind::ShutDown, "the store is closed"));
-        self.core.index.pool.close();
-        threads.stop(&self.core)
+        self.core.begin_close();
+        let result = threads.stop(&self.core);
+        // The threads have ended, and with them every write; clones do not keep the directory locked.
+        drop(self.core.end.lock.lock().take());
+        result
     }
 }
 

@@ -4,11 +4,12 @@
 //! a place for the next frame, in a fresh file and on a new timeline unless the close was clean; a flush first, if no
 //! file is free; the frame of the open. Only then is anything visible.
 
-use super::Core;
-use super::create::{LOCK, random};
-use super::load::{Loaded, load, refusal};
+use super::create::random;
+use super::load::{Loaded, Show, load, refusal};
+use super::lock;
 use super::report::RecoveryReport;
 use super::threads::FlushSignal;
+use super::{Core, End};
 use crate::clock::Clock;
 use crate::commit::append::Appender;
 use crate::commit::committer::{Committer, Shared, Start};
@@ -26,7 +27,6 @@ use crate::recovery::decide::Action;
 use crate::recovery::repair;
 use crate::sync::{Arc, AtomicBool};
 use crate::types::{JournalId, Timeline};
-use std::any::Any;
 use std::path::Path;
 
 /// An open store in its parts.
@@ -41,8 +41,8 @@ pub(super) fn open(
 ) -> Result<Opened> {
     let began = clock.monotonic();
     super::load::identity(&*io, dir)?;
-    let lock = lock(&*io, dir)?;
-    let mut loaded = load(&io, dir, config)?;
+    let lock = lock::take(&*io, dir)?;
+    let mut loaded = load(&io, dir, config, Show::All)?;
     if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version) {
         return Err(refusal);
     }
@@ -112,20 +112,9 @@ pub(super) fn open(
         flush_asked,
         flush_signal,
         stepped,
-        _lock: lock,
+        end: End::new(lock),
     };
     Ok(Opened { core: Arc::new(core), committer, flusher })
-}
-
-fn lock(io: &dyn Io, dir: &Path) -> Result<Box<dyn Any + Send + Sync>> {
-    let path = dir.join(LOCK);
-    match io.lock(&path) {
-        Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(Error::new(ErrorKind::Locked, "another process has the store open")
-            .file(&path)
-            .remedy("stop it, or use a read-only command")),
-        Err(e) => Err(Error::io("locking", &path, e)),
-    }
 }
 
 /// The ring with the files that are there; and the file that holds the journal's end, if there is one.

@@ -1,21 +1,22 @@
 //! A look into a store without opening it: for commands that run beside the process that has it open.
 //!
-//! Takes no lock, writes nothing, repairs nothing. What the journal holds is recovered into memory as an open would do
-//! it; a tail that is being written at this moment is not seen.
+//! Keeps no lock, writes nothing, repairs nothing. What the journal holds is recovered into memory as an open would do
+//! it. Invariant: of a store that a process has open, only what is proved durable is seen; a tail that is being written
+//! at this moment is not.
 
 use super::listing::{LogInfo, info, list};
-use super::load::{Loaded, load, refusal};
+use super::load::{Loaded, Show, load, refusal};
+use super::lock;
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::format::manifest::{SegmentMeta, TimelineStart};
 use crate::io::{self, Io};
+use crate::manifest;
 use crate::read::{Page, ReadLimit, read};
+use crate::recovery::settle::{self, LOOKS_MAX, Proven};
 use crate::sync::Arc;
 use crate::types::{Lsn, ManifestVersion, StoreId, TimeUs};
 use std::path::Path;
-
-/// How often a look is taken anew because the store moved on under it.
-const ATTEMPTS: usize = 5;
 
 /// A store as it was when it was looked at.
 pub struct ReadOnly {
@@ -33,7 +34,7 @@ pub struct Summary {
     pub manifest: ManifestVersion,
     /// The last LSN that is in a segment.
     pub flushed: Lsn,
-    /// The last LSN that was found.
+    /// The last LSN that was found; in a store that a process has open, the last one that is proved durable.
     pub end: Lsn,
     /// Frames in the journal that are not flushed.
     pub journal_frames: u64,
@@ -59,7 +60,8 @@ impl ReadOnly {
     /// Looks at the store in `dir`.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] if there is none; [`ErrorKind::Damaged`]; [`ErrorKind::Io`].
+    /// [`ErrorKind::Refused`] if there is none; [`ErrorKind::Damaged`]; [`ErrorKind::Io`]; [`ErrorKind::Overloaded`] if
+    /// the process that has it open changes it faster than it can be read.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         Self::open_on(io::choose(io::IoChoice::Posix)?, dir.as_ref())
     }
@@ -69,23 +71,39 @@ impl ReadOnly {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_on(io: Arc<dyn Io>, dir: &Path) -> Result<Self> {
-        let mut attempt = 1;
-        loop {
-            // A process that has the store open moves on while its files are read one after another: what looks like
-            // damage may be a change, and is believed once it stays.
-            let result = load(&io, dir, &Config::default()).and_then(|loaded| {
-                match refusal(&loaded.action, dir, loaded.manifest.version) {
-                    Some(error) => Err(error),
-                    None => Ok(Self { loaded }),
-                }
-            });
-            match result {
-                Err(error) if attempt < ATTEMPTS && matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Io) => {
-                    attempt += 1;
-                }
-                result => return result,
+        super::load::identity(&*io, dir)?;
+        let mut proven = Proven::default();
+        for look in 1.. {
+            let before = newest(&*io, dir);
+            // Whoever has the store open may have acknowledged no more than what is proved; when nobody has, an open
+            // would recover all that stands there.
+            let show = if lock::is_held(&*io, dir)? { Show::Proven(proven) } else { Show::All };
+            let loaded = load(&io, dir, &Config::default(), show);
+            let after = newest(&*io, dir);
+            let wrong = match loaded {
+                Ok(loaded) => match refusal(&loaded.action, dir, loaded.manifest.version) {
+                    None => return Ok(Self { loaded }),
+                    Some(_) if after.is_some_and(|newest| proven.is_reached(&loaded.facts, newest)) => {
+                        return Ok(Self { loaded });
+                    }
+                    Some(error) => {
+                        proven.note(&loaded.facts);
+                        error
+                    }
+                },
+                Err(error) => error,
+            };
+            // What looks wrong once may be a change. It is believed once it stays while the manifest stays as it is.
+            let moved = before.is_none() || before != after;
+            if !matches!(wrong.kind(), ErrorKind::Damaged | ErrorKind::Io) || (look > 1 && !moved) {
+                return Err(wrong);
             }
+            if look == LOOKS_MAX {
+                return Err(if before.is_none() { wrong } else { settle::too_fast(dir) });
+            }
+            settle::pause(look);
         }
+        unreachable!("the last look returns")
     }
 
     /// As [`super::Store::info`].
@@ -115,13 +133,13 @@ impl ReadOnly {
     /// The store in numbers.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let Loaded { manifest, facts, timelines, frames, entries, bytes, .. } = &self.loaded;
+        let Loaded { manifest, facts, shown, timelines, frames, entries, bytes, .. } = &self.loaded;
         Summary {
             id: manifest.identity.store,
             created: manifest.identity.created,
             manifest: manifest.version,
             flushed: manifest.flushed.last_lsn,
-            end: facts.end.last_lsn,
+            end: *shown,
             journal_frames: *frames,
             journal_bytes: *bytes,
             journal_entries: *entries,
@@ -130,4 +148,9 @@ impl ReadOnly {
             timelines: timelines.clone(),
         }
     }
+}
+
+/// The newest manifest's version; None if there is none that can be read.
+fn newest(io: &dyn Io, dir: &Path) -> Option<ManifestVersion> {
+    manifest::load(io, dir).ok().map(|manifest| manifest.version)
 }

@@ -1,16 +1,21 @@
 //! Waiting for what comes: new records of a log, and reads that wait for the disk elsewhere.
+//!
+//! Invariant: each wait stands in its log's list of watchers at most once, and not at all once it has ended.
 
 use super::Core;
 use super::threads::Threads;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::slot::Slot;
 use crate::read::Page;
-use crate::sync::{Arc, park_timeout};
+use crate::sync::{Arc, Ordering, park_timeout};
 use crate::waiter::{Target, Waiter, pair};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+
+/// How long a wait sleeps before it looks again by itself.
+const PARK_MAX: Duration = Duration::from_millis(100);
 
 /// A watch on one log. It keeps the log's head in memory and holds no records.
 pub struct Subscription {
@@ -41,8 +46,9 @@ impl Subscription {
     /// The log's next seq at this moment.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`].
+    /// [`ErrorKind::Damaged`], [`ErrorKind::ShutDown`].
     pub fn next_seq(&self) -> Result<u64> {
+        self.core.check_open()?;
         self.look(None, 0).map(|head| head.next_seq)
     }
 
@@ -50,51 +56,92 @@ impl Subscription {
     /// gives the next seq then.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`], [`ErrorKind::Poisoned`].
+    /// [`ErrorKind::Damaged`]; [`ErrorKind::ShutDown`] once the store is closed; [`ErrorKind::Poisoned`] once nothing
+    /// can come any more.
     #[allow(clippy::disallowed_methods, reason = "a wait on the caller's own thread, by the caller's own clock")]
     pub fn wait(&self, after: u64, timeout: Duration) -> Result<u64> {
         let until = Instant::now() + timeout;
+        let mut watch = Watch::new(self);
         loop {
-            let head = self.look(Some(Target::this_thread()), after)?;
+            let head = watch.look(Target::this_thread, after)?;
             let left = until.saturating_duration_since(Instant::now());
             if head.next_seq > after || head.ended || left.is_zero() {
                 return Ok(head.next_seq);
             }
-            self.core.poison.check()?;
-            park_timeout(left);
+            park_timeout(left.min(PARK_MAX));
         }
     }
 
     /// [`Self::wait`] as a future without a timeout.
     pub fn changed(&self, after: u64) -> Changed<'_> {
-        Changed { subscription: self, after }
+        Changed { watch: Watch::new(self), after }
     }
 
     /// The head as it is visible; with a `target` to wake once it is past `after`, if it is not now.
-    fn look(&self, target: Option<Target>, after: u64) -> Result<Head> {
+    fn look(&self, target: Option<(u64, Target)>, after: u64) -> Result<Head> {
         let mut inner = self.core.index.resolve_visible(&self.slot, Some(&self.name))?;
         let visible = inner.visible;
         let ended = visible.closed || visible.phase != crate::format::state::Phase::Live;
-        if visible.next_seq.0 <= after && !ended {
-            inner.watchers.extend(target);
+        if visible.next_seq.0 <= after
+            && !ended
+            && let Some((key, target)) = target
+        {
+            inner.watch(key, target);
         }
         Ok(Head { next_seq: visible.next_seq.0, ended })
+    }
+}
+
+/// One wait: its place in the log's list of watchers, which it leaves when it ends.
+#[derive(Debug)]
+struct Watch<'a> {
+    subscription: &'a Subscription,
+    key: u64,
+    registered: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(subscription: &'a Subscription) -> Self {
+        Self { subscription, key: subscription.core.end.next_wait.fetch_add(1, Ordering::Relaxed), registered: false }
+    }
+
+    /// The head; if it is not past `after`, `target` is woken once that may have changed.
+    fn look(&mut self, target: impl FnOnce() -> Target, after: u64) -> Result<Head> {
+        let core = &self.subscription.core;
+        core.check_open()?;
+        self.registered = true;
+        let head = self.subscription.look(Some((self.key, target())), after)?;
+        if head.next_seq <= after && !head.ended {
+            // Behind the registration, so that a close or a failure is either seen here or wakes the target.
+            core.check_open()?;
+            core.poison.check()?;
+        }
+        Ok(head)
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if self.registered {
+            self.subscription.slot.lock().unwatch(self.key);
+        }
     }
 }
 
 /// The future of [`Subscription::changed`].
 #[derive(Debug)]
 pub struct Changed<'a> {
-    subscription: &'a Subscription,
+    watch: Watch<'a>,
     after: u64,
 }
 
 impl Future for Changed<'_> {
     type Output = Result<u64>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.subscription.look(Some(Target::Task(context.waker().clone())), self.after) {
-            Ok(head) if head.next_seq > self.after || head.ended => Poll::Ready(Ok(head.next_seq)),
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let after = self.after;
+        match self.watch.look(|| Target::Task(context.waker().clone()), after) {
+            Ok(head) if head.next_seq > after || head.ended => Poll::Ready(Ok(head.next_seq)),
             Ok(_) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
         }

@@ -4,14 +4,14 @@ use crate::{Batch, Config, ErrorKind, ReadLimit, Store};
 use std::time::Duration;
 use tempfile::TempDir;
 
-fn fresh() -> (TempDir, Config) {
+pub(super) fn fresh() -> (TempDir, Config) {
     let dir = TempDir::new().expect("a temporary directory");
     let config = Config::small();
     Store::create(dir.path(), &config).expect("an empty directory");
     (dir, config)
 }
 
-fn append(store: &Store, log: &str, payloads: &[&[u8]]) -> crate::LogReceipt {
+pub(super) fn append(store: &Store, log: &str, payloads: &[&[u8]]) -> crate::LogReceipt {
     let mut batch = Batch::new();
     let part = batch.log(log).create_if_missing();
     for payload in payloads {

@@ -126,7 +126,8 @@ impl Threads {
         let (stop_committer, stop_flusher) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let waker = committer.waker();
         let (core_c, stop) = (Arc::clone(core), Arc::clone(&stop_committer));
-        let committer = spawn("everlog-commit", move || guarded(&core_c, committer, |c| commit_loop(c, &stop)))?;
+        let committer =
+            spawn("everlog-commit", move || guarded(&core_c, committer, |c| commit_loop(c, &core_c, &stop)))?;
         let (core_f, stop, wake) = (Arc::clone(core), Arc::clone(&stop_flusher), Arc::clone(&waker));
         let flusher = spawn("everlog-flush", move || {
             let signal = Arc::clone(&core_f.flush_signal);
@@ -204,14 +205,20 @@ fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> 
                 pending.fail(core.poison.unknown());
             }
             core.index.pool.close();
+            core.index.wake_watchers();
             None
         }
     }
 }
 
-fn commit_loop(committer: &mut Committer, stop: &AtomicBool) {
+fn commit_loop(committer: &mut Committer, core: &Core, stop: &AtomicBool) {
+    let mut told = false;
     while !(stop.load(Ordering::SeqCst) && committer.is_settled()) {
         committer.step(true);
+        if !told && core.poison.is_set() {
+            told = true;
+            core.index.wake_watchers();
+        }
     }
 }
 

@@ -267,11 +267,16 @@ impl Io for Moving {
 fn a_store_that_moves_on_meanwhile_has_no_findings() {
     // Once before each operation, and again and again at several paces.
     let plans = (1..=60).map(|at| (at, 1 << 40)).chain((3..=40).map(|every| (every, every)));
+    let mut never_still = Vec::new();
     for (at, again) in plans {
         let running = Running::new();
         let moving =
             Moving { disk: running.io.clone(), running: Mutex::new(Some(running)), left: AtomicU64::new(at), again };
-        let findings = verify(Arc::new(moving), Path::new(DIR), &mut |_, _| ()).expect("it can be listed");
-        assert_eq!(findings, [], "moved before operation {at}, again after {again}");
+        match verify(Arc::new(moving), Path::new(DIR), &mut |_, _| ()) {
+            Ok(findings) => assert_eq!(findings, [], "moved before operation {at}, again after {again}"),
+            Err(error) if error.kind() == ErrorKind::Overloaded => never_still.push(again),
+            Err(error) => panic!("moved before operation {at}, again after {again}: {error}"),
+        }
     }
+    assert!(never_still.iter().all(|again| *again < 12), "a look of one pass is given up at {never_still:?}");
 }
