@@ -15,6 +15,8 @@ mod threads;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_full;
 
 pub use listing::LogInfo;
 pub use read_only::{ReadOnly, Summary};
