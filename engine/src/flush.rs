@@ -82,15 +82,18 @@ impl Flusher {
     /// committer, which may wait for a file. True if anything moved.
     ///
     /// # Errors
-    /// Why the flush failed: it is tried again at the next pass, unless the store is poisoned.
+    /// Why the flush failed, or why there is no journal file if nothing else moved: it is tried again at the next pass,
+    /// unless the store is poisoned.
     pub fn step(&mut self, committer: &dyn Wake) -> Result<bool> {
         self.poison.check()?;
-        let mut moved = self.journal.ring.prepare()?;
+        // On a full disk there may be no room for a journal file and yet enough for a segment, which frees one.
+        let prepared = self.journal.ring.prepare();
+        let mut moved = matches!(prepared, Ok(true));
         if moved {
             committer.wake();
         }
         let asked = self.asked.swap(false, Ordering::SeqCst);
-        if asked || self.index.mem_bytes() >= self.flush_bytes || self.journal.ring.wants_flush() {
+        if asked || self.is_due() {
             let flushed = self.flush();
             if flushed.is_err() && asked {
                 self.asked.store(true, Ordering::SeqCst);
@@ -98,28 +101,43 @@ impl Flusher {
             moved |= flushed?;
             committer.wake();
         }
-        Ok(moved)
+        if moved { Ok(true) } else { prepared }
+    }
+
+    /// Whether a flush is due by itself: enough is in memory, somebody waits for room there, or the journal runs out
+    /// of files.
+    fn is_due(&self) -> bool {
+        self.index.mem_bytes() >= self.flush_bytes || self.index.pool.is_short() || self.journal.ring.wants_flush()
     }
 
     /// Sees to it that a journal file is free: a new one if the ring may grow and the disk has room, else by a flush.
     ///
     /// # Errors
-    /// As [`Self::flush`].
+    /// As [`Self::flush`]; why no file could be made, if the flush freed none either.
     pub fn make_room(&mut self) -> Result<()> {
-        if self.journal.ring.has_spare() || matches!(self.journal.ring.prepare(), Ok(true)) {
+        let ring = &self.journal.ring;
+        if ring.has_spare() {
             return Ok(());
         }
-        self.flush().map(drop)
+        let prepared = ring.prepare();
+        if matches!(prepared, Ok(true)) {
+            return Ok(());
+        }
+        self.flush()?;
+        if self.journal.ring.has_spare() { Ok(()) } else { prepared.map(drop) }
     }
 
     /// Flushes everything that is durable. True if there was anything the manifest did not cover.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`], [`ErrorKind::Damaged`]. A failure to commit the manifest poisons as well.
+    /// [`ErrorKind::Io`], [`ErrorKind::Damaged`]. A failure to commit the manifest poisons as well, and so does a log
+    /// whose older state is damaged: no flush would ever succeed again, and appends would stop without a word.
     pub fn flush(&mut self) -> Result<bool> {
         let (end, time) = self.journal.published();
         let set = self.index.set();
         if end.frame <= set.manifest.flushed.frame {
+            // A file may have been left since, all of whose frames were flushed before that.
+            self.journal.ring.release(set.manifest.flushed.frame);
             return Ok(false);
         }
         let slots = self.index.take_dirty();
@@ -146,7 +164,11 @@ impl Flusher {
         loop {
             let id = self.next_segment;
             self.next_segment = id.next();
-            let written = self.write(id, slots, first, last);
+            let written = self.write(id, slots, first, last).inspect_err(|error| {
+                if error.kind() == ErrorKind::Damaged {
+                    self.poison.set(error.clone());
+                }
+            });
             let verified = written.and_then(|meta| {
                 segment::read_back(&*self.io, &self.dir, &meta)?;
                 Ok(meta)
@@ -155,7 +177,7 @@ impl Flusher {
                 Ok(meta) => return Ok(meta),
                 Err(error) => {
                     let _ = self.io.remove(&segment::path(&self.dir, id));
-                    if attempt == ATTEMPTS || error.kind() != ErrorKind::Damaged {
+                    if attempt == ATTEMPTS || error.kind() != ErrorKind::Damaged || self.poison.is_set() {
                         return Err(error);
                     }
                     tracing::warn!(%error, "a segment did not read back as written; it is written anew");

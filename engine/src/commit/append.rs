@@ -39,6 +39,8 @@ pub struct Appender {
     pub poison: Arc<Poison>,
     /// Ends the committer's sleep.
     pub waker: Arc<dyn Wake>,
+    /// Asks for a flush, for want of room.
+    pub pressure: Arc<dyn Wake>,
     /// The journal file size that the limits follow.
     pub journal_file_bytes: u64,
     /// What to do when the pool is full.
@@ -135,12 +137,16 @@ impl Appender {
         }
         let taken = match self.when_full {
             WhenFull::Reject => pool.try_take(bytes),
-            WhenFull::Wait => pool.take(bytes),
+            WhenFull::Wait => pool.take(bytes, || self.pressure.wake()),
         };
         if taken {
             return Ok(Room { pool, bytes });
         }
+        // A store that stopped says so: no retry would ever find room.
         self.poison.check()?;
+        drop(self.lane.lock()?);
+        // Less may be durable than makes a flush due by itself.
+        self.pressure.wake();
         self.index.metrics.overloads.add(1);
         Err(Error::new(ErrorKind::Overloaded, "the memory for records that are not in a segment yet is full")
             .retry_in(RETRY_AFTER)

@@ -21,7 +21,7 @@ use crate::io::{AlignedBuf, Completion, Done, Io, IoQueue, Op, Wake};
 use crate::journal::Journal;
 use crate::journal::ring::Place;
 use crate::poison::Poison;
-use crate::sync::Arc;
+use crate::sync::{Arc, park_timeout};
 use crate::types::{BLOCK, Epoch, Lsn, TimeUs, Timeline};
 use crate::waiter::Target;
 use std::collections::VecDeque;
@@ -29,6 +29,9 @@ use std::time::Duration;
 
 /// How long a committer with nothing to do sleeps before it looks again by itself.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a committer pauses that was poisoned and whose queue is broken too.
+const BROKEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A frame of this size is begun behind any other.
 const OVERLAP_BYTES: usize = 64 << 10;
@@ -73,7 +76,11 @@ pub struct Committer {
     completions: Vec<Completion>,
     next_id: u64,
     last_publish: Duration,
+    /// The next frame needs another journal file, and there was none: nothing is begun before one is free.
+    stalled: bool,
     failed: bool,
+    /// Why a close gave up what was staged.
+    gave_up: Option<Error>,
 }
 
 /// A frame being written.
@@ -120,7 +127,9 @@ impl Committer {
             in_flight: VecDeque::new(),
             completions: Vec::new(),
             next_id: 0,
+            stalled: false,
             failed: false,
+            gave_up: None,
         })
     }
 
@@ -137,7 +146,10 @@ impl Committer {
             let moved = self.fail();
             if may_sleep {
                 // What is in flight is still awaited, so that its buffers are freed; its outcome no longer matters.
-                let _ = self.queue.poll(Some(SLEEP_MAX), &mut self.completions);
+                if self.queue.poll(Some(SLEEP_MAX), &mut self.completions).is_err() {
+                    // It did not wait then.
+                    park_timeout(BROKEN_PAUSE);
+                }
                 self.completions.clear();
             }
             return moved;
@@ -168,9 +180,10 @@ impl Committer {
         Ok(moved)
     }
 
-    /// How long to sleep at most: until an idle frame is due, if one is.
+    /// How long to sleep at most: until an idle frame is due, if one is. Who waits for a journal file is woken by the
+    /// flush once there is one, and can do nothing before.
     fn patience(&self) -> Duration {
-        if self.in_flight.is_empty() && self.proven < self.durable.last_lsn {
+        if !self.stalled && self.in_flight.is_empty() && self.proven < self.durable.last_lsn {
             let idle = self.shared.clock.monotonic().saturating_sub(self.last_publish);
             self.idle_after.saturating_sub(idle)
         } else {
@@ -180,6 +193,9 @@ impl Committer {
 
     /// Begins the next frame, if there is one to begin.
     fn begin_next(&mut self) -> Result<bool> {
+        if self.awaits_file() {
+            return Ok(false);
+        }
         // Behind a frame in flight, the next one is begun once it holds as much: clients who wait for their answers
         // then share two frames evenly, instead of the first to come back filling one alone. Nothing waits longer than
         // for the frame in flight.
@@ -272,14 +288,23 @@ impl Committer {
         match self.shared.journal.ring.begin(self.timeline, self.prev)? {
             Some(place) => {
                 self.place = place;
+                self.stalled = false;
                 self.shared.wants_flush.wake();
                 Ok(true)
             }
             None => {
-                self.shared.wants_flush.wake();
+                if !std::mem::replace(&mut self.stalled, true) {
+                    self.shared.wants_flush.wake();
+                }
                 Ok(false)
             }
         }
+    }
+
+    /// Whether nothing can be begun, nor is anything in flight, for want of a journal file.
+    #[must_use]
+    pub fn awaits_file(&self) -> bool {
+        self.stalled && !self.shared.journal.ring.has_spare()
     }
 
     fn reap(&mut self, wait: Option<Duration>) -> Result<()> {
@@ -344,7 +369,7 @@ impl Committer {
         metrics.payload_bytes.add(staged.payload_bytes);
         journal.set_published(frame, header.time);
         index.set_watermark(frame.last_lsn);
-        if index.mem_bytes() >= self.shared.flush_bytes {
+        if index.mem_bytes() >= self.shared.flush_bytes || index.pool.is_short() {
             self.shared.wants_flush.wake();
         }
         self.proven = header.watermark;
@@ -369,6 +394,26 @@ impl Committer {
         index.pool.close();
         self.failed = true;
         moved
+    }
+
+    /// Ends a close that cannot write what is staged, since no journal file can be had: everybody who waits is told that
+    /// the outcome is unknown.
+    pub fn give_up(&mut self, cause: &Error) {
+        let closed = Error::new(ErrorKind::ShutDown, "the store is closed");
+        let unknown =
+            Error::new(ErrorKind::Unknown, format!("the store closed before this append was durable: {cause}"))
+                .remedy("open the store again and retry by producer number");
+        for pending in self.shared.lane.close(closed) {
+            pending.fail(unknown.clone());
+        }
+        self.shared.index.pool.close();
+        self.gave_up = Some(cause.clone());
+    }
+
+    /// Why a close gave up what was staged, if it did.
+    #[must_use]
+    pub fn gave_up(&self) -> Option<&Error> {
+        self.gave_up.as_ref()
     }
 
     /// Whether nothing is staged or being written.

@@ -5,11 +5,18 @@
 
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, wait};
 
+#[derive(Debug, Default)]
+struct State {
+    taken: usize,
+    /// Callers who wait for room.
+    waiting: usize,
+}
+
 /// The pool.
 #[derive(Debug)]
 pub struct Pool {
     bytes_max: usize,
-    taken: Mutex<usize>,
+    state: Mutex<State>,
     freed: Condvar,
     /// Set once when the store stops. Pairs with the loads in `take`, made under the mutex.
     closed: AtomicBool,
@@ -19,49 +26,62 @@ impl Pool {
     /// A pool of `bytes_max` bytes.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, taken: Mutex::new(0), freed: Condvar::new(), closed: AtomicBool::new(false) }
+        Self { bytes_max, state: Mutex::new(State::default()), freed: Condvar::new(), closed: AtomicBool::new(false) }
     }
 
     /// Takes `bytes` if they are there at this moment.
     pub fn try_take(&self, bytes: usize) -> bool {
-        let mut taken = self.taken.lock();
-        let fits = *taken + bytes <= self.bytes_max;
+        let mut state = self.state.lock();
+        let fits = state.taken + bytes <= self.bytes_max;
         if fits {
-            *taken += bytes;
+            state.taken += bytes;
         }
         fits
     }
 
-    /// Takes `bytes`, waiting until they are there. False if the store stopped meanwhile.
-    pub fn take(&self, bytes: usize) -> bool {
-        let mut taken = self.taken.lock();
-        while *taken + bytes > self.bytes_max {
-            if self.closed.load(Ordering::Acquire) {
-                return false;
-            }
-            wait(&self.freed, &mut taken);
+    /// Takes `bytes`, waiting until they are there; before it waits, and once [`Self::is_short`] tells of it, it calls
+    /// `short`. False if the store stopped meanwhile.
+    pub fn take(&self, bytes: usize, short: impl FnOnce()) -> bool {
+        if self.try_take(bytes) {
+            return true;
         }
-        *taken += bytes;
-        true
+        self.state.lock().waiting += 1;
+        short();
+        let mut state = self.state.lock();
+        while state.taken + bytes > self.bytes_max && !self.closed.load(Ordering::Acquire) {
+            wait(&self.freed, &mut state);
+        }
+        state.waiting -= 1;
+        let fits = state.taken + bytes <= self.bytes_max;
+        if fits {
+            state.taken += bytes;
+        }
+        fits
+    }
+
+    /// Whether anybody waits for room. Only a flush gives room back, so that one is due then, however little it finds.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.state.lock().waiting > 0
     }
 
     /// Takes `bytes` beyond the bound if need be: for what recovery found.
     pub fn take_anyway(&self, bytes: usize) {
-        *self.taken.lock() += bytes;
+        self.state.lock().taken += bytes;
     }
 
     /// Gives `bytes` back.
     pub fn give(&self, bytes: usize) {
-        let mut taken = self.taken.lock();
-        *taken = taken.checked_sub(bytes).expect("only what was taken is given back");
-        drop(taken);
+        let mut state = self.state.lock();
+        state.taken = state.taken.checked_sub(bytes).expect("only what was taken is given back");
+        drop(state);
         self.freed.notify_all();
     }
 
     /// Ends every wait for ever.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        drop(self.taken.lock());
+        drop(self.state.lock());
         self.freed.notify_all();
     }
 
@@ -74,6 +94,6 @@ impl Pool {
     /// Bytes taken.
     #[must_use]
     pub fn taken(&self) -> usize {
-        *self.taken.lock()
+        self.state.lock().taken
     }
 }

@@ -16,10 +16,15 @@ use crate::format::frame::FrameRef;
 use crate::format::identity::Identity;
 use crate::format::journal::{FIRST_FRAME_AT, JournalHeader};
 use crate::io::{AlignedBuf, File, Io, OpenMode};
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::sync::{Arc, Mutex};
-use crate::types::{FrameNo, JournalId, Timeline};
+use crate::types::{BLOCK, FrameNo, JournalId, Timeline};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes of zeros written at a time.
 const FILL_BYTES: usize = 1 << 20;
@@ -40,7 +45,10 @@ struct State {
     spare: Vec<RingFile>,
     used: Vec<UsedFile>,
     next_journal: JournalId,
-    next_slot: u16,
+    /// The numbers of all files there are, those left alone and the one being made included.
+    slots: BTreeSet<u16>,
+    /// Whether the last attempt to make a file failed: the ring cannot grow at this moment.
+    prepare_failed: bool,
 }
 
 /// A file of the ring.
@@ -100,20 +108,32 @@ impl Ring {
     }
 
     /// Takes over a file that was there at open. `used` names its last frame, if it holds frames that are not
-    /// flushed.
+    /// flushed. None if it is no file that the ring made, by its size, and holds nothing: it is left alone.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`].
-    pub fn adopt(&self, slot: u16, bytes: u64, used: Option<FrameNo>) -> Result<RingFile> {
-        let file = self.io.open(&names::path(&self.dir, slot), OpenMode::WriteDirect)?;
+    /// [`ErrorKind::Io`]; [`ErrorKind::Damaged`] if a file of such a size holds frames, which the ring never wrote.
+    pub fn adopt(&self, slot: u16, bytes: u64, used: Option<FrameNo>) -> Result<Option<RingFile>> {
+        let path = names::path(&self.dir, slot);
+        if bytes < limits::JOURNAL_FILE_BYTES_MIN || !bytes.is_multiple_of(BLOCK as u64) {
+            if used.is_some() {
+                let what = format!("a journal file with unflushed frames has {bytes} bytes, which none is made with");
+                return Err(Error::new(ErrorKind::Damaged, what)
+                    .file(&path)
+                    .remedy("bring the file back whole from a copy"));
+            }
+            tracing::warn!(file = %path.display(), bytes, "no journal file has this size; it is left alone");
+            self.state.lock().slots.insert(slot);
+            return Ok(None);
+        }
+        let file = self.io.open(&path, OpenMode::WriteDirect)?;
         let file = RingFile { slot, file, bytes };
         let mut state = self.state.lock();
-        state.next_slot = state.next_slot.max(slot + 1);
+        state.slots.insert(slot);
         match used {
             Some(last) => state.used.push(UsedFile { file: file.clone(), last: Some(last) }),
             None => state.spare.push(file.clone()),
         }
-        Ok(file)
+        Ok(Some(file))
     }
 
     /// Goes on in a file that holds the journal's end: the place right behind `end`. A file whose frames are all
@@ -175,7 +195,8 @@ impl Ring {
         state.spare.extend(free.into_iter().map(|u| u.file));
     }
 
-    /// Makes one more file if there is no spare and the ring may grow. True if it did.
+    /// Makes one more file if there is no spare and the ring may grow. True if it did. It gets the lowest number that
+    /// is free, which a failed attempt gives back: attempts on a full disk use no numbers up.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]: nothing refers to the file yet, so this does not poison.
@@ -185,14 +206,25 @@ impl Ring {
             if !state.spare.is_empty() || state.used.len() >= self.files_max {
                 return Ok(false);
             }
-            let slot = state.next_slot;
-            state.next_slot = slot
-                .checked_add(1)
-                .ok_or_else(|| Error::new(ErrorKind::Io, "the numbers of journal files are used up").file(&self.dir))?;
+            let free = (0..=u16::MAX).find(|slot| !state.slots.contains(slot));
+            let slot = free.ok_or_else(|| {
+                Error::new(ErrorKind::Io, "the numbers of journal files are used up")
+                    .file(&self.dir)
+                    .remedy("remove journal files that are no part of the store")
+            })?;
+            state.slots.insert(slot);
             slot
         };
-        let file = self.make(slot)?;
-        self.state.lock().spare.push(file);
+        let made = self.make(slot);
+        let mut state = self.state.lock();
+        state.prepare_failed = made.is_err();
+        match made {
+            Ok(file) => state.spare.push(file),
+            Err(error) => {
+                state.slots.remove(&slot);
+                return Err(error);
+            }
+        }
         Ok(true)
     }
 
@@ -208,10 +240,15 @@ impl Ring {
             let _ = self.io.remove(&temporary);
             return Err(e);
         }
-        self.io.rename(&temporary, &path)?;
-        self.io.sync_dir(&self.dir)?;
-        let file = self.io.open(&path, OpenMode::WriteDirect)?;
-        Ok(RingFile { slot, file, bytes: self.file_bytes })
+        let named = self.io.rename(&temporary, &path).and_then(|()| self.io.sync_dir(&self.dir));
+        let opened = named.and_then(|()| self.io.open(&path, OpenMode::WriteDirect));
+        if opened.is_err() {
+            // A file of zeros that nothing refers to, under either name. Where it cannot be removed, the next attempt
+            // has the same number and replaces it.
+            let _ = self.io.remove(&temporary);
+            let _ = self.io.remove(&path);
+        }
+        Ok(RingFile { slot, file: opened?, bytes: self.file_bytes })
     }
 
     fn fill(&self, path: &Path) -> Result<()> {
@@ -242,12 +279,14 @@ impl Ring {
         !self.state.lock().spare.is_empty()
     }
 
-    /// Whether the commit path would find no spare, or so many files wait for a flush that one is due.
+    /// Whether so many files wait for a flush that one is due, or the commit path would find no spare and only a flush
+    /// can free one.
     #[must_use]
     pub fn wants_flush(&self) -> bool {
         let state = self.state.lock();
         let left = state.used.iter().filter(|u| u.last.is_some()).count();
-        left * 2 >= self.files_max
+        let cannot_grow = state.used.len() >= self.files_max || state.prepare_failed;
+        left * 2 >= self.files_max || (state.spare.is_empty() && left > 0 && cannot_grow)
     }
 
     /// A number that no use of a file had.

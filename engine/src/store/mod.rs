@@ -17,6 +17,8 @@ mod threads;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_full;
+#[cfg(test)]
 mod tests_life;
 
 pub use listing::LogInfo;

@@ -8,7 +8,7 @@ use super::create::random;
 use super::load::{Loaded, Show, load, refusal};
 use super::lock;
 use super::report::RecoveryReport;
-use super::threads::FlushSignal;
+use super::threads::{FlushSignal, Pressure};
 use super::{Core, End};
 use crate::clock::Clock;
 use crate::commit::append::Appender;
@@ -95,6 +95,7 @@ pub(super) fn open(
         lane: Arc::clone(&lane),
         poison: Arc::clone(&poison),
         waker: committer.waker(),
+        pressure: Arc::new(Pressure { asked: Arc::clone(&flush_asked), signal: Arc::clone(&flush_signal) }),
         journal_file_bytes: frame_max as u64 * 4,
         when_full: config.when_full,
         timeline,
@@ -134,7 +135,7 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
         let used = file.journal.and_then(|journal| loaded.last_frames.get(&journal).copied());
         let adopted = ring.adopt(file.slot, file.bytes, used)?;
         if loaded.facts.end_file == Some(n) {
-            end_file = Some(adopted);
+            end_file = adopted;
         }
     }
     Ok((ring, end_file))

@@ -54,15 +54,26 @@ impl Steps {
     /// Makes everything staged durable and writes the close frame.
     ///
     /// # Errors
-    /// Why the close is not clean.
+    /// Why the close is not clean. What was staged is answered in any case.
     pub fn close(mut self) -> Result<()> {
         self.core.lane.refuse(super::subscription::closed());
         let mut idle = 0;
         while !self.committer.is_idle() {
-            let moved = self.commit()? | self.flush()?;
+            let mut moved = self.commit()?;
+            let mut stuck = None;
+            match self.flush() {
+                Ok(flushed) => moved |= flushed,
+                Err(error) if self.committer.awaits_file() => stuck = Some(error),
+                // What is staged may be written nevertheless; a poisoned store tells at the next pass.
+                Err(_) => {}
+            }
             idle = if moved { 0 } else { idle + 1 };
             if idle == IDLE_PASSES_MAX {
-                return Err(Error::new(ErrorKind::Io, "what is staged cannot be written"));
+                stuck = Some(Error::new(ErrorKind::Io, "what is staged cannot be written"));
+            }
+            if let Some(error) = stuck {
+                self.committer.give_up(&error);
+                break;
             }
         }
         super::threads::finish(&self.core, &mut self.committer, &mut self.flusher)

@@ -18,6 +18,12 @@ use std::time::Duration;
 const READERS: usize = 2;
 /// How long the flush sleeps before it looks again by itself.
 const FLUSH_SLEEP: Duration = Duration::from_millis(200);
+/// How long the flush pauses after a failure; doubled with each further one.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Of so many failures in a row one is told, once the first few were: about one a minute.
+const TELL_EVERY: u32 = 64;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -38,13 +44,32 @@ pub(super) struct FlushSignal {
     state: Mutex<SignalState>,
     /// The flush waits on it for work.
     work: Condvar,
+    /// The flush pauses on it after a failure.
+    hurry: Condvar,
     /// Those wait on it who asked for a flush.
     done: Condvar,
+}
+
+/// Asks for a flush since the pool is full, and waits for nothing. A failing flush is not hurried by it.
+pub(super) struct Pressure {
+    /// Has the next pass flush whatever is durable.
+    pub asked: Arc<AtomicBool>,
+    /// Begins that pass.
+    pub signal: Arc<FlushSignal>,
+}
+
+impl Wake for Pressure {
+    fn wake(&self) {
+        self.asked.store(true, Ordering::SeqCst);
+        self.signal.wake();
+    }
 }
 
 #[derive(Default)]
 struct SignalState {
     woken: bool,
+    /// Somebody waits for the next pass: no pause is made before it.
+    hurried: bool,
     /// Passes that ended.
     passes: u64,
     last_error: Option<Error>,
@@ -72,21 +97,42 @@ impl FlushSignal {
                 return Err(super::subscription::closed());
             }
             let passes = state.passes;
-            state.woken = true;
-            self.work.notify_one();
             // A pass under way may have looked before this call asked: wait for the end of the one after it.
             while state.passes < passes + 2 && !state.stopped {
                 if core.index.set().manifest.flushed.frame >= target {
                     return Ok(());
                 }
-                state.woken = true;
-                self.work.notify_one();
+                self.hurry_locked(&mut state);
                 wait(&self.done, &mut state);
             }
-            if let Some(error) = state.last_error.clone() {
+            // The last pass may have failed after another one had done what was asked.
+            if let Some(error) = state.last_error.clone()
+                && core.index.set().manifest.flushed.frame < target
+            {
                 return Err(error);
             }
         }
+    }
+
+    /// Has a pass begin at once, also after a failure. Gives the number of passes that ended so far.
+    fn hurry(&self) -> u64 {
+        let mut state = self.state.lock();
+        self.hurry_locked(&mut state);
+        state.passes
+    }
+
+    fn hurry_locked(&self, state: &mut SignalState) {
+        state.woken = true;
+        state.hurried = true;
+        self.work.notify_one();
+        self.hurry.notify_one();
+    }
+
+    /// Why the last pass failed, if it did and it began after [`Self::hurry`] had given `passes`.
+    fn failed_since(&self, passes: u64) -> Option<Error> {
+        let state = self.state.lock();
+        // The first that ended since may have been under way.
+        if state.passes >= passes + 2 { state.last_error.clone() } else { None }
     }
 
     fn sleep(&self) {
@@ -95,6 +141,17 @@ impl FlushSignal {
             wait_for(&self.work, &mut state, FLUSH_SLEEP);
         }
         state.woken = false;
+        state.hurried = false;
+    }
+
+    /// Sleeps for `pause` whatever wakes the flush, unless somebody waits for it.
+    fn pause(&self, pause: Duration) {
+        let mut state = self.state.lock();
+        if !state.hurried {
+            wait_for(&self.hurry, &mut state, pause);
+        }
+        state.woken = false;
+        state.hurried = false;
     }
 
     fn passed(&self, result: Result<bool>) -> bool {
@@ -161,7 +218,7 @@ impl Threads {
         self.waker.wake();
         let committer = self.committer.join().ok().flatten();
         self.stop_flusher.store(true, Ordering::SeqCst);
-        core.flush_signal.wake();
+        core.flush_signal.hurry();
         let flusher = self.flusher.join().ok().flatten();
         drop(self.jobs);
         for reader in self.readers {
@@ -177,6 +234,9 @@ impl Threads {
 /// The end of a clean close: a flush if there is much, then the close frame.
 pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flusher) -> Result<()> {
     core.poison.check()?;
+    if let Some(error) = committer.gave_up() {
+        return Err(error.clone());
+    }
     if core.index.mem_bytes() > CLOSE_FLUSH_BYTES {
         flusher.flush()?;
     }
@@ -213,7 +273,27 @@ fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> 
 
 fn commit_loop(committer: &mut Committer, core: &Core, stop: &AtomicBool) {
     let mut told = false;
-    while !(stop.load(Ordering::SeqCst) && committer.is_settled()) {
+    // The passes of the flush when the committer was first seen to wait for a journal file after the stop.
+    let mut stuck = None;
+    loop {
+        if stop.load(Ordering::SeqCst) {
+            if committer.is_settled() {
+                return;
+            }
+            if committer.awaits_file() {
+                let passes = core.flush_signal.hurry();
+                let since = *stuck.get_or_insert(passes);
+                // Asked once more, since a file may have come between the two questions.
+                if let Some(error) = core.flush_signal.failed_since(since)
+                    && committer.awaits_file()
+                {
+                    committer.give_up(&error);
+                    return;
+                }
+            } else {
+                stuck = None;
+            }
+        }
         committer.step(true);
         if !told && core.poison.is_set() {
             told = true;
@@ -223,17 +303,22 @@ fn commit_loop(committer: &mut Committer, core: &Core, stop: &AtomicBool) {
 }
 
 fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, committer: &dyn Wake) {
+    let mut failures: u32 = 0;
     while !stop.load(Ordering::SeqCst) {
         let result = flusher.step(committer);
+        failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
         if let Err(error) = &result
             && !core.poison.is_set()
+            && (failures.is_power_of_two() && failures < TELL_EVERY || failures.is_multiple_of(TELL_EVERY))
         {
-            tracing::warn!(%error, "a flush failed; it will be tried again");
+            tracing::warn!(%error, failures, "a flush failed; it will be tried again");
         }
-        if core.poison.is_set() {
+        let moved = core.flush_signal.passed(result);
+        if failures > 0 {
+            // It may be poisoned now, or closing and waiting for this very answer.
             committer.wake();
-        }
-        if !core.flush_signal.passed(result) {
+            core.flush_signal.pause((PAUSE_MIN * (1 << (failures - 1).min(8))).min(PAUSE_MAX));
+        } else if !moved {
             core.flush_signal.sleep();
         }
     }
