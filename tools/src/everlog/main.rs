@@ -75,6 +75,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // A mapped file that is cut short under the process ends it with a line that names the file.
+    if let Err(e) = everlog::io::view::install_sigbus_handler() {
+        eprintln!("the handler for damaged mappings could not be installed: {e}");
+    }
     let done = match Cli::parse().command {
         Command::Init { data } => init::run(&data),
         Command::Inspect { dir, json } => inspect::run(&dir, json),
