@@ -33,6 +33,9 @@ use std::path::PathBuf;
 /// How often a segment is written anew when it does not read back as written.
 const ATTEMPTS: usize = 3;
 
+/// Bytes of memory that are given back at once.
+const GIVE_BYTES: usize = 1 << 20;
+
 /// The flush.
 pub struct Flusher {
     io: Arc<dyn Io>,
@@ -151,12 +154,22 @@ impl Flusher {
             self.index.put_back_dirty(slots);
             return Err(error);
         }
-        for slot in &slots {
-            self.index.drain(slot, end.last_lsn);
-        }
+        self.drain(&slots, end.last_lsn);
         self.journal.ring.release(end.frame);
         self.index.metrics.flushes.add(1);
         Ok(true)
+    }
+
+    /// Takes what was flushed out of memory. Room is given back in pieces, since each wakes all who wait for some.
+    fn drain(&self, slots: &[Arc<Slot>], last: Lsn) {
+        let mut freed = 0;
+        for slot in slots {
+            freed += self.index.drain(slot, last);
+            if freed >= GIVE_BYTES {
+                self.index.pool.give(std::mem::take(&mut freed));
+            }
+        }
+        self.index.pool.give(freed);
     }
 
     fn write_verified(&mut self, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {

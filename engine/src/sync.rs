@@ -14,7 +14,33 @@ mod real {
     pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
     pub use std::sync::Arc;
     pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-    pub use std::thread::{Thread, current, park, park_timeout, yield_now};
+    pub use std::thread::{Thread, current, park_timeout, yield_now};
+
+    /// An event count: threads sleep on it until its next event, and one call wakes all that sleep.
+    ///
+    /// A sleeper takes the count before it looks at what it waits for; an event in between then ends its sleep at once.
+    /// The count's Release in `happen` pairs with the Acquire in `count`.
+    #[derive(Debug, Default)]
+    pub struct Event(AtomicU32);
+
+    impl Event {
+        /// The number of events so far, to be given to [`Self::sleep`].
+        #[must_use]
+        pub fn count(&self) -> u32 {
+            self.0.load(Ordering::Acquire)
+        }
+
+        /// Sleeps unless more than `seen` events have happened. It may also return early.
+        pub fn sleep(&self, seen: u32) {
+            atomic_wait::wait(&self.0, seen);
+        }
+
+        /// An event happens: all sleepers are woken, in one call to the system.
+        pub fn happen(&self) {
+            self.0.fetch_add(1, Ordering::Release);
+            atomic_wait::wake_all(&self.0);
+        }
+    }
 
     /// Waits on `condvar` for at most `timeout`.
     pub fn wait_for<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, timeout: std::time::Duration) {
@@ -88,6 +114,28 @@ mod model {
         pub fn notify_all(&self) -> usize {
             self.0.notify_all();
             0
+        }
+    }
+
+    /// The event count, of a mutex and a condvar.
+    #[derive(Debug, Default)]
+    pub struct Event(Mutex<u32>, Condvar);
+
+    impl Event {
+        pub fn count(&self) -> u32 {
+            *self.0.lock()
+        }
+
+        pub fn sleep(&self, seen: u32) {
+            let mut count = self.0.lock();
+            while *count == seen {
+                wait(&self.1, &mut count);
+            }
+        }
+
+        pub fn happen(&self) {
+            *self.0.lock() += 1;
+            self.1.notify_all();
         }
     }
 

@@ -4,11 +4,12 @@
 //! refusal at that same point, or with [`ErrorKind::Unknown`] when the store stopped before.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Arc, Event};
 use crate::types::{Lsn, Seq};
-use crate::waiter::{Completer, Waiter, pair};
+use crate::waiter::{Completer, Waiter, pair, pair_on};
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +77,23 @@ impl Pending {
     pub fn new(answer: Result<Receipt>) -> (Self, Ack) {
         let (completer, waiter) = pair();
         (Self(Some((completer, answer))), Ack(waiter))
+    }
+
+    /// As [`Self::new`], for one that is given with others; see [`Self::give_all`].
+    pub fn with_others(answer: Result<Receipt>, event: &Arc<Event>) -> (Self, Ack) {
+        let (completer, waiter) = pair_on(Arc::clone(event));
+        (Self(Some((completer, answer))), Ack(waiter))
+    }
+
+    /// Says them all, those who wait as threads being woken by one call. All were made with `event`.
+    pub fn give_all(all: Vec<Self>, event: &Event) {
+        if all.is_empty() {
+            return;
+        }
+        let put = |mut pending: Self| pending.0.take().and_then(|(completer, answer)| completer.put(answer));
+        let tasks: Vec<Waker> = all.into_iter().filter_map(put).collect();
+        event.happen();
+        tasks.into_iter().for_each(Waker::wake);
     }
 
     /// Says it.

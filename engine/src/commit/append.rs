@@ -214,7 +214,7 @@ impl Appender {
         let mut receipt = Receipt { logs: Vec::with_capacity(slots.len()) };
         let mut used = 0;
         let mut lane = self.lane.lock()?;
-        lane.room(len, self.lane.frame_max());
+        lane.room(len, self.lane.frame_max(), self.lane.buffers());
         lane.begin_batch(len, count);
         for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
@@ -237,7 +237,13 @@ impl Appender {
                 }
                 used += body_len + ENTRY_OVERHEAD;
                 let at = (body_at - HEADER_LEN) as u32;
-                let lsn = lane.note(StagedEntry { at, len: body_len as u32, seq: entry.seq, kind: entry.kind });
+                let lsn = lane.note(StagedEntry {
+                    at,
+                    len: body_len as u32,
+                    seq: entry.seq,
+                    kind: entry.kind,
+                    plain: entry.is_plain(),
+                });
                 let stamp = Stamp { lsn, time: TimeUs(0), timeline: self.timeline };
                 apply(state, &entry, stamp).expect("planned on this very state");
             }
@@ -248,7 +254,7 @@ impl Appender {
                 lane.open().groups.push(group);
             }
         }
-        let (pending, ack) = Pending::new(Ok(receipt));
+        let (pending, ack) = Pending::with_others(Ok(receipt), &lane.open().event);
         lane.open().waiting.push(pending);
         let wakes = lane.wakes_committer();
         drop(lane);

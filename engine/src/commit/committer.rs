@@ -11,6 +11,7 @@
 //! Invariants: frame n + in_flight is not begun before frame n is durable; another file is begun only when every frame
 //! of the old one is durable; after the first failed write nothing more is acknowledged.
 
+use super::ack::Pending;
 use super::lane::{Lane, Staged};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +22,7 @@ use crate::io::{AlignedBuf, Completion, Done, Io, IoQueue, Op, Wake};
 use crate::journal::Journal;
 use crate::journal::ring::Place;
 use crate::poison::Poison;
-use crate::sync::{Arc, park_timeout};
+use crate::sync::{Arc, park_timeout, yield_now};
 use crate::types::{BLOCK, Epoch, Lsn, TimeUs, Timeline};
 use crate::waiter::Target;
 use std::collections::VecDeque;
@@ -35,6 +36,10 @@ const BROKEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A frame of this size is begun behind any other.
 const OVERLAP_BYTES: usize = 64 << 10;
+
+/// How often the processor is given away at most while answered clients come back. Measured with 16 clients on two
+/// processors: 3 are too few to gather them, 200 cost more than they bring.
+const GATHER_YIELDS: usize = 20;
 
 /// What the committer shares with the rest of the store.
 #[derive(Clone)]
@@ -169,15 +174,31 @@ impl Committer {
         let wait = (may_sleep && (!moved || self.in_flight.len() == self.depth)).then(|| self.patience());
         self.reap(wait)?;
         let retired = self.retire();
-        // The device is given its next frame before the clients of the last one are woken.
-        while self.in_flight.len() < self.depth && self.begin_next()? {
+        // A device that has much to move is given it before the clients of the last frame are woken.
+        while self.in_flight.len() < self.depth && self.begin_staged(OVERLAP_BYTES)? {
             moved = true;
         }
+        let mut woken = 0;
         for flight in retired {
-            self.publish(flight);
+            woken += self.publish(flight);
             moved = true;
+        }
+        if may_sleep && woken > 0 {
+            self.gather(woken);
         }
         Ok(moved)
+    }
+
+    /// Lets clients who were just answered come back before the next frame is taken, if nothing else is being written:
+    /// they then share one frame, instead of the first to come back filling one alone while the others wait for it. It
+    /// gives the processor away a few times and uses no timer; where nobody comes back, that takes microseconds.
+    fn gather(&self, woken: usize) {
+        for _ in 0..GATHER_YIELDS {
+            if !self.in_flight.is_empty() || self.shared.lane.staged_batches() as usize >= woken {
+                return;
+            }
+            yield_now();
+        }
     }
 
     /// How long to sleep at most: until an idle frame is due, if one is. Who waits for a journal file is woken by the
@@ -203,10 +224,18 @@ impl Committer {
             .in_flight
             .back()
             .map_or(0, |flight| (HEADER_LEN + flight.header.payload_len as usize).min(OVERLAP_BYTES));
-        let Some(staged) = self.shared.lane.take(bytes_min) else {
-            return self.begin_idle();
-        };
-        self.begin(staged, 0)
+        if self.begin_staged(bytes_min)? { Ok(true) } else { self.begin_idle() }
+    }
+
+    /// Begins the next frame, if there is one of at least `bytes_min` bytes.
+    fn begin_staged(&mut self, bytes_min: usize) -> Result<bool> {
+        if self.awaits_file() {
+            return Ok(false);
+        }
+        match self.shared.lane.take(bytes_min) {
+            Some(staged) => self.begin(staged, 0),
+            None => Ok(false),
+        }
     }
 
     /// Begins an empty frame if the watermark has waited long enough to be carried to disk.
@@ -338,14 +367,14 @@ impl Committer {
         retired
     }
 
-    /// Publishes a frame that is durable, with all before it published.
-    fn publish(&mut self, flight: Flight) {
+    /// Publishes a frame that is durable, with all before it published. Gives how many were waiting for it.
+    fn publish(&mut self, flight: Flight) -> usize {
         let Flight { header, frame, mut staged, buf, .. } = flight;
         let buf = buf.expect("called with a frame that is durable");
         let Shared { index, journal, lane, .. } = &self.shared;
         let payload_len = header.payload_len as usize;
-        let (memory, spare) = FrameMem::new(buf, HEADER_LEN, payload_len, header.time, header.timeline);
-        let memory = Arc::new(memory);
+        let (time, timeline) = (header.time, header.timeline);
+        let memory = Arc::new(FrameMem::new(buf, HEADER_LEN, payload_len, time, timeline, &index.buffers));
         let mut watchers: Vec<Target> = Vec::new();
         for group in std::mem::take(&mut staged.groups) {
             let entries = group.entries.clone().map(|at| {
@@ -357,6 +386,7 @@ impl Committer {
                     at: entry.at,
                     len: entry.len,
                     kind: entry.kind,
+                    plain: entry.plain,
                 }
             });
             watchers.append(&mut index.publish(&group.slot, entries, Some(group.visible)));
@@ -374,12 +404,11 @@ impl Committer {
         }
         self.proven = header.watermark;
         self.last_publish = self.shared.clock.monotonic();
-        staged.waiting.into_iter().for_each(super::ack::Pending::give);
-        lane.settled(frame.last_lsn).into_iter().for_each(super::ack::Pending::give);
+        let woken = staged.waiting.len();
+        Pending::give_all(staged.waiting, &staged.event);
+        lane.settled(frame.last_lsn).into_iter().for_each(Pending::give);
         watchers.into_iter().for_each(Target::wake);
-        if let Some(spare) = spare {
-            lane.recycle(spare);
-        }
+        woken
     }
 
     /// Answers everybody who waits that the outcome is unknown. What is in flight is left to the disk.

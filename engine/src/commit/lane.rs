@@ -12,19 +12,16 @@ use crate::error::{Error, Result};
 use crate::format::bytes::Sink;
 use crate::format::entry::{BATCH_HEADER_LEN, Kind};
 use crate::format::frame::HEADER_LEN;
+use crate::index::buffers::{BUFFER_MIN, Buffers};
 use crate::index::slot::{Slot, Visible};
 use crate::io::AlignedBuf;
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Arc, Event, Mutex, MutexGuard};
 use crate::types::{Lsn, Seq};
 use std::collections::VecDeque;
 use std::ops::Range;
 
 /// A frame is handed on rather than grown past this, unless one batch is larger: the disk gains nothing beyond.
 const FRAME_TARGET: usize = 1 << 20;
-/// Buffers kept for the next frames.
-const FREE_MAX: usize = 8;
-/// The smallest buffer, in bytes.
-const BUFFER_MIN: usize = 16 << 10;
 
 /// A frame in the making.
 #[derive(Debug)]
@@ -37,6 +34,8 @@ pub struct Staged {
     pub groups: Vec<Group>,
     /// Who waits for the frame.
     pub waiting: Vec<Pending>,
+    /// What they wait on.
+    pub event: Arc<Event>,
     /// Batches.
     pub batches: u32,
     /// Bytes of records' payloads.
@@ -58,6 +57,8 @@ pub struct StagedEntry {
     pub seq: Seq,
     /// What it is.
     pub kind: Kind,
+    /// Whether it is a record without producer and tag.
+    pub plain: bool,
 }
 
 /// The entries of one batch for one log.
@@ -75,6 +76,7 @@ pub struct Group {
 #[derive(Debug)]
 pub struct Lane {
     frame_max: usize,
+    buffers: Arc<Buffers>,
     inner: Mutex<LaneInner>,
 }
 
@@ -85,7 +87,6 @@ pub struct LaneInner {
     sealed: VecDeque<Staged>,
     /// Who waits for an LSN that was staged already, for an answer that rests on it.
     settling: Vec<(Lsn, Pending)>,
-    free: Vec<AlignedBuf>,
     next_lsn: Lsn,
     last_len: usize,
     closed: Option<Error>,
@@ -102,6 +103,7 @@ impl Staged {
             entries: Vec::new(),
             groups: Vec::new(),
             waiting: Vec::new(),
+            event: Arc::default(),
             batches: 0,
             payload_bytes: 0,
             records: 0,
@@ -119,18 +121,17 @@ impl Staged {
 impl Lane {
     /// An empty lane whose first entry gets `next_lsn`, for frames of at most `frame_max` bytes.
     #[must_use]
-    pub fn new(frame_max: usize, next_lsn: Lsn) -> Self {
+    pub fn new(frame_max: usize, next_lsn: Lsn, buffers: Arc<Buffers>) -> Self {
         let inner = LaneInner {
-            open: Staged::new(AlignedBuf::with_capacity(BUFFER_MIN), next_lsn),
+            open: Staged::new(buffers.take(BUFFER_MIN), next_lsn),
             sealed: VecDeque::new(),
             settling: Vec::new(),
-            free: Vec::new(),
             next_lsn,
             last_len: BUFFER_MIN,
             closed: None,
             awaited: None,
         };
-        Self { frame_max, inner: Mutex::new(inner) }
+        Self { frame_max, buffers, inner: Mutex::new(inner) }
     }
 
     /// Locks the lane to stage one batch.
@@ -160,14 +161,20 @@ impl Lane {
         inner.awaited = None;
         inner.last_len = inner.open.buf.len();
         let hint = inner.last_len;
-        Some(inner.turn_over(hint))
+        Some(inner.turn_over(&self.buffers, hint))
     }
 
     /// A frame without entries, in front of the entry `first_lsn`.
     #[must_use]
     pub fn empty(&self, first_lsn: Lsn) -> Staged {
-        let buf = self.inner.lock().free.pop().unwrap_or_else(|| AlignedBuf::with_capacity(BUFFER_MIN));
-        Staged::new(buf, first_lsn)
+        Staged::new(self.buffers.take(BUFFER_MIN), first_lsn)
+    }
+
+    /// Batches staged and not taken.
+    #[must_use]
+    pub fn staged_batches(&self) -> u32 {
+        let inner = self.inner.lock();
+        inner.open.batches + inner.sealed.iter().map(|staged| staged.batches).sum::<u32>()
     }
 
     /// Puts a frame back that could not be begun, to be taken first.
@@ -180,14 +187,6 @@ impl Lane {
     pub fn is_empty(&self) -> bool {
         let inner = self.inner.lock();
         inner.sealed.is_empty() && inner.open.batches == 0
-    }
-
-    /// Gives a buffer back for a later frame.
-    pub fn recycle(&self, buf: AlignedBuf) {
-        let mut inner = self.inner.lock();
-        if inner.free.len() < FREE_MAX && buf.capacity() <= FRAME_TARGET {
-            inner.free.push(buf);
-        }
     }
 
     /// The waiters whose answers rest on LSNs up to `watermark`.
@@ -222,6 +221,12 @@ impl Lane {
         self.inner.lock().closed.get_or_insert(why);
     }
 
+    /// The buffers that frames are made in.
+    #[must_use]
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
     /// The largest frame in bytes.
     #[must_use]
     pub fn frame_max(&self) -> usize {
@@ -231,30 +236,25 @@ impl Lane {
 
 impl LaneInner {
     /// Makes room for a batch of `len` bytes in the open frame, or in a new one.
-    pub fn room(&mut self, len: usize, frame_max: usize) {
+    pub fn room(&mut self, len: usize, frame_max: usize, buffers: &Buffers) {
         let used = self.open.buf.len();
         assert!(HEADER_LEN + len <= frame_max, "a batch is checked against the frame's limit before it is staged");
         if self.open.batches > 0 && used + len > FRAME_TARGET.min(frame_max) {
             self.last_len = used;
-            let full = self.turn_over(used.max(HEADER_LEN + len));
+            let full = self.turn_over(buffers, used.max(HEADER_LEN + len));
             self.sealed.push_back(full);
         }
         let needed = self.open.buf.len() + len;
         if needed > self.open.buf.capacity() {
-            let doubled = (self.open.buf.capacity() * 2).min(FRAME_TARGET);
-            self.open.buf.grow(needed.max(doubled));
+            let mut larger = buffers.take(needed);
+            larger.put(&self.open.buf);
+            buffers.give(std::mem::replace(&mut self.open.buf, larger));
         }
     }
 
     /// Puts an empty frame with a buffer of about `hint` bytes in place of the open one.
-    fn turn_over(&mut self, hint: usize) -> Staged {
-        let wanted = hint.clamp(BUFFER_MIN, FRAME_TARGET.max(hint));
-        let at = self.free.iter().position(|buf| buf.capacity() >= wanted);
-        let buf = match at {
-            Some(at) => self.free.swap_remove(at),
-            None => AlignedBuf::with_capacity(wanted),
-        };
-        let fresh = Staged::new(buf, self.next_lsn);
+    fn turn_over(&mut self, buffers: &Buffers, hint: usize) -> Staged {
+        let fresh = Staged::new(buffers.take(hint), self.next_lsn);
         std::mem::replace(&mut self.open, fresh)
     }
 

@@ -4,12 +4,17 @@ use super::ack::{Ack, Pending, Receipt};
 use super::lane::{Lane, StagedEntry};
 use crate::error::{Error, ErrorKind};
 use crate::format::entry::{BATCH_HEADER_LEN, Kind};
+use crate::index::buffers::Buffers;
 use crate::poison::Poison;
 use crate::sync::{Arc, AtomicU64, Ordering, yield_now};
 use crate::types::{Lsn, Seq};
 use loom::thread::spawn;
 
 const FRAME_MAX: usize = 16 << 10;
+
+fn buffers() -> Arc<Buffers> {
+    Arc::new(Buffers::new(0))
+}
 
 fn receipt() -> Receipt {
     Receipt { logs: Vec::new() }
@@ -18,10 +23,10 @@ fn receipt() -> Receipt {
 /// Stages a batch of one entry.
 fn stage(lane: &Lane) -> crate::Result<(Lsn, Ack)> {
     let mut inner = lane.lock()?;
-    inner.room(BATCH_HEADER_LEN, FRAME_MAX);
+    inner.room(BATCH_HEADER_LEN, FRAME_MAX, lane.buffers());
     inner.begin_batch(BATCH_HEADER_LEN, 1);
-    let lsn = inner.note(StagedEntry { at: 0, len: 0, seq: Seq(0), kind: Kind::Record });
-    let (pending, ack) = Pending::new(Ok(receipt()));
+    let lsn = inner.note(StagedEntry { at: 0, len: 0, seq: Seq(0), kind: Kind::Record, plain: true });
+    let (pending, ack) = Pending::with_others(Ok(receipt()), &inner.open().event);
     inner.open().waiting.push(pending);
     Ok((lsn, ack))
 }
@@ -31,7 +36,7 @@ fn stage(lane: &Lane) -> crate::Result<(Lsn, Ack)> {
 #[test]
 fn loom_what_is_staged_is_taken_once_in_order() {
     loom::model(|| {
-        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1)));
+        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1), buffers()));
         let callers = [0, 1].map(|_| {
             let lane = Arc::clone(&lane);
             spawn(move || {
@@ -46,7 +51,7 @@ fn loom_what_is_staged_is_taken_once_in_order() {
                 Some(staged) => {
                     assert_eq!(staged.first_lsn, next);
                     next = Lsn(next.0 + staged.entries.len() as u64);
-                    staged.waiting.into_iter().for_each(Pending::give);
+                    Pending::give_all(staged.waiting, &staged.event);
                 }
                 None => yield_now(),
             }
@@ -62,7 +67,7 @@ fn loom_what_is_staged_is_taken_once_in_order() {
 #[test]
 fn loom_an_answer_that_rests_on_an_lsn_is_not_lost() {
     loom::model(|| {
-        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(2)));
+        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(2), buffers()));
         let watermark = Arc::new(AtomicU64::new(0));
         let committer = {
             let (lane, watermark) = (Arc::clone(&lane), Arc::clone(&watermark));
@@ -89,7 +94,7 @@ fn loom_an_answer_that_rests_on_an_lsn_is_not_lost() {
 #[test]
 fn loom_no_append_is_acknowledged_once_the_latch_is_closed() {
     loom::model(|| {
-        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1)));
+        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1), buffers()));
         let poison = Arc::new(Poison::default());
         let committer = {
             let (lane, poison) = (Arc::clone(&lane), Arc::clone(&poison));

@@ -55,6 +55,9 @@ pub trait Sink {
     /// Appends `bytes`.
     fn put(&mut self, bytes: &[u8]);
 
+    /// What was appended so far.
+    fn bytes(&self) -> &[u8];
+
     /// Appends `value` as a varint.
     fn put_varint(&mut self, mut value: u64) {
         let mut out = [0; 10];
@@ -82,6 +85,10 @@ pub trait Sink {
 impl Sink for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self
     }
 }
 

@@ -1,6 +1,6 @@
 //! The layout of a decompressed chunk: entries of one log, with differences of LSN and time. docs/FORMAT.md, "Data".
 //!
-//! Where a chunk lies, its digest and its compression are not here; the writer builds it in place. Invariant: an entry
+//! Where a chunk lies and its compression are not here; the writer builds it in place. Invariant: an entry
 //! is given only if all of it lies within the chunk.
 
 use super::Decoded;
@@ -16,6 +16,14 @@ pub const CHUNK_PLAIN_BYTES_MAX: usize = (16 << 20) + CHUNK_BYTES;
 pub const CHUNK_OVERHEAD: usize = 45;
 
 const _: () = assert!(2 * RECORD_BYTES_MAX <= CHUNK_PLAIN_BYTES_MAX - CHUNK_BYTES);
+
+/// The digest that an index entry holds of its chunk: XXH3-64 of the bytes as stored. It is there to notice damage,
+/// which it does as surely as 64 bits of a cryptographic hash, at a fraction of the work; the proof of a whole segment
+/// is the BLAKE3 in its footer and in the manifest.
+#[must_use]
+pub fn digest(stored: &[u8]) -> u64 {
+    twox_hash::XxHash3_64::oneshot(stored)
+}
 
 /// An entry as it stands in a chunk, its body not yet decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -92,6 +92,13 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
+    /// Whether it is a record that carries nothing but its payload: what it does to its log's state follows from its
+    /// seq alone.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.kind == Kind::Record && self.producer.is_none() && self.tag.is_none()
+    }
+
     /// The body's length in bytes, checksum included.
     #[must_use]
     pub fn body_len(&self) -> usize {
@@ -121,31 +128,30 @@ impl<'a> Entry<'a> {
         let body_len = self.body_len();
         out.put(&log.0);
         out.put_varint(body_len as u64);
-        let mut head = Vec::with_capacity(64);
+        let start = out.bytes().len();
         let mut flags = 0;
         flags |= if self.cipher == 0 { 0 } else { FLAG_CIPHER };
         flags |= if self.producer.is_some() { FLAG_PRODUCER } else { 0 };
         flags |= if self.tag.is_some() { FLAG_TAG } else { 0 };
-        head.put(&[self.kind as u8, flags]);
-        head.put_varint(self.seq.0);
+        out.put(&[self.kind as u8, flags]);
+        out.put_varint(self.seq.0);
         if self.cipher != 0 {
-            head.put(&[self.cipher]);
-            head.put_varint(self.key_id);
+            out.put(&[self.cipher]);
+            out.put_varint(self.key_id);
         }
         if let Some(p) = &self.producer {
-            head.put_bytes(p.id);
-            head.put_varint(p.epoch);
-            head.put_varint(p.number);
-            head.put_varint(u64::from(p.entries));
-            head.put_varint(u64::from(p.records));
-            head.put(&p.digest.to_le_bytes());
+            out.put_bytes(p.id);
+            out.put_varint(p.epoch);
+            out.put_varint(p.number);
+            out.put_varint(u64::from(p.entries));
+            out.put_varint(u64::from(p.records));
+            out.put(&p.digest.to_le_bytes());
         }
         if let Some(tag) = self.tag {
-            head.put_bytes(tag);
+            out.put_bytes(tag);
         }
-        let crc = body_crc(log, &[&head, self.payload]);
-        out.put(&head);
         out.put(self.payload);
+        let crc = body_crc(log, &out.bytes()[start..]);
         out.put(&crc.to_le_bytes());
         16 + varint_len(body_len as u64)
     }
@@ -156,7 +162,7 @@ impl<'a> Entry<'a> {
             return Err(Malformed { what: "an entry too short to be one", at: body.len() });
         }
         let (content, crc) = body.split_at(body.len() - CRC_LEN);
-        if crc != body_crc(log, &[content]).to_le_bytes() {
+        if crc != body_crc(log, content).to_le_bytes() {
             return Err(Malformed { what: "the entry's checksum is wrong", at: content.len() });
         }
         Self::decode_content(content)
@@ -204,10 +210,10 @@ impl<'a> ProducerMark<'a> {
     }
 }
 
-fn body_crc(log: LogId, parts: &[&[u8]]) -> u32 {
+fn body_crc(log: LogId, content: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&log.0);
-    parts.iter().for_each(|part| hasher.update(part));
+    hasher.update(content);
     hasher.finalize()
 }
 

@@ -25,13 +25,7 @@ pub struct Stamp {
 /// If the entry does not fit the state: the bytes are intact but not what this engine writes.
 pub fn apply(state: &mut LogState, entry: &Entry<'_>, stamp: Stamp) -> Decoded<()> {
     match entry.kind {
-        Kind::Record => {
-            if entry.seq != state.next_seq {
-                return Err(Malformed { what: "a record whose seq is not its log's next", at: 0 });
-            }
-            note_timeline(state, entry.seq, stamp);
-            state.next_seq = entry.seq.next();
-        }
+        Kind::Record => apply_record(state, entry.seq, stamp)?,
         Kind::Create => create(state, Create::decode(entry.payload)?, entry.seq, stamp),
         Kind::Fork => {
             let fork = ForkOf::decode(entry.payload)?;
@@ -67,6 +61,20 @@ pub fn apply(state: &mut LogState, entry: &Entry<'_>, stamp: Stamp) -> Decoded<(
         note_producer(&mut state.producers, mark, entry.seq, stamp.lsn);
         state.changed.producers = stamp.lsn;
     }
+    state.last_lsn = stamp.lsn;
+    Ok(())
+}
+
+/// Carries out a record that bears neither producer nor tag; of others this is a part.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_record(state: &mut LogState, seq: Seq, stamp: Stamp) -> Decoded<()> {
+    if seq != state.next_seq {
+        return Err(Malformed { what: "a record whose seq is not its log's next", at: 0 });
+    }
+    note_timeline(state, seq, stamp);
+    state.next_seq = seq.next();
     state.last_lsn = stamp.lsn;
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! The memory that durable records live in until a flush: the very buffers that were written to the journal.
 
+use super::buffers::Buffers;
+use crate::format::bytes::Sink;
 use crate::format::entry::Kind;
 use crate::io::AlignedBuf;
 use crate::sync::Arc;
 use crate::types::{Lsn, Seq, TimeUs, Timeline};
 
-/// Frames shorter than this are copied into memory of their exact size, so that the padding of a quiet hour's sparse
-/// frames does not fill the pool; longer ones keep their buffer.
+/// Payloads shorter than this are copied into memory of their exact size, so that the padding of a quiet hour's sparse
+/// frames does not fill the pool; longer ones stay in a buffer of at most twice their size.
 const COMPACT_BELOW: usize = 64 << 10;
 
 /// What an entry costs in the pool beside its bytes: its place in the index of its log.
@@ -16,6 +18,7 @@ pub const ENTRY_OVERHEAD: usize = 64;
 #[derive(Debug)]
 pub struct FrameMem {
     bytes: Bytes,
+    buffers: Arc<Buffers>,
     /// When the frame was sealed.
     pub time: TimeUs,
     /// The timeline its entries belong to.
@@ -29,18 +32,25 @@ enum Bytes {
 }
 
 impl FrameMem {
-    /// Takes over a frame whose payload starts at `payload_at` and is `payload_len` long. Gives the buffer back where
-    /// the payload was copied out of it.
+    /// Takes over a frame whose payload starts at `payload_at` and is `payload_len` long. Its buffer goes back to
+    /// `buffers`, at once where the payload was copied out of it, else once nobody needs the payload any more.
     #[must_use]
     pub fn new(
         frame: AlignedBuf, payload_at: usize, payload_len: usize, time: TimeUs, timeline: Timeline,
-    ) -> (Self, Option<AlignedBuf>) {
-        if frame.capacity() < COMPACT_BELOW || payload_len < frame.capacity() / 2 {
-            let bytes = Bytes::Exact(frame[payload_at..payload_at + payload_len].into());
-            (Self { bytes, time, timeline }, Some(frame))
+        buffers: &Arc<Buffers>,
+    ) -> Self {
+        let payload = &frame[payload_at..payload_at + payload_len];
+        let bytes = if payload_len < COMPACT_BELOW {
+            Bytes::Exact(payload.into())
+        } else if Buffers::is_wasteful(frame.capacity(), payload_len) {
+            let mut smaller = buffers.take(payload_len);
+            smaller.put(payload);
+            Bytes::Frame(smaller, 0)
         } else {
-            (Self { bytes: Bytes::Frame(frame, payload_at), time, timeline }, None)
-        }
+            return Self { bytes: Bytes::Frame(frame, payload_at), time, timeline, buffers: Arc::clone(buffers) };
+        };
+        buffers.give(frame);
+        Self { bytes, time, timeline, buffers: Arc::clone(buffers) }
     }
 
     /// `len` bytes at `at` of the payload.
@@ -51,6 +61,14 @@ impl FrameMem {
             Bytes::Exact(bytes) => (&bytes[..], 0),
         };
         &bytes[base + at as usize..base + at as usize + len as usize]
+    }
+}
+
+impl Drop for FrameMem {
+    fn drop(&mut self) {
+        if let Bytes::Frame(buf, _) = &mut self.bytes {
+            self.buffers.give(std::mem::replace(buf, AlignedBuf::empty()));
+        }
     }
 }
 
@@ -69,6 +87,8 @@ pub struct MemEntry {
     pub len: u32,
     /// What it is.
     pub kind: Kind,
+    /// Whether it is a record without producer and tag, whose body need not be looked at to carry it out.
+    pub plain: bool,
 }
 
 impl MemEntry {

@@ -6,6 +6,7 @@
 //! Invariant: a durable record is in `mem` of its slot, in a segment of the present snapshot, or in both.
 
 pub mod apply;
+pub mod buffers;
 pub mod heads;
 pub mod memory;
 pub mod pool;
@@ -18,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::names;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, RwLock, yield_now};
 use crate::types::{LogId, Lsn};
+use buffers::Buffers;
 use heads::Heads;
 use memory::MemEntry;
 use pool::Pool;
@@ -33,6 +35,8 @@ pub struct Index {
     pub heads: Heads<Slot>,
     /// The memory of their records.
     pub pool: Pool,
+    /// The memory of frames, between two uses.
+    pub buffers: Arc<Buffers>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     set: RwLock<Arc<SegmentSet>>,
@@ -52,6 +56,7 @@ impl Index {
             identity: set.manifest.identity,
             heads: Heads::new(heads_max),
             pool: Pool::new(pool_bytes_max),
+            buffers: Arc::new(Buffers::new(pool_bytes_max / 2)),
             metrics,
             watermark: AtomicU64::new(set.flushed().0),
             set: RwLock::new(Arc::new(set)),
@@ -170,8 +175,10 @@ impl Index {
         self.dirty.lock().extend(slots);
     }
 
-    /// Takes the slot's entries up to `lsn` out of memory: they are in a segment of the present snapshot.
-    pub fn drain(&self, slot: &Arc<Slot>, lsn: Lsn) {
+    /// Takes the slot's entries up to `lsn` out of memory: they are in a segment of the present snapshot. Gives the
+    /// bytes that the caller is to give back to the pool.
+    #[must_use]
+    pub fn drain(&self, slot: &Arc<Slot>, lsn: Lsn) -> usize {
         let mut inner = slot.lock();
         let inner = &mut *inner;
         let count = inner.mem.partition_point(|e| e.lsn <= lsn);
@@ -191,7 +198,7 @@ impl Index {
             self.dirty.lock().push(Arc::clone(slot));
         }
         self.mem_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.pool.give(bytes);
+        bytes
     }
 }
 

@@ -6,7 +6,7 @@
 //! Invariant: `base` with `mem` applied to it is the durable state; `staged` is that with what is staged or in flight.
 //! A slot with entries in `mem` is dirty, stands in the dirty list, and is never evicted.
 
-use super::apply::{Stamp, apply};
+use super::apply::{Stamp, apply, apply_record};
 use super::memory::MemEntry;
 use super::set::{SegmentSet, collision};
 use crate::error::{Error, ErrorKind, Result};
@@ -132,7 +132,7 @@ impl SlotInner {
 
     /// Puts into `base` the producers that entries in memory name and older state records hold.
     fn recall_producers(&self, id: LogId, base: &mut LogState, set: &SegmentSet) -> Result<()> {
-        for entry in &self.mem {
+        for entry in self.mem.iter().filter(|entry| !entry.plain) {
             let decoded = Entry::decode_trusted(entry.body()).map_err(|e| misfit(id, entry, &e))?;
             if let Some(mark) = decoded.producer {
                 recall_producer(id, base, set, mark.id)?;
@@ -203,8 +203,11 @@ pub fn name_in(entry: &MemEntry) -> Decoded<String> {
 
 /// Carries out an entry in memory on `state`.
 pub fn apply_mem(state: &mut LogState, entry: &MemEntry) -> Decoded<()> {
-    let decoded = Entry::decode_trusted(entry.body())?;
-    apply(state, &decoded, Stamp { lsn: entry.lsn, time: entry.frame.time, timeline: entry.frame.timeline })
+    let stamp = Stamp { lsn: entry.lsn, time: entry.frame.time, timeline: entry.frame.timeline };
+    if entry.plain {
+        return apply_record(state, entry.seq, stamp);
+    }
+    apply(state, &Entry::decode_trusted(entry.body())?, stamp)
 }
 
 /// An entry whose bytes are intact and whose content is not what this engine writes.

@@ -136,6 +136,10 @@ impl Sink for AlignedBuf {
         self.len += bytes.len();
         self[at..].copy_from_slice(bytes);
     }
+
+    fn bytes(&self) -> &[u8] {
+        self
+    }
 }
 
 impl std::fmt::Debug for AlignedBuf {

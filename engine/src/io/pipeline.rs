@@ -9,8 +9,6 @@ use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Operations in flight: enough to keep a device busy while one piece is hashed.
-const DEPTH: usize = 4;
 /// How long one look at the queue lasts; it is looked at again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -18,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Pipeline {
     queue: Box<dyn IoQueue>,
     file: File,
+    depth: usize,
     begun: u64,
     given: u64,
     ended: BTreeMap<u64, AlignedBuf>,
@@ -25,13 +24,21 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline over `file`.
+    /// A pipeline over `file` with at most `depth` operations in flight.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] if the disk gives no queue.
-    pub fn new(io: &dyn Io, file: &File) -> Result<Self> {
-        let queue = io.queue(DEPTH).map_err(|e| Error::io("making a queue for", &file.path, e))?;
-        Ok(Self { queue, file: file.clone(), begun: 0, given: 0, ended: BTreeMap::new(), completions: Vec::new() })
+    pub fn new(io: &dyn Io, file: &File, depth: usize) -> Result<Self> {
+        let queue = io.queue(depth).map_err(|e| Error::io("making a queue for", &file.path, e))?;
+        Ok(Self {
+            queue,
+            file: file.clone(),
+            depth,
+            begun: 0,
+            given: 0,
+            ended: BTreeMap::new(),
+            completions: Vec::new(),
+        })
     }
 
     /// Begins a write of `buf` at `offset`, not durable. Gives a buffer whose write has ended, if there is one.
@@ -41,7 +48,7 @@ impl Pipeline {
     pub fn write(&mut self, offset: u64, buf: AlignedBuf) -> Result<Option<AlignedBuf>> {
         let op = Op::Write { file: self.file.clone(), offset, buf, durable: false };
         self.begin(op)?;
-        if self.in_flight() == DEPTH { self.take() } else { Ok(None) }
+        if self.in_flight() == self.depth { self.take() } else { Ok(None) }
     }
 
     /// Begins a read into `buf` at `offset`. Not more than there is [`Self::room`] for.
@@ -52,7 +59,7 @@ impl Pipeline {
     /// Whether another operation may be begun.
     #[must_use]
     pub fn room(&self) -> bool {
-        self.in_flight() < DEPTH
+        self.in_flight() < self.depth
     }
 
     /// Operations begun and not yet given back.

@@ -37,6 +37,7 @@ struct Found {
     len: u32,
     seq: Seq,
     kind: Kind,
+    plain: bool,
 }
 
 impl<'a> Replay<'a> {
@@ -62,8 +63,8 @@ impl<'a> Replay<'a> {
             Error::new(ErrorKind::Damaged, format!("an accepted frame cannot be read: {what}"))
                 .lsns(header.first_lsn.0..header.last_lsn().0 + 1)
         })?;
-        let (memory, _) = FrameMem::new(frame, HEADER_LEN, payload_len, header.time, header.timeline);
-        let memory = Arc::new(memory);
+        let (time, timeline) = (header.time, header.timeline);
+        let memory = Arc::new(FrameMem::new(frame, HEADER_LEN, payload_len, time, timeline, &self.index.buffers));
         let mut lsn = header.first_lsn.0;
         for group in found.chunk_by(|a, b| a.log == b.log) {
             let slot = self.index.heads.get(group[0].log);
@@ -74,6 +75,7 @@ impl<'a> Replay<'a> {
                 at: found.at,
                 len: found.len,
                 kind: found.kind,
+                plain: found.plain,
             });
             let bytes = group.iter().map(|f| f.len as usize + crate::index::memory::ENTRY_OVERHEAD).sum();
             self.index.pool.take_anyway(bytes);
@@ -104,7 +106,7 @@ fn find(payload: &[u8]) -> std::result::Result<Vec<Found>, crate::format::Malfor
         .map(|raw| {
             let entry = Entry::decode_trusted(raw.body)?;
             let (at, len) = (raw.body_at as u32, raw.body.len() as u32);
-            Ok(Found { log: raw.log, at, len, seq: entry.seq, kind: entry.kind })
+            Ok(Found { log: raw.log, at, len, seq: entry.seq, kind: entry.kind, plain: entry.is_plain() })
         })
         .collect()
 }

@@ -4,8 +4,7 @@
 //! exists only if its digest was right.
 
 use super::compress;
-use crate::format::bytes::get_u64;
-use crate::format::chunk::{ChunkEntries, ChunkEntry};
+use crate::format::chunk::{self, ChunkEntries, ChunkEntry};
 use crate::format::segment::IndexEntry;
 use crate::format::{Decoded, Malformed};
 use crate::io::AlignedBuf;
@@ -44,7 +43,7 @@ impl Chunk {
 
 /// Checks the digest of a chunk as stored, and decompresses it; None if it is stored as it is.
 pub(super) fn expand(entry: &IndexEntry, stored: &[u8]) -> Decoded<Option<Vec<u8>>> {
-    if get_u64(blake3::hash(stored).as_bytes(), 0) != entry.digest {
+    if chunk::digest(stored) != entry.digest {
         return Err(Malformed { what: "the chunk's digest is wrong", at: 0 });
     }
     if entry.is_compressed() { compress::expand(stored).map(Some) } else { Ok(None) }

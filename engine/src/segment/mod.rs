@@ -37,7 +37,11 @@ use crate::types::SegmentId;
 use std::path::{Path, PathBuf};
 
 /// What is read or written at once, in bytes.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 512 << 10;
+/// Pieces of a new segment being written at once: the more, the longer the journal's frames wait for the device.
+const WRITES_IN_FLIGHT: usize = 3;
+/// Pieces being read back at once.
+const READS_IN_FLIGHT: usize = 4;
 
 /// The directory of segments in a store's directory.
 #[must_use]
@@ -60,7 +64,7 @@ pub fn read_back(io: &dyn Io, dir: &Path, meta: &SegmentMeta) -> Result<()> {
     let path = path(dir, meta.id);
     let file = io.open(&path, OpenMode::ReadDirect)?;
     let mut hasher = blake3::Hasher::new();
-    let mut pipeline = Pipeline::new(io, &file)?;
+    let mut pipeline = Pipeline::new(io, &file, READS_IN_FLIGHT)?;
     let (mut asked, mut read) = (0, 0);
     let mut spare = Vec::new();
     loop {

@@ -4,7 +4,7 @@
 //! Knows nothing of what the bytes mean but what a checked block is. Invariant: the hasher has seen exactly what was
 //! written, in order; what is in the buffer follows it.
 
-use super::PIECE_BYTES;
+use super::{PIECE_BYTES, WRITES_IN_FLIGHT};
 use crate::error::Result;
 use crate::format::block::{self, Section};
 use crate::format::bytes::Sink;
@@ -33,7 +33,7 @@ impl Output {
     pub(super) fn new(io: Arc<dyn Io>, file: File, segment: SegmentId) -> Result<Self> {
         let room = PIECE_BYTES + CHUNK_BYTES + CHUNK_OVERHEAD + BLOCK;
         Ok(Self {
-            pipeline: Pipeline::new(&*io, &file)?,
+            pipeline: Pipeline::new(&*io, &file, WRITES_IN_FLIGHT)?,
             io,
             file,
             segment,

@@ -10,8 +10,8 @@ use super::{filter, path};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::block::{BODY_LEN, Section};
-use crate::format::bytes::{Sink, get_u64};
-use crate::format::chunk::{CHUNK_BYTES, CHUNK_OVERHEAD, CHUNK_PLAIN_BYTES_MAX};
+use crate::format::bytes::Sink;
+use crate::format::chunk::{self, CHUNK_BYTES, CHUNK_OVERHEAD, CHUNK_PLAIN_BYTES_MAX};
 use crate::format::entry::Kind;
 use crate::format::identity::Identity;
 use crate::format::manifest::{SegmentMeta, TimelineStart};
@@ -190,7 +190,7 @@ impl SegmentWriter {
             flags,
             offset,
             len: u32::try_from(stored.len()).expect("a chunk is bounded"),
-            digest: get_u64(blake3::hash(stored).as_bytes(), 0),
+            digest: chunk::digest(stored),
             state_at: None,
             state_lsn: Lsn(0),
         };

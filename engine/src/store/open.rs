@@ -69,7 +69,7 @@ pub(super) fn open(
     });
     let place = place(&loaded, &journal, end_file.as_ref(), &mut flusher, timeline)?;
     let frame_max = limits::frame_bytes_max(journal.ring.smallest());
-    let lane = Arc::new(Lane::new(frame_max, end.last_lsn.next()));
+    let lane = Arc::new(Lane::new(frame_max, end.last_lsn.next(), Arc::clone(&loaded.index.buffers)));
     let flush_signal = Arc::new(FlushSignal::default());
     let shared = Shared {
         io: Arc::clone(&io),

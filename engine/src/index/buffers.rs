@@ -1,0 +1,114 @@
+//! The buffers that frames are made in, used again and again.
+//!
+//! A frame's buffer becomes the memtable's memory and comes back when a flush lets its records go. Given back to the
+//! allocator it would return to the system, and the next frame would pay for fresh zeroed pages: under load that costs
+//! more than the copying of the records. Buffers come in sizes of powers of two, so that what comes back fits.
+//!
+//! Invariant: what is kept for later is bounded by `kept_max`; what is in use is bounded by the pool.
+
+use crate::io::AlignedBuf;
+use crate::sync::Mutex;
+
+/// The smallest buffer, in bytes.
+pub const BUFFER_MIN: usize = 16 << 10;
+/// A larger buffer is made when it is wanted and not kept.
+pub const BUFFER_MAX: usize = 1 << 20;
+const SIZES: usize = (BUFFER_MAX / BUFFER_MIN).trailing_zeros() as usize + 1;
+
+/// Buffers that wait for their next use.
+#[derive(Debug)]
+pub struct Buffers {
+    kept_max: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: usize,
+    /// By size, the smallest first.
+    free: [Vec<AlignedBuf>; SIZES],
+}
+
+/// The place of the size that holds `bytes`; None beyond the largest.
+fn size_of(bytes: usize) -> Option<usize> {
+    let size = bytes.max(BUFFER_MIN).next_power_of_two();
+    (size <= BUFFER_MAX).then(|| (size / BUFFER_MIN).trailing_zeros() as usize)
+}
+
+impl Buffers {
+    /// None yet; at most `kept_max` bytes will wait for their next use.
+    #[must_use]
+    pub fn new(kept_max: usize) -> Self {
+        Self { kept_max, kept: Mutex::new(Kept::default()) }
+    }
+
+    /// An empty buffer with room for at least `bytes`. It may hold what an earlier user left behind its length.
+    #[must_use]
+    pub fn take(&self, bytes: usize) -> AlignedBuf {
+        let Some(at) = size_of(bytes) else { return AlignedBuf::with_capacity(bytes) };
+        let mut kept = self.kept.lock();
+        match kept.free[at].pop() {
+            Some(mut buf) => {
+                kept.bytes -= buf.capacity();
+                drop(kept);
+                buf.clear();
+                buf
+            }
+            None => {
+                drop(kept);
+                AlignedBuf::with_capacity(BUFFER_MIN << at)
+            }
+        }
+    }
+
+    /// Takes a buffer back.
+    pub fn give(&self, buf: AlignedBuf) {
+        let Some(at) = size_of(buf.capacity()).filter(|at| BUFFER_MIN << at == buf.capacity()) else { return };
+        let mut kept = self.kept.lock();
+        if kept.bytes + buf.capacity() <= self.kept_max {
+            kept.bytes += buf.capacity();
+            kept.free[at].push(buf);
+        }
+    }
+
+    /// Whether a buffer of `capacity` bytes is larger than one for `bytes` need be.
+    #[must_use]
+    pub fn is_wasteful(capacity: usize, bytes: usize) -> bool {
+        size_of(bytes).is_some_and(|at| BUFFER_MIN << at < capacity)
+    }
+}
+
+#[cfg(all(test, not(everlog_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_used_again_and_shows_nothing_of_its_past() {
+        let buffers = Buffers::new(1 << 20);
+        let mut buf = buffers.take(20_000);
+        assert_eq!(buf.capacity(), 32 << 10);
+        buf.resize(20_000);
+        buf.fill(7);
+        let at = buf.as_ptr();
+        buffers.give(buf);
+        let mut buf = buffers.take(30_000);
+        assert_eq!(buf.as_ptr(), at, "the same memory");
+        assert!(buf.is_empty());
+        buf.resize(30_000);
+        assert!(buf.iter().all(|byte| *byte == 0), "the padding of a frame is zeros");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_odd_sizes_are_not_kept() {
+        let buffers = Buffers::new(BUFFER_MIN * 2);
+        for _ in 0..5 {
+            buffers.give(AlignedBuf::with_capacity(BUFFER_MIN));
+        }
+        buffers.give(AlignedBuf::with_capacity(5 * 4096));
+        buffers.give(AlignedBuf::with_capacity(2 * BUFFER_MAX));
+        assert_eq!(buffers.kept.lock().bytes, BUFFER_MIN * 2);
+        assert_eq!(buffers.take(3 * BUFFER_MAX).capacity(), 3 * BUFFER_MAX);
+        assert!(Buffers::is_wasteful(64 << 10, 32 << 10));
+        assert!(!Buffers::is_wasteful(64 << 10, (32 << 10) + 1));
+    }
+}
