@@ -39,6 +39,7 @@ pub struct Config {
     /// The most files in the journal ring.
     pub journal_files_max: usize,
     /// The bound of all records in memory, in bytes: those staged, in flight, and durable but not yet in a segment.
+    /// Buffers are up to twice as long as what they hold, and half as many bytes of them may be kept for later use.
     pub memory_pool_bytes: usize,
     /// Durable bytes in memory that start a flush.
     pub flush_bytes: usize,

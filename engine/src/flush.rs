@@ -3,8 +3,8 @@
 //! The steps, and what a crash at each leaves:
 //! 1. The segment is written under a new id, synced, its directory synced. A crash leaves a file that no manifest
 //!    names; the next open removes it. The journal still has everything.
-//! 2. It is read back, past the page cache, by other code than wrote it. If that fails it is abandoned and written anew
-//!    under another id.
+//! 2. It is read back, past the page cache, by other code than wrote it; what was synced so far, while the rest is
+//!    written. If that fails it is abandoned and written anew under another id.
 //! 3. A manifest version that names it, and the last frame it covers, is committed. From here on recovery begins behind
 //!    that frame. A failure here poisons: what the disk holds is unknown.
 //! 4. The new snapshot is installed, then the records are taken out of memory, so that a reader misses nothing.
@@ -25,7 +25,7 @@ use crate::io::{Io, Wake};
 use crate::journal::Journal;
 use crate::manifest;
 use crate::poison::Poison;
-use crate::segment::{self, Segment, SegmentWriter};
+use crate::segment::{self, ReadBack, Segment, SegmentWriter};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{Lsn, SegmentId, TimeUs};
 use std::path::PathBuf;
@@ -182,8 +182,8 @@ impl Flusher {
                     self.poison.set(error.clone());
                 }
             });
-            let verified = written.and_then(|meta| {
-                segment::read_back(&*self.io, &self.dir, &meta)?;
+            let verified = written.and_then(|(meta, back)| {
+                back.finish(&meta)?;
                 Ok(meta)
             });
             match verified {
@@ -201,7 +201,7 @@ impl Flusher {
         }
     }
 
-    fn write(&self, id: SegmentId, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {
+    fn write(&self, id: SegmentId, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<(SegmentMeta, ReadBack)> {
         let io = Arc::clone(&self.io);
         let mut writer = SegmentWriter::create(io, &self.dir, &self.index.identity, id, first..=last)?;
         for slot in slots {

@@ -12,6 +12,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, Event, Mutex, Ordering, Thread, current};
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -65,6 +66,19 @@ impl Target {
     }
 }
 
+/// Wakes them all, also if one of them panics, which a task's waker may do: the first panic goes on afterwards.
+pub fn wake_all(targets: Vec<Target>) {
+    let mut panicked = None;
+    for target in targets {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target.wake())) {
+            panicked.get_or_insert(panic);
+        }
+    }
+    if let Some(panic) = panicked {
+        resume_unwind(panic);
+    }
+}
+
 /// The half that waits.
 #[derive(Debug)]
 pub struct Waiter<T>(Arc<Cell<T>>);
@@ -96,8 +110,14 @@ impl<T> Completer<T> {
     /// Gives the value and wakes no thread: that is left to the caller, who lets the event happen. Gives the task that
     /// is to be woken, if there is one.
     #[must_use]
-    pub fn put(self, value: T) -> Option<Waker> {
-        self.0.answer(State::Given(value))
+    pub fn put(self, value: T) -> Option<Target> {
+        self.0.answer(State::Given(value)).map(Target::Task)
+    }
+
+    /// What a thread that waits sleeps on.
+    #[must_use]
+    pub fn event(&self) -> &Arc<Event> {
+        &self.0.event
     }
 }
 
@@ -233,6 +253,25 @@ mod tests {
         for (n, thread) in threads.into_iter().enumerate() {
             assert_eq!(thread.join().expect("no panic").expect("given"), n);
         }
+    }
+
+    #[test]
+    fn a_waker_that_panics_leaves_nobody_asleep() {
+        struct Panics;
+        impl std::task::Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                panic!("a waker of a runtime that is gone");
+            }
+        }
+        let thread = std::thread::spawn(|| {
+            let panics = Target::Task(Waker::from(Arc::new(Panics)));
+            let woken = Target::this_thread();
+            let panicked = catch_unwind(AssertUnwindSafe(|| wake_all(vec![panics, woken])));
+            assert!(panicked.is_err(), "the panic goes on");
+            // Returns at once, since this thread was woken.
+            std::thread::park();
+        });
+        thread.join().expect("woken");
     }
 
     #[test]

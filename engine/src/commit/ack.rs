@@ -6,10 +6,10 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Event};
 use crate::types::{Lsn, Seq};
-use crate::waiter::{Completer, Waiter, pair, pair_on};
+use crate::waiter::{Completer, Target, Waiter, pair, pair_on};
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,34 +79,33 @@ impl Pending {
         (Self(Some((completer, answer))), Ack(waiter))
     }
 
-    /// As [`Self::new`], for one that is given with others; see [`Self::give_all`].
+    /// As [`Self::new`], for one that is answered with others; see [`Self::answer_all`].
     pub fn with_others(answer: Result<Receipt>, event: &Arc<Event>) -> (Self, Ack) {
         let (completer, waiter) = pair_on(Arc::clone(event));
         (Self(Some((completer, answer))), Ack(waiter))
     }
 
-    /// Says them all, those who wait as threads being woken by one call. All were made with `event`.
-    pub fn give_all(all: Vec<Self>, event: &Event) {
-        if all.is_empty() {
-            return;
+    /// Answers them all: what each was to say, or `error` instead. Those who wait as threads are woken, by one call for
+    /// neighbours with one event; the tasks are given back, to be woken by [`crate::waiter::wake_all`].
+    #[must_use]
+    pub fn answer_all(all: Vec<Self>, error: Option<&Error>) -> Vec<Target> {
+        let mut events: Vec<Arc<Event>> = Vec::new();
+        let mut tasks = Vec::new();
+        for mut pending in all {
+            let Some((completer, answer)) = pending.0.take() else { continue };
+            if events.last().is_none_or(|last| !Arc::ptr_eq(last, completer.event())) {
+                events.push(Arc::clone(completer.event()));
+            }
+            tasks.extend(completer.put(error.map_or(answer, |error| Err(error.clone()))));
         }
-        let put = |mut pending: Self| pending.0.take().and_then(|(completer, answer)| completer.put(answer));
-        let tasks: Vec<Waker> = all.into_iter().filter_map(put).collect();
-        event.happen();
-        tasks.into_iter().for_each(Waker::wake);
+        events.iter().for_each(|event| event.happen());
+        tasks
     }
 
     /// Says it.
     pub fn give(mut self) {
         if let Some((completer, answer)) = self.0.take() {
             completer.complete(answer);
-        }
-    }
-
-    /// Says `error` instead.
-    pub fn fail(mut self, error: Error) {
-        if let Some((completer, _)) = self.0.take() {
-            completer.complete(Err(error));
         }
     }
 }

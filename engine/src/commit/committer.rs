@@ -2,7 +2,8 @@
 //!
 //! One pass of [`Committer::step`] begins frames while fewer than `in_flight` are being written, reaps completions, and
 //! publishes frames in the order of their numbers: entries into their slots, then the watermark, then the
-//! acknowledgements. While a frame is being written the next one fills up; there is no timer and no delay.
+//! acknowledgements. While a frame is being written the next one fills up; there is no timer. Those who were answered
+//! get a moment to come back before the next frame is begun: see [`Committer::gather`].
 //!
 //! What a crash leaves: before a frame's write completed, nothing, all of it, or any part of it; its checksums tell.
 //! After it completed, all of it. A frame's watermark says which frames were complete when it was sealed, and so
@@ -24,7 +25,7 @@ use crate::journal::ring::Place;
 use crate::poison::Poison;
 use crate::sync::{Arc, park_timeout, yield_now};
 use crate::types::{BLOCK, Epoch, Lsn, TimeUs, Timeline};
-use crate::waiter::Target;
+use crate::waiter::{Target, wake_all};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ const OVERLAP_BYTES: usize = 64 << 10;
 /// How often the processor is given away at most while answered clients come back. Measured with 16 clients on two
 /// processors: 3 are too few to gather them, 200 cost more than they bring.
 const GATHER_YIELDS: usize = 20;
+/// After this long no processor is given away any more: on a busy machine each time may cost a whole time slice.
+const GATHER_MAX: Duration = Duration::from_micros(100);
 
 /// What the committer shares with the rest of the store.
 #[derive(Clone)]
@@ -191,10 +194,13 @@ impl Committer {
 
     /// Lets clients who were just answered come back before the next frame is taken, if nothing else is being written:
     /// they then share one frame, instead of the first to come back filling one alone while the others wait for it. It
-    /// gives the processor away a few times and uses no timer; where nobody comes back, that takes microseconds.
+    /// gives the processor away a few times, sets no timer, and ends at once when enough is staged; where nobody comes
+    /// back, that takes microseconds.
     fn gather(&self, woken: usize) {
+        let until = self.shared.clock.monotonic() + GATHER_MAX;
         for _ in 0..GATHER_YIELDS {
-            if !self.in_flight.is_empty() || self.shared.lane.staged_batches() as usize >= woken {
+            let enough = self.shared.lane.holds(woken, OVERLAP_BYTES);
+            if enough || !self.in_flight.is_empty() || self.shared.clock.monotonic() >= until {
                 return;
             }
             yield_now();
@@ -224,7 +230,8 @@ impl Committer {
             .in_flight
             .back()
             .map_or(0, |flight| (HEADER_LEN + flight.header.payload_len as usize).min(OVERLAP_BYTES));
-        if self.begin_staged(bytes_min)? { Ok(true) } else { self.begin_idle() }
+        // Nothing is begun in front of what is staged: it may have been put back for want of a journal file.
+        Ok(self.begin_staged(bytes_min)? || (self.shared.lane.is_empty() && self.begin_idle()?))
     }
 
     /// Begins the next frame, if there is one of at least `bytes_min` bytes.
@@ -399,15 +406,17 @@ impl Committer {
         metrics.payload_bytes.add(staged.payload_bytes);
         journal.set_published(frame, header.time);
         index.set_watermark(frame.last_lsn);
-        if index.mem_bytes() >= self.shared.flush_bytes || index.pool.is_short() {
+        // Stalled: the flush may have looked before these frames could be flushed.
+        if self.stalled || index.mem_bytes() >= self.shared.flush_bytes || index.pool.is_short() {
             self.shared.wants_flush.wake();
         }
         self.proven = header.watermark;
         self.last_publish = self.shared.clock.monotonic();
         let woken = staged.waiting.len();
-        Pending::give_all(staged.waiting, &staged.event);
-        lane.settled(frame.last_lsn).into_iter().for_each(Pending::give);
-        watchers.into_iter().for_each(Target::wake);
+        let mut tasks = Pending::answer_all(staged.waiting, None);
+        tasks.append(&mut Pending::answer_all(lane.settled(frame.last_lsn), None));
+        tasks.append(&mut watchers);
+        wake_all(tasks);
         woken
     }
 
@@ -419,9 +428,9 @@ impl Committer {
             waiting.append(&mut flight.staged.waiting);
         }
         let moved = !waiting.is_empty() || !self.failed;
-        waiting.into_iter().for_each(|pending| pending.fail(poison.unknown()));
         index.pool.close();
         self.failed = true;
+        wake_all(Pending::answer_all(waiting, Some(&poison.unknown())));
         moved
     }
 
@@ -432,11 +441,10 @@ impl Committer {
         let unknown =
             Error::new(ErrorKind::Unknown, format!("the store closed before this append was durable: {cause}"))
                 .remedy("open the store again and retry by producer number");
-        for pending in self.shared.lane.close(closed) {
-            pending.fail(unknown.clone());
-        }
+        let waiting = self.shared.lane.close(closed);
         self.shared.index.pool.close();
         self.gave_up = Some(cause.clone());
+        wake_all(Pending::answer_all(waiting, Some(&unknown)));
     }
 
     /// Why a close gave up what was staged, if it did.

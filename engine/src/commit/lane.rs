@@ -170,11 +170,11 @@ impl Lane {
         Staged::new(self.buffers.take(BUFFER_MIN), first_lsn)
     }
 
-    /// Batches staged and not taken.
+    /// Whether so many batches or bytes are staged, or a frame is full.
     #[must_use]
-    pub fn staged_batches(&self) -> u32 {
+    pub fn holds(&self, batches: usize, bytes: usize) -> bool {
         let inner = self.inner.lock();
-        inner.open.batches + inner.sealed.iter().map(|staged| staged.batches).sum::<u32>()
+        !inner.sealed.is_empty() || inner.open.batches as usize >= batches || inner.open.buf.len() >= bytes
     }
 
     /// Puts a frame back that could not be begun, to be taken first.

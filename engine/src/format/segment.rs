@@ -347,7 +347,7 @@ pub struct IndexEntry {
     pub offset: u64,
     /// The chunk's length as stored, in bytes.
     pub len: u32,
-    /// The first 8 bytes of the BLAKE3 of the chunk as stored.
+    /// XXH3-64 of the chunk as stored.
     pub digest: u64,
     /// On the last chunk: the offset of the log's state record in the state stream, if it is in this segment.
     pub state_at: Option<u32>,

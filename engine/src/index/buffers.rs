@@ -4,7 +4,8 @@
 //! allocator it would return to the system, and the next frame would pay for fresh zeroed pages: under load that costs
 //! more than the copying of the records. Buffers come in sizes of powers of two, so that what comes back fits.
 //!
-//! Invariant: what is kept for later is bounded by `kept_max`; what is in use is bounded by the pool.
+//! Invariant: what is kept for later is bounded by `kept_max`. What is in use is bounded by twice the pool, since a
+//! buffer is less than twice as long as what the pool counts of it.
 
 use crate::io::AlignedBuf;
 use crate::sync::Mutex;
@@ -65,16 +66,24 @@ impl Buffers {
     pub fn give(&self, buf: AlignedBuf) {
         let Some(at) = size_of(buf.capacity()).filter(|at| BUFFER_MIN << at == buf.capacity()) else { return };
         let mut kept = self.kept.lock();
-        if kept.bytes + buf.capacity() <= self.kept_max {
-            kept.bytes += buf.capacity();
-            kept.free[at].push(buf);
+        while kept.bytes + buf.capacity() > self.kept_max {
+            // What was wanted most of late gives way, so that the load may change.
+            let bytes = |size: usize| kept.free[size].len() * (BUFFER_MIN << size);
+            let Some(most) = (0..SIZES).filter(|size| *size != at && bytes(*size) > 0).max_by_key(|size| bytes(*size))
+            else {
+                return;
+            };
+            kept.free[most].pop();
+            kept.bytes -= BUFFER_MIN << most;
         }
+        kept.bytes += buf.capacity();
+        kept.free[at].push(buf);
     }
 
-    /// Whether a buffer of `capacity` bytes is larger than one for `bytes` need be.
+    /// Whether a buffer of `capacity` bytes is larger than one for `bytes` need be, or than twice that.
     #[must_use]
     pub fn is_wasteful(capacity: usize, bytes: usize) -> bool {
-        size_of(bytes).is_some_and(|at| BUFFER_MIN << at < capacity)
+        size_of(bytes).map_or(capacity > 2 * bytes, |at| BUFFER_MIN << at < capacity)
     }
 }
 
@@ -108,6 +117,11 @@ mod tests {
         buffers.give(AlignedBuf::with_capacity(2 * BUFFER_MAX));
         assert_eq!(buffers.kept.lock().bytes, BUFFER_MIN * 2);
         assert_eq!(buffers.take(3 * BUFFER_MAX).capacity(), 3 * BUFFER_MAX);
+        assert_eq!(buffers.kept.lock().bytes, BUFFER_MIN * 2);
+        buffers.give(AlignedBuf::with_capacity(2 * BUFFER_MIN));
+        let kept = buffers.kept.lock().free.each_ref().map(Vec::len);
+        assert_eq!(kept[..2], [0, 1], "another size takes their place");
+        assert!(Buffers::is_wasteful(8 << 20, (1 << 20) + 1));
         assert!(Buffers::is_wasteful(64 << 10, 32 << 10));
         assert!(!Buffers::is_wasteful(64 << 10, (32 << 10) + 1));
     }

@@ -1,4 +1,5 @@
-//! The memory that durable records live in until a flush: the very buffers that were written to the journal.
+//! The memory that durable records live in until a flush: the very buffers that were written to the journal, but for
+//! short frames, which are copied out of them.
 
 use super::buffers::Buffers;
 use crate::format::bytes::Sink;

@@ -83,19 +83,41 @@ impl Pipeline {
             return Ok(None);
         }
         loop {
-            if let Some(buf) = self.ended.remove(&self.given) {
-                self.given += 1;
+            if let Some(buf) = self.oldest() {
                 return Ok(Some(buf));
             }
-            let polled = self.queue.poll(Some(PATIENCE), &mut self.completions);
-            polled.map_err(|e| Error::io("waiting for", &self.file.path, e))?;
-            for completion in self.completions.drain(..) {
-                match completion.result {
-                    Ok(Done::Buf(buf)) => drop(self.ended.insert(completion.id, buf)),
-                    Ok(other) => unreachable!("a read or write gives its buffer, not {other:?}"),
-                    Err(e) => return Err(Error::io("reading or writing", &self.file.path, e)),
-                }
+            self.poll(Some(PATIENCE))?;
+        }
+    }
+
+    /// The buffer of the oldest operation, if that has ended; does not wait.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] of any operation that ended.
+    pub fn take_ended(&mut self) -> Result<Option<AlignedBuf>> {
+        if self.given == self.begun {
+            return Ok(None);
+        }
+        self.poll(None)?;
+        Ok(self.oldest())
+    }
+
+    fn oldest(&mut self) -> Option<AlignedBuf> {
+        let buf = self.ended.remove(&self.given)?;
+        self.given += 1;
+        Some(buf)
+    }
+
+    fn poll(&mut self, wait: Option<Duration>) -> Result<()> {
+        let polled = self.queue.poll(wait, &mut self.completions);
+        polled.map_err(|e| Error::io("waiting for", &self.file.path, e))?;
+        for completion in self.completions.drain(..) {
+            match completion.result {
+                Ok(Done::Buf(buf)) => drop(self.ended.insert(completion.id, buf)),
+                Ok(other) => unreachable!("a read or write gives its buffer, not {other:?}"),
+                Err(e) => return Err(Error::io("reading or writing", &self.file.path, e)),
             }
         }
+        Ok(())
     }
 }

@@ -1,10 +1,10 @@
-//! Where a segment's bytes go while it is being written: one buffer, written past the page cache in pieces of about a
-//! mebibyte, hashed on the way.
+//! Where a segment's bytes go while it is being written: one buffer, written past the page cache in pieces, hashed on
+//! the way. Every [`SYNC_BYTES`] what is written is made durable, and reading it back begins.
 //!
 //! Knows nothing of what the bytes mean but what a checked block is. Invariant: the hasher has seen exactly what was
 //! written, in order; what is in the buffer follows it.
 
-use super::{PIECE_BYTES, WRITES_IN_FLIGHT};
+use super::{PIECE_BYTES, ReadBack, WRITES_IN_FLIGHT};
 use crate::error::Result;
 use crate::format::block::{self, Section};
 use crate::format::bytes::Sink;
@@ -13,6 +13,9 @@ use crate::io::pipeline::Pipeline;
 use crate::io::{AlignedBuf, File, Io};
 use crate::types::{BLOCK, SegmentId};
 use std::sync::Arc;
+
+/// How much is written before it is made durable, so that it can be read back while the rest is written.
+const SYNC_BYTES: u64 = 16 << 20;
 
 pub(super) struct Output {
     io: Arc<dyn Io>,
@@ -26,11 +29,16 @@ pub(super) struct Output {
     room: usize,
     /// Bytes written: a multiple of a block.
     written: u64,
+    /// Of these, durable.
+    durable: u64,
+    back: ReadBack,
+    /// Buffers that are not in use.
+    spare: Vec<AlignedBuf>,
     hasher: blake3::Hasher,
 }
 
 impl Output {
-    pub(super) fn new(io: Arc<dyn Io>, file: File, segment: SegmentId) -> Result<Self> {
+    pub(super) fn new(io: Arc<dyn Io>, file: File, segment: SegmentId, back: ReadBack) -> Result<Self> {
         let room = PIECE_BYTES + CHUNK_BYTES + CHUNK_OVERHEAD + BLOCK;
         Ok(Self {
             pipeline: Pipeline::new(&*io, &file, WRITES_IN_FLIGHT)?,
@@ -40,6 +48,9 @@ impl Output {
             buf: AlignedBuf::with_capacity(room),
             room,
             written: 0,
+            durable: 0,
+            back,
+            spare: Vec::new(),
             hasher: blake3::Hasher::new(),
         })
     }
@@ -82,13 +93,23 @@ impl Output {
         *hasher.finalize().as_bytes()
     }
 
-    /// Writes the rest, which fills whole blocks, and makes the file durable. Gives the digest of all of it.
-    pub(super) fn finish(mut self) -> Result<[u8; 32]> {
+    /// Writes the rest, which fills whole blocks, and makes the file durable. Gives the digest of all of it, and who
+    /// reads it back.
+    pub(super) fn finish(mut self) -> Result<([u8; 32], ReadBack)> {
         self.write()?;
         assert!(self.buf.is_empty(), "a segment ends at a block");
-        while self.pipeline.take()?.is_some() {}
+        self.sync()?;
+        Ok((*self.hasher.finalize().as_bytes(), self.back))
+    }
+
+    /// Makes durable what is written.
+    fn sync(&mut self) -> Result<()> {
+        while let Some(buf) = self.pipeline.take()? {
+            self.spare.push(buf);
+        }
         self.io.sync(&self.file)?;
-        Ok(*self.hasher.finalize().as_bytes())
+        self.durable = self.written;
+        Ok(())
     }
 
     /// Writes the whole blocks of the buffer; what is behind them stays. After a failure the file is to be abandoned.
@@ -99,11 +120,14 @@ impl Output {
         self.hasher.update(&self.buf);
         let full = std::mem::replace(&mut self.buf, AlignedBuf::empty());
         let next = self.pipeline.write(self.written, full)?;
-        self.buf = next.unwrap_or_else(|| AlignedBuf::with_capacity(self.room));
+        self.buf = next.or_else(|| self.spare.pop()).unwrap_or_else(|| AlignedBuf::with_capacity(self.room));
         self.buf.clear();
         self.buf.grow(tail.len());
         self.buf.put(&tail);
         self.written += whole as u64;
-        Ok(())
+        if self.written - self.durable >= SYNC_BYTES {
+            self.sync()?;
+        }
+        self.back.advance(self.durable)
     }
 }

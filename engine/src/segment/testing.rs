@@ -58,6 +58,10 @@ impl Disk {
         lock(&self.file(path).expect("the file exists"))[at as usize] ^= bits;
     }
 
+    pub(crate) fn append(&self, path: &Path, more: &[u8]) {
+        lock(&self.file(path).expect("the file exists")).extend_from_slice(more);
+    }
+
     pub(crate) fn truncate(&self, path: &Path, len: usize) {
         lock(&self.file(path).expect("the file exists")).truncate(len);
     }

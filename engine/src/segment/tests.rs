@@ -5,14 +5,16 @@ mod model;
 use self::model::{Model, ModelLog, Step, log_id, model, steps};
 use super::testing::Disk;
 use super::*;
+use crate::error::Result;
 use crate::format::Features;
 use crate::format::block::{self, Section};
 use crate::format::bytes::get_u64;
 use crate::format::entry::{Entry, Kind};
 use crate::format::identity::Identity;
-use crate::format::manifest::{TimelineCause, TimelineStart};
+use crate::format::manifest::{SegmentMeta, TimelineCause, TimelineStart};
 use crate::format::segment::Footer;
 use crate::format::state::Changed;
+use crate::io::{Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, Seq, StoreId, TimeUs, Timeline};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -53,7 +55,7 @@ fn write(disk: &Disk, model: &Model) -> SegmentMeta {
         }
         writer.end_log(&log.state, log.name.as_deref()).expect("a disk without faults");
     }
-    writer.finish(&ancestry()).expect("a disk without faults")
+    writer.finish(&ancestry()).expect("a disk without faults").0
 }
 
 fn open(disk: &Disk, meta: &SegmentMeta) -> Result<Segment> {
@@ -157,7 +159,7 @@ proptest! {
         let counts = (meta.logs, meta.entries, meta.payload_bytes);
         let payload_bytes: usize = entries.iter().map(|e| e.3.len()).sum();
         prop_assert_eq!(counts, (model.len() as u64, entries.len() as u64, payload_bytes as u64));
-        read_back(&disk, dir(), &meta).expect("just written");
+        read_back(&disk, &meta).expect("just written");
         let segment = open(&disk, &meta).expect("just written");
         for (id, log) in &model {
             check_log(&segment, *id, log).expect("intact");
@@ -172,6 +174,10 @@ proptest! {
         prop_assert_eq!(segment.verify(&mut |n| bytes += n), vec![]);
         prop_assert_eq!(bytes, meta.bytes);
     }
+}
+
+fn read_back(disk: &Disk, meta: &SegmentMeta) -> Result<()> {
+    ReadBack::begin(disk, dir(), ID)?.finish(meta)
 }
 
 fn small() -> (Disk, Model, SegmentMeta) {
@@ -203,7 +209,7 @@ fn each_damaged_byte_is_found_and_nothing_wrong_is_ever_read() {
             assert_eq!((findings.len(), &findings[0].seqs), (1, &Some(seqs)), "byte {at}: {findings:?}");
             assert_eq!(findings[0].log, Some(hit.log.to_string()));
         }
-        assert_eq!(read_back(&disk, dir(), &meta).expect_err("one byte is wrong").kind(), ErrorKind::Damaged);
+        assert_eq!(read_back(&disk, &meta).expect_err("one byte is wrong").kind(), ErrorKind::Damaged);
         let damaged =
             |e: Error| assert_eq!((e.kind(), e.path()), (ErrorKind::Damaged, Some(&*file())), "byte {at}: {e}");
         match open(&disk, &meta) {
@@ -227,7 +233,7 @@ fn a_shorter_a_longer_and_anothers_file_are_damage() {
     let opened = open(&disk, &meta).expect("intact");
     let refused = |disk: &Disk| {
         assert_eq!(open(disk, &meta).expect_err("another length").kind(), ErrorKind::Damaged);
-        assert_eq!(read_back(disk, dir(), &meta).expect_err("another length").kind(), ErrorKind::Damaged);
+        assert_eq!(read_back(disk, &meta).expect_err("another length").kind(), ErrorKind::Damaged);
     };
     disk.truncate(&file(), good.len() - BLOCK);
     refused(&disk);

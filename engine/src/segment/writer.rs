@@ -6,7 +6,7 @@
 
 use super::compress::Squeeze;
 use super::output::Output;
-use super::{filter, path};
+use super::{ReadBack, filter, path};
 use crate::error::{Error, Result};
 use crate::format::FORMAT_VERSION;
 use crate::format::block::{BODY_LEN, Section};
@@ -87,7 +87,8 @@ impl SegmentWriter {
             first_lsn: *lsns.start(),
             last_lsn: *lsns.end(),
         };
-        let mut out = Output::new(Arc::clone(&io), file, id)?;
+        let back = ReadBack::begin(&*io, dir, id)?;
+        let mut out = Output::new(Arc::clone(&io), file, id, back)?;
         out.block(Section::Header, &header.encode())?;
         let squeeze = Squeeze::new().map_err(|e| Error::io("preparing compression for", &path, e))?;
         Ok(Self {
@@ -234,10 +235,11 @@ impl SegmentWriter {
     }
 
     /// Writes what is behind the data, and makes file and directory durable. `ancestry` is the timelines that led here.
+    /// Nothing may refer to the segment before [`ReadBack::finish`] found it to be what was written.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
-    pub fn finish(mut self, ancestry: &[TimelineStart]) -> Result<SegmentMeta> {
+    pub fn finish(mut self, ancestry: &[TimelineStart]) -> Result<(SegmentMeta, ReadBack)> {
         assert!(self.log.is_none(), "the last log was ended");
         let data_bytes = self.out.position() - BLOCK as u64;
         self.out.pad();
@@ -276,9 +278,10 @@ impl SegmentWriter {
         };
         self.out.block(Section::Footer, &footer.encode())?;
         self.totals.bytes = self.out.position();
-        self.totals.digest = self.out.finish()?;
+        let (digest, back) = self.out.finish()?;
+        self.totals.digest = digest;
         self.io.sync_dir(self.path.parent().expect("a segment lies in its directory"))?;
-        Ok(self.totals)
+        Ok((self.totals, back))
     }
 
     /// Writes a section's blocks.

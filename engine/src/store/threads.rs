@@ -4,11 +4,13 @@
 //! nobody waits for it for ever.
 
 use super::{CLOSE_FLUSH_BYTES, Core};
+use crate::commit::ack::Pending;
 use crate::commit::committer::Committer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
 use crate::io::Wake;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, wait, wait_for};
+use crate::waiter::wake_all;
 use crossbeam::channel::{Sender, unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -261,11 +263,10 @@ fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> 
         Err(_) => {
             core.poison.set(Error::new(ErrorKind::Io, "a background thread panicked; see the standard error output"));
             drop(part);
-            for pending in core.lane.close(core.poison.error()) {
-                pending.fail(core.poison.unknown());
-            }
+            let waiting = core.lane.close(core.poison.error());
             core.index.pool.close();
             core.index.wake_watchers();
+            wake_all(Pending::answer_all(waiting, Some(&core.poison.unknown())));
             None
         }
     }
