@@ -241,17 +241,21 @@ mod tests {
         completer.complete(1);
     }
 
+    /// Repeated, so that in most rounds somebody sleeps already when the event happens.
     #[test]
     fn those_on_one_event_are_woken_together() {
-        let event = Arc::new(Event::default());
-        let (completers, waiters): (Vec<_>, Vec<_>) = (0..4).map(|_| pair_on(Arc::clone(&event))).unzip();
-        let threads: Vec<_> = waiters.into_iter().map(|w| std::thread::spawn(move || w.wait())).collect();
-        for (n, completer) in completers.into_iter().enumerate() {
-            assert!(completer.put(Ok(n)).is_none(), "no task was polled");
-        }
-        event.happen();
-        for (n, thread) in threads.into_iter().enumerate() {
-            assert_eq!(thread.join().expect("no panic").expect("given"), n);
+        for _ in 0..200 {
+            let event = Arc::new(Event::default());
+            let (completers, waiters): (Vec<_>, Vec<_>) = (0..4).map(|_| pair_on(Arc::clone(&event))).unzip();
+            let threads: Vec<_> = waiters.into_iter().map(|w| std::thread::spawn(move || w.wait())).collect();
+            for (n, completer) in completers.into_iter().enumerate() {
+                std::thread::yield_now();
+                assert!(completer.put(Ok(n)).is_none(), "no task was polled");
+            }
+            event.happen();
+            for (n, thread) in threads.into_iter().enumerate() {
+                assert_eq!(thread.join().expect("no panic").expect("given"), n);
+            }
         }
     }
 
