@@ -1,5 +1,5 @@
-//! Every synchronisation primitive the engine uses, in one place: parking_lot, crossbeam, atomic-wait and the standard library
-//! in production, loom's models of them under `cfg(everlog_loom)`.
+//! Every synchronisation primitive the engine uses, in one place: parking_lot, crossbeam, atomic-wait and the standard
+//! library in production, loom's models of them under `cfg(everlog_loom)`.
 //!
 //! The engine's other modules import threads, locks and atomics from here alone, so that a protocol file compiles
 //! unchanged against the model checker.

@@ -6,7 +6,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Event};
 use crate::types::{Lsn, Seq};
-use crate::waiter::{Completer, Target, Waiter, pair, pair_on};
+use crate::waiter::{Completer, Target, Waiter, pair_on};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -75,8 +75,7 @@ pub struct Pending(Option<(Completer<Result<Receipt>>, Result<Receipt>)>);
 impl Pending {
     /// An acknowledgement that will say `answer`.
     pub fn new(answer: Result<Receipt>) -> (Self, Ack) {
-        let (completer, waiter) = pair();
-        (Self(Some((completer, answer))), Ack(waiter))
+        Self::with_others(answer, &Arc::default())
     }
 
     /// As [`Self::new`], for one that is answered with others; see [`Self::answer_all`].

@@ -220,9 +220,6 @@ impl Committer {
 
     /// Begins the next frame, if there is one to begin.
     fn begin_next(&mut self) -> Result<bool> {
-        if self.awaits_file() {
-            return Ok(false);
-        }
         // Behind a frame in flight, the next one is begun once it holds as much: clients who wait for their answers
         // then share two frames evenly, instead of the first to come back filling one alone. Nothing waits longer than
         // for the frame in flight.
@@ -230,8 +227,7 @@ impl Committer {
             .in_flight
             .back()
             .map_or(0, |flight| (HEADER_LEN + flight.header.payload_len as usize).min(OVERLAP_BYTES));
-        // Nothing is begun in front of what is staged: it may have been put back for want of a journal file.
-        Ok(self.begin_staged(bytes_min)? || (self.shared.lane.is_empty() && self.begin_idle()?))
+        Ok(self.begin_staged(bytes_min)? || self.begin_idle()?)
     }
 
     /// Begins the next frame, if there is one of at least `bytes_min` bytes.
@@ -249,7 +245,9 @@ impl Committer {
     fn begin_idle(&mut self) -> Result<bool> {
         let due = self.in_flight.is_empty()
             && self.proven < self.durable.last_lsn
-            && self.shared.clock.monotonic().saturating_sub(self.last_publish) >= self.idle_after;
+            && self.shared.clock.monotonic().saturating_sub(self.last_publish) >= self.idle_after
+            // Nothing is begun in front of a frame that was put back for want of a journal file.
+            && self.shared.lane.is_empty();
         if !due {
             return Ok(false);
         }
@@ -414,8 +412,8 @@ impl Committer {
         self.last_publish = self.shared.clock.monotonic();
         let woken = staged.waiting.len();
         let mut tasks = Pending::answer_all(staged.waiting, None);
-        tasks.append(&mut Pending::answer_all(lane.settled(frame.last_lsn), None));
-        tasks.append(&mut watchers);
+        tasks.extend(Pending::answer_all(lane.settled(frame.last_lsn), None));
+        tasks.extend(watchers);
         wake_all(tasks);
         woken
     }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::bytes::Sink;
 use crate::format::entry::{BATCH_HEADER_LEN, Kind};
 use crate::format::frame::HEADER_LEN;
-use crate::index::buffers::{BUFFER_MIN, Buffers};
+use crate::index::buffers::{BUFFER_MAX, BUFFER_MIN, Buffers};
 use crate::index::slot::{Slot, Visible};
 use crate::io::AlignedBuf;
 use crate::sync::{Arc, Event, Mutex, MutexGuard};
@@ -22,6 +22,8 @@ use std::ops::Range;
 
 /// A frame is handed on rather than grown past this, unless one batch is larger: the disk gains nothing beyond.
 const FRAME_TARGET: usize = 1 << 20;
+
+const _: () = assert!(FRAME_TARGET <= BUFFER_MAX);
 
 /// A frame in the making.
 #[derive(Debug)]
@@ -88,7 +90,6 @@ pub struct LaneInner {
     /// Who waits for an LSN that was staged already, for an answer that rests on it.
     settling: Vec<(Lsn, Pending)>,
     next_lsn: Lsn,
-    last_len: usize,
     closed: Option<Error>,
     /// The committer found less than this many bytes in the open frame and sleeps until there are as many.
     awaited: Option<usize>,
@@ -127,7 +128,6 @@ impl Lane {
             sealed: VecDeque::new(),
             settling: Vec::new(),
             next_lsn,
-            last_len: BUFFER_MIN,
             closed: None,
             awaited: None,
         };
@@ -159,8 +159,7 @@ impl Lane {
             return None;
         }
         inner.awaited = None;
-        inner.last_len = inner.open.buf.len();
-        let hint = inner.last_len;
+        let hint = inner.open.buf.len().min(FRAME_TARGET);
         Some(inner.turn_over(&self.buffers, hint))
     }
 
@@ -240,7 +239,6 @@ impl LaneInner {
         let used = self.open.buf.len();
         assert!(HEADER_LEN + len <= frame_max, "a batch is checked against the frame's limit before it is staged");
         if self.open.batches > 0 && used + len > FRAME_TARGET.min(frame_max) {
-            self.last_len = used;
             let full = self.turn_over(buffers, used.max(HEADER_LEN + len));
             self.sealed.push_back(full);
         }

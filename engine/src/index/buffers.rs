@@ -67,7 +67,7 @@ impl Buffers {
         let Some(at) = size_of(buf.capacity()).filter(|at| BUFFER_MIN << at == buf.capacity()) else { return };
         let mut kept = self.kept.lock();
         while kept.bytes + buf.capacity() > self.kept_max {
-            // What was wanted most of late gives way, so that the load may change.
+            // The size of which most lies idle gives way, so that the load may change.
             let bytes = |size: usize| kept.free[size].len() * (BUFFER_MIN << size);
             let Some(most) = (0..SIZES).filter(|size| *size != at && bytes(*size) > 0).max_by_key(|size| bytes(*size))
             else {

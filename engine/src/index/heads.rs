@@ -7,7 +7,6 @@
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 use crate::types::LogId;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 #[cfg(not(everlog_loom))]
 const SHARDS: usize = 64;
@@ -41,26 +40,9 @@ pub struct Heads<T> {
     count: AtomicUsize,
 }
 
-/// A LogId is a keyed hash already: its second half, that of the whole name, serves as it is.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(half) = bytes.last_chunk() {
-            // Turned, so that the byte that chose the shard is neither where a bucket is chosen nor where tags are made.
-            self.0 = u64::from_ne_bytes(*half).rotate_left(32);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 #[derive(Debug)]
 struct Shard<T> {
-    slots: HashMap<LogId, Arc<T>, BuildHasherDefault<IdHasher>>,
+    slots: HashMap<LogId, Arc<T>>,
     /// At this many slots the next sweep is due; raised where a sweep finds that most are in use.
     sweep_at: usize,
 }
@@ -71,7 +53,7 @@ impl<T: Head> Heads<T> {
     pub fn new(heads_max: usize) -> Self {
         Self {
             shards: (0..SHARDS)
-                .map(|_| Mutex::new(Shard { slots: HashMap::default(), sweep_at: heads_max.div_ceil(SHARDS) }))
+                .map(|_| Mutex::new(Shard { slots: HashMap::new(), sweep_at: heads_max.div_ceil(SHARDS) }))
                 .collect(),
             per_shard_max: heads_max.div_ceil(SHARDS),
             count: AtomicUsize::new(0),

@@ -154,12 +154,10 @@ impl Index {
         inner.take_watchers()
     }
 
-    /// Wakes everybody who waits for any log: there is news that is no log's own.
-    pub fn wake_watchers(&self) {
-        for slot in self.heads.all() {
-            let watchers = slot.lock().take_watchers();
-            watchers.into_iter().for_each(crate::waiter::Target::wake);
-        }
+    /// Everybody who waits for any log, to be woken: there is news that is no log's own.
+    #[must_use]
+    pub fn take_watchers(&self) -> Vec<crate::waiter::Target> {
+        self.heads.all().iter().flat_map(|slot| slot.lock().take_watchers()).collect()
     }
 
     /// The slots with entries in memory, by LogId. They stay dirty until [`Self::drain`].

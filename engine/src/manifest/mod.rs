@@ -95,7 +95,7 @@ pub fn commit(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<()> {
     let outdated = names.iter().filter(|name| version_of(name).is_some_and(|v| v.0 < kept_from));
     for name in outdated {
         if let Err(e) = io.remove(&dir.join(name)) {
-            tracing::debug!(error = %e, "an outdated manifest stays for now");
+            tracing::debug!(error = %e, "an outdated manifest cannot be removed; the next commit tries again");
         }
     }
     Ok(())

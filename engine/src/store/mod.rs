@@ -102,7 +102,7 @@ impl Core {
         self.end.closed.store(true, Ordering::Release);
         self.lane.refuse(subscription::closed());
         self.index.pool.close();
-        self.index.wake_watchers();
+        crate::waiter::wake_all(self.index.take_watchers());
     }
 }
 

@@ -263,10 +263,11 @@ fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> 
         Err(_) => {
             core.poison.set(Error::new(ErrorKind::Io, "a background thread panicked; see the standard error output"));
             drop(part);
-            let waiting = core.lane.close(core.poison.error());
+            let mut tasks = Pending::answer_all(core.lane.close(core.poison.error()), Some(&core.poison.unknown()));
             core.index.pool.close();
-            core.index.wake_watchers();
-            wake_all(Pending::answer_all(waiting, Some(&core.poison.unknown())));
+            tasks.extend(core.index.take_watchers());
+            // A waker may panic here too, and may be what panicked before; whoever ends this thread goes on.
+            let _ = catch_unwind(AssertUnwindSafe(|| wake_all(tasks)));
             None
         }
     }
@@ -298,7 +299,7 @@ fn commit_loop(committer: &mut Committer, core: &Core, stop: &AtomicBool) {
         committer.step(true);
         if !told && core.poison.is_set() {
             told = true;
-            core.index.wake_watchers();
+            wake_all(core.index.take_watchers());
         }
     }
 }
