@@ -24,7 +24,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
-use everlog::{Ack, Batch, Config, ReadLimit, Store};
+use everlog::{Ack, Batch, Config, ErrorKind, ReadLimit, Store};
 
 const USAGE: &str = "usage: import --data DIR [--init] [--prefix PATH] [--trace] FOLDER
        import --data DIR [--prefix PATH] --out FOLDER
@@ -217,10 +217,7 @@ fn import(options: &Options, folder: &Path) -> Fallible<bool> {
     let mut files = Vec::new();
     find_files(folder, &mut files)?;
     files.sort();
-    if options.init && is_missing_or_empty(&options.data)? {
-        Store::create(&options.data, &Config::default())?;
-    }
-    let store = Store::open(&options.data, Config::default())?;
+    let store = open(options)?;
     let mut importer = Importer { store: &store, trace: options.trace, in_flight: VecDeque::new() };
     let mut log = String::new();
     for file in &files {
@@ -325,11 +322,17 @@ fn find_files(folder: &Path, files: &mut Vec<PathBuf>) -> Fallible {
     Ok(())
 }
 
-fn is_missing_or_empty(dir: &Path) -> Fallible<bool> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(e) => Err(told("listing", dir, &e).into()),
+/// The store; with `--init` it is created if there is none. Only creating tells what a creation that was cut short left,
+/// which it makes anew, from anything else in the directory, which it refuses.
+fn open(options: &Options) -> Fallible<Store> {
+    let refused = match Store::open(&options.data, Config::default()) {
+        Err(e) if options.init && e.kind() == ErrorKind::Refused => e,
+        opened => return Ok(opened?),
+    };
+    match Store::create(&options.data, &Config::default()) {
+        Ok(_) => Ok(Store::open(&options.data, Config::default())?),
+        Err(e) if e.kind() == ErrorKind::Refused => Err(refused.into()),
+        Err(e) => Err(e.into()),
     }
 }
 

@@ -63,6 +63,30 @@ fn what_was_acknowledged_survives_forty_kills() {
     eprintln!("{runs} runs, {kills} kills with an append under way, {} imports of the whole corpus", round + 1);
 }
 
+/// Killed between the steps of a creation, an import has left a directory without an identity.
+#[test]
+fn an_import_killed_while_it_created_its_store_goes_on() {
+    let scratch = tempfile::Builder::new().prefix("kill").tempdir_in(target_dir()).expect("room for a folder");
+    let data = scratch.path().join("store");
+    fs::create_dir_all(data.join("segments")).expect("a new folder");
+    fs::write(data.join("LOCK"), b"").expect("a new file");
+    let import = || {
+        let mut command = Command::new(example());
+        command.args(["--init", "--data"]).arg(&data).arg(fixtures()).stdout(Stdio::null());
+        command.status().expect("the example starts")
+    };
+    assert!(import().success(), "what was left is made anew");
+    assert!(import().success(), "the store is opened");
+
+    let other = scratch.path().join("other");
+    fs::create_dir(&other).expect("a new folder");
+    fs::write(other.join("letter.txt"), b"dear").expect("a new file");
+    let mut command = Command::new(example());
+    let status = command.args(["--init", "--data"]).arg(&other).arg(fixtures()).stderr(Stdio::null()).status();
+    assert!(!status.expect("the example starts").success(), "somebody's folder becomes no store");
+    assert_eq!(fs::read_dir(&other).expect("it is there").count(), 1, "and nothing is written there");
+}
+
 /// The example, the store it works on, and all it ever said.
 struct World {
     example: PathBuf,
