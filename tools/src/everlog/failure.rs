@@ -27,6 +27,12 @@ impl Failure {
         Self::new(4, cause, "restore what the list above names, and look after the disk")
     }
 
+    /// The same, with more to say about what it means.
+    pub fn and(mut self, more: &str) -> Self {
+        self.cause = format!("{}; {more}", self.cause);
+        self
+    }
+
     pub fn code(&self) -> u8 {
         self.code
     }

@@ -1,4 +1,4 @@
-//! `everlog`: what an operator does with a store from the shell.
+//! `everlog`: what an operator does with a store from the shell, and a device with its server.
 //!
 //! Commands read arguments, call the engine and print; nothing here knows the format of a file. Invariant: the exit
 //! code says what happened (0 done, 1 failed, 2 bad usage, 3 refused, 4 damage, 5 stopped by an I/O error), and an
@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod device;
 mod dump;
 mod failure;
 mod init;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Creates, inspects, verifies and measures everlog stores.
+/// Creates, inspects, verifies and measures everlog stores; syncs devices.
 #[derive(Parser)]
 #[command(name = "everlog", version, after_help = EXAMPLES)]
 struct Cli {
@@ -32,6 +33,8 @@ const EXAMPLES: &str = "Examples:
   everlog inspect ./store
   everlog dump ./store --log users/alice/contacts --from 40
   everlog verify ./store --json
+  everlog device init ./phone --server http://127.0.0.1:4437 --user alice
+  everlog device sync ./phone
   everlog bench append --data ./scratch --threads 16 --seconds 10
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 3 refused (no store here, locked, newer format), 4 damage found or some
@@ -69,6 +72,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make a folder a device, and sync it with a server
+    #[command(subcommand, after_help = device::EXAMPLES)]
+    Device(device::Command),
     /// Measure the engine on this machine
     #[command(subcommand)]
     Bench(bench::Command),
@@ -84,6 +90,7 @@ fn main() -> ExitCode {
         Command::Inspect { dir, json } => inspect::run(&dir, json),
         Command::Dump(args) => dump::run(&args),
         Command::Verify { dir, json } => verify::run(&dir, json),
+        Command::Device(command) => device::run(&command),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

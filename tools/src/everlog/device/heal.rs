@@ -1,0 +1,144 @@
+//! What an item is measured by when a whole stream is read again, because the server has lost the history that this
+//! device had followed.
+//!
+//! A server that was restored lacks what came after the cut. Devices still have it and put it back. Invariant: nothing
+//! is deleted here merely because the server lost it, and what another device has put back and edited since is no
+//! conflict with what it was before.
+
+use super::merge::Version;
+use super::state::State;
+
+/// How the stream stands beside what this device knew.
+pub struct Reread {
+    /// The server has lost all past this offset; None: it has lost nothing that is known of.
+    pub cut: Option<String>,
+}
+
+/// The last that the stream says of a key.
+pub struct LastWord<'a> {
+    pub version: Version,
+    pub offset: &'a str,
+    /// The version agreed on before stands in the stream past the cut: another device has put it back.
+    pub was_put_back: bool,
+}
+
+/// The dense position in an offset of everlog, the part after the underscore. None where a server gives others.
+pub fn position(offset: &str) -> Option<u64> {
+    let (_, digits) = offset.split_once('_')?;
+    if digits.len() != 16 { None } else { u64::from_str_radix(digits, 16).ok() }
+}
+
+/// The offset `count` records before `next`, where offsets can be counted; else `next`, which is never too little.
+pub fn offset_before(next: &str, count: u64) -> String {
+    match (next.split_once('_'), position(next).and_then(|position| position.checked_sub(count))) {
+        (Some((timeline, _)), Some(position)) => format!("{timeline}_{position:016x}"),
+        _ => next.to_owned(),
+    }
+}
+
+impl Reread {
+    /// Whether the change that ends at the offset is lost, or can only be thought so.
+    fn is_beyond(&self, offset: &str) -> bool {
+        let Some(cut) = &self.cut else { return false };
+        match (position(offset), position(cut)) {
+            (Some(offset), Some(cut)) => offset > cut,
+            _ => true,
+        }
+    }
+
+    /// Whether the version, written past the cut, is the one that was agreed on: then it was put back.
+    pub fn puts_back(&self, state: &State, key: &str, version: Version, offset: &str) -> bool {
+        version.is_some() && version == state.base(key) && self.is_beyond(offset)
+    }
+
+    /// The version that both sides' changes are measured by.
+    pub fn base(&self, state: &State, key: &str, last: &LastWord<'_>) -> Version {
+        let known = state.base(key);
+        let offset = state.items.get(key).map(|item| &item.offset).or_else(|| state.deleted.get(key));
+        let lost = offset.is_some_and(|offset| self.is_beyond(offset));
+        if !lost || last.was_put_back || (known.is_some() && known == last.version) {
+            known
+        } else if self.is_beyond(last.offset) {
+            // Somebody has written since the cut without knowing what was lost. Nothing is agreed on any more.
+            None
+        } else {
+            // The server stands where it stood before the lost change: what is here is an edit of that.
+            last.version
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::digest::Digest;
+    use crate::device::merge::{Decision, decide};
+
+    fn offset(position: u64) -> String {
+        format!("00000001000000ff_{position:016x}")
+    }
+
+    fn version(name: &str) -> Version {
+        (name != "-").then(|| Digest::of(name.as_bytes()))
+    }
+
+    /// What becomes of an item that was agreed on as `known` at `at`, is `local` here, and of which the stream, cut at
+    /// 50, says last `remote` at `last_at`.
+    fn healed(known: &str, at: u64, local: &str, remote: &str, last_at: u64, was_put_back: bool) -> Decision {
+        let mut state = State::new("d".into());
+        state.agree("k", version(known), &offset(at));
+        let last = LastWord { version: version(remote), offset: &offset(last_at), was_put_back };
+        let base = Reread { cut: Some(offset(50)) }.base(&state, "k", &last);
+        decide(base, version(local), version(remote))
+    }
+
+    #[test]
+    fn what_the_server_lost_is_put_back() {
+        assert_eq!(healed("v2", 60, "v2", "v1", 5, false), Decision::Keep);
+        assert_eq!(healed("v2", 60, "v3", "v1", 5, false), Decision::Keep);
+        assert_eq!(healed("v2", 60, "v2", "-", 5, false), Decision::Keep);
+        // A lost deletion too, and one that was not pushed yet.
+        assert_eq!(healed("-", 60, "-", "v1", 5, false), Decision::Keep);
+        assert_eq!(healed("v2", 60, "-", "v1", 5, false), Decision::Keep);
+    }
+
+    #[test]
+    fn what_another_device_put_back_settles() {
+        assert_eq!(healed("v2", 60, "v2", "v2", 55, true), Decision::Settled);
+        assert_eq!(healed("v2", 60, "v3", "v2", 55, true), Decision::Keep);
+        assert_eq!(healed("-", 60, "-", "-", 55, false), Decision::Settled);
+    }
+
+    #[test]
+    fn what_was_put_back_and_edited_since_is_followed() {
+        assert_eq!(healed("v2", 60, "v2", "v3", 55, true), Decision::Write);
+        assert_eq!(healed("v2", 60, "v2", "-", 55, true), Decision::Delete);
+        assert_eq!(healed("v2", 60, "v4", "v3", 55, true), Decision::Conflict);
+    }
+
+    #[test]
+    fn what_was_edited_in_ignorance_of_the_loss_is_a_conflict() {
+        assert_eq!(healed("v2", 60, "v2", "v3", 55, false), Decision::Conflict);
+        assert_eq!(healed("v2", 60, "v2", "-", 55, false), Decision::Keep);
+        assert_eq!(healed("-", 60, "-", "v3", 55, false), Decision::Write);
+    }
+
+    #[test]
+    fn what_was_not_lost_follows_the_server() {
+        assert_eq!(healed("v1", 5, "v1", "v3", 55, false), Decision::Write);
+        assert_eq!(healed("v1", 50, "v1", "-", 55, false), Decision::Delete);
+        assert_eq!(healed("v1", 5, "v2", "v1", 5, false), Decision::Keep);
+        assert_eq!(healed("-", 5, "-", "v3", 55, false), Decision::Write);
+    }
+
+    #[test]
+    fn offsets_are_counted_where_they_can_be() {
+        assert_eq!(position(&offset(17)), Some(17));
+        assert_eq!(offset_before(&offset(17), 3), offset(14));
+        assert_eq!(offset_before(&offset(2), 3), offset(2));
+        for other in ["-1", "17", "a_b", "0000_11"] {
+            assert_eq!(position(other), None);
+            assert_eq!(offset_before(other, 1), other);
+        }
+    }
+}

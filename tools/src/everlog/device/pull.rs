@@ -1,0 +1,393 @@
+//! Reading a collection's stream to its end, and merging what it says into the folder.
+//!
+//! It sends nothing but reads, and the creation of a stream that is missing. Only the last word on each key is merged,
+//! so that old versions never appear in the folder. Invariant: the cursor advances, durably, after every file that it
+//! stands for; merging the same words again after a crash changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use super::digest::Digest;
+use super::folder::{Done, Found};
+use super::heal::{LastWord, Reread, offset_before};
+use super::item::{Change, Content, Element, decode};
+use super::merge::{Decision, Version, decide};
+use super::photos::{self, Download};
+use super::remote::{Page, START};
+use super::session::Session;
+use super::state::Wanted;
+use crate::failure::Failure;
+use crate::progress::Progress;
+
+/// As much content is held until all has been read; what is beyond is read once more when its turn comes.
+const HELD_BYTES_MAX: usize = 32 << 20;
+/// How often the history may change under a read of it.
+const REREADS_MAX: u32 = 8;
+/// How often a file may change under a decision about it.
+const DECISIONS_MAX: u32 = 10;
+/// After a crash, at most so much work has to be looked at again.
+const SAVE_AFTER: Duration = Duration::from_secs(2);
+/// The cut of a server that lost everything.
+const NOTHING_KEPT: &str = "0000000000000000_0000000000000000";
+
+/// The last word on one key.
+struct Last {
+    said: Said,
+    /// The offset after it, and the one that leads to its page.
+    offset: String,
+    page: String,
+    was_put_back: bool,
+}
+
+enum Said {
+    Deleted,
+    File {
+        hash: Digest,
+        bytes: Option<Vec<u8>>,
+    },
+    Photo {
+        hash: Digest,
+        size: u64,
+    },
+    /// Nobody can tell.
+    Unreadable(String),
+}
+
+impl Last {
+    fn version(&self) -> Version {
+        match &self.said {
+            Said::File { hash, .. } | Said::Photo { hash, .. } => Some(*hash),
+            Said::Deleted | Said::Unreadable(_) => None,
+        }
+    }
+}
+
+/// All last words from one offset to the end.
+#[derive(Default)]
+struct Gathered {
+    last: BTreeMap<String, Last>,
+    /// Keys in the order of their pages, for those whose content has to be read again.
+    pages: Vec<String>,
+    cursor: String,
+    held_bytes: usize,
+    /// What has no usable key: a name for it, and what is wrong.
+    bad: Vec<(String, String)>,
+}
+
+enum Gathering {
+    Done(Gathered),
+    Cut(Option<String>),
+    Trimmed,
+    Missing,
+}
+
+/// One page that was read again for its contents.
+#[derive(Default)]
+struct Again {
+    page: String,
+    next: String,
+    at_end: bool,
+    contents: BTreeMap<(String, Digest), Vec<u8>>,
+}
+
+/// Content that is at hand.
+enum Ready {
+    Bytes(Vec<u8>),
+    File(PathBuf),
+}
+
+/// Brings the folder up to what the server has.
+pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
+    // Without a cursor the whole stream is read, against whatever was agreed on before.
+    let mut reread = session.state.cursor.is_none().then_some(Reread { cut: None });
+    for _ in 0..REREADS_MAX {
+        let cursor = session.state.cursor.as_deref();
+        let from = if reread.is_some() { START } else { cursor.unwrap_or(START) }.to_owned();
+        match gather(session, from, reread.as_ref())? {
+            Gathering::Done(gathered) => return merge(session, gathered, reread.as_ref()),
+            Gathering::Cut(cut) => reread = Some(Reread { cut: Some(cut.unwrap_or(NOTHING_KEPT.into())) }),
+            Gathering::Missing => {
+                session.remote.create(session.collection)?;
+                reread = Some(Reread { cut: Some(NOTHING_KEPT.into()) });
+            }
+            Gathering::Trimmed if reread.is_none() => reread = Some(Reread { cut: None }),
+            Gathering::Trimmed => {
+                let cause = format!("the server cannot give {} from its beginning on", session.collection.name);
+                return Err(Failure::new(4, cause, "look into the server's log; nothing was changed"));
+            }
+        }
+        // What was numbered in the lost history cannot be counted on.
+        session.become_another()?;
+    }
+    let cause = format!("the server's history of {} goes on changing while it is read", session.collection.name);
+    Err(Failure::new(1, cause, "sync again once the server has been restored"))
+}
+
+fn gather(session: &Session<'_>, from: String, reread: Option<&Reread>) -> Result<Gathering, Failure> {
+    let mut gathered = Gathered::default();
+    let mut offset = from;
+    loop {
+        let (elements, next, at_end) = match session.remote.read(session.collection, &offset)? {
+            Page::Content { elements, next, at_end } => (elements, next, at_end),
+            Page::Cut(cut) => return Ok(Gathering::Cut(cut)),
+            Page::Trimmed => return Ok(Gathering::Trimmed),
+            Page::Missing => return Ok(Gathering::Missing),
+        };
+        if !at_end && next == offset {
+            let cause = format!("the server gives no more of {} and no end either", session.collection.name);
+            return Err(Failure::new(1, cause, "look into the server's log; nothing was changed"));
+        }
+        for (i, element) in elements.iter().enumerate() {
+            let after = offset_before(&next, (elements.len() - 1 - i) as u64);
+            gathered.hear(session, element, after, &offset, reread);
+        }
+        offset = next;
+        if at_end {
+            gathered.cursor = offset;
+            return Ok(Gathering::Done(gathered));
+        }
+    }
+}
+
+impl Gathered {
+    fn hear(&mut self, session: &Session<'_>, element: &RawValue, offset: String, page: &str, reread: Option<&Reread>) {
+        let (key, said) = match decode(session.collection, element.get()) {
+            Element::Control => return,
+            Element::Unreadable(None, why) => return self.bad.push((format!("(record before {offset})"), why)),
+            Element::Unreadable(Some(key), why) => (key, Said::Unreadable(why)),
+            Element::Change(Change { key, content: Content::Deleted }) => (key, Said::Deleted),
+            Element::Change(Change { key, content: Content::Photo { hash, size } }) => {
+                (key, Said::Photo { hash, size })
+            }
+            Element::Change(Change { key, content: Content::File(bytes) }) => {
+                let hash = Digest::of(&bytes);
+                let fits = self.held_bytes + bytes.len() <= HELD_BYTES_MAX;
+                (key, Said::File { hash, bytes: fits.then_some(bytes) })
+            }
+        };
+        if let Some(why) = session.collection.refuses(&key) {
+            return self.bad.push((key, why.to_owned()));
+        }
+        self.held_bytes += held(&said);
+        let mut last = Last { said, offset, page: page.to_owned(), was_put_back: false };
+        last.was_put_back = reread.is_some_and(|r| r.puts_back(&session.state, &key, last.version(), &last.offset));
+        if self.pages.last().is_none_or(|last| last != page) {
+            self.pages.push(page.to_owned());
+        }
+        if let Some(earlier) = self.last.get(&key) {
+            self.held_bytes -= held(&earlier.said);
+            last.was_put_back |= earlier.was_put_back;
+        }
+        self.last.insert(key, last);
+    }
+
+    /// The words in the order of their pages, and after them what earlier syncs could not take.
+    fn into_words(mut self, session: &Session<'_>) -> Vec<(String, Last)> {
+        let mut waiting = Vec::new();
+        for (key, wanted) in session.state.wanted.iter().filter(|(key, _)| !self.last.contains_key(*key)) {
+            let said = match (wanted.hash, wanted.size) {
+                (None, _) => Said::Deleted,
+                (Some(hash), Some(size)) => Said::Photo { hash, size },
+                (Some(hash), None) => Said::File { hash, bytes: None },
+            };
+            let (offset, page) = (wanted.offset.clone(), wanted.page.clone());
+            waiting.push((key.clone(), Last { said, offset, page, was_put_back: false }));
+        }
+        let order: BTreeMap<String, usize> = self.pages.drain(..).zip(0..).collect();
+        let mut words: Vec<_> = self.last.into_iter().collect();
+        words.sort_by_key(|(_, last)| order.get(&last.page).copied());
+        words.append(&mut waiting);
+        words
+    }
+}
+
+fn held(said: &Said) -> usize {
+    if let Said::File { bytes: Some(bytes), .. } = said { bytes.len() } else { 0 }
+}
+
+fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Reread>) -> Result<(), Failure> {
+    for (name, why) in std::mem::take(&mut gathered.bad) {
+        session.report.damaged(session.collection, &name, why);
+    }
+    let cursor = gathered.cursor.clone();
+    let silent: Vec<String> = match reread {
+        Some(_) => {
+            // Everything is said anew.
+            session.state.wanted.clear();
+            let known = session.state.items.keys().chain(session.state.deleted.keys());
+            known.filter(|key| !gathered.last.contains_key(*key)).cloned().collect()
+        }
+        None => Vec::new(),
+    };
+    let words = gathered.into_words(session);
+    let mut progress = Progress::new("pulling", words.len() as u64);
+    let mut merger = Merger { session, reread, again: Again::default() };
+    let mut saved = Instant::now();
+    for (done, (key, last)) in words.into_iter().enumerate() {
+        let settled = merger.settle(&key, last);
+        // What is agreed on so far is kept also where the rest fails: the cursor stays, and all is heard again.
+        if settled.is_err() || saved.elapsed() >= SAVE_AFTER {
+            merger.session.save()?;
+            saved = Instant::now();
+        }
+        settled?;
+        progress.reached(done as u64 + 1);
+    }
+    // The server lost all trace of these: what is here of them is news to it.
+    silent.iter().for_each(|key| session.state.forget(key));
+    session.state.cursor = Some(cursor);
+    session.save()
+}
+
+struct Merger<'s, 'a> {
+    session: &'s mut Session<'a>,
+    reread: Option<&'s Reread>,
+    again: Again,
+}
+
+impl Merger<'_, '_> {
+    /// Makes the file what the last word on it, what is here, and what was agreed on make of it together.
+    fn settle(&mut self, key: &str, last: Last) -> Result<(), Failure> {
+        if let Said::Unreadable(why) = &last.said {
+            self.session.report.damaged(self.session.collection, key, why.clone());
+            return Ok(());
+        }
+        let remote = last.version();
+        let base = self.base(key, &last);
+        let mut ready = None;
+        for _ in 0..DECISIONS_MAX {
+            let local = match self.session.folder.find(key)? {
+                Found::Nothing => None,
+                Found::File(hash) => Some(hash),
+                Found::Unknown(why) => return self.leave(key, &last, why),
+            };
+            let decision = decide(base, local, remote);
+            if matches!(decision, Decision::Write | Decision::Conflict) && ready.is_none() {
+                match self.fetch(key, &last)? {
+                    Ok(content) => ready = Some(content),
+                    Err(why) => return self.miss(key, &last, why),
+                }
+            }
+            let done = match (decision, local) {
+                (Decision::Settled | Decision::Keep, _) => Done::Yes,
+                (Decision::Delete, _) => self.session.folder.remove(key, local)?,
+                (Decision::Conflict, Some(hash)) if self.session.folder.keep_both(key, hash)?.is_none() => {
+                    Done::Changed
+                }
+                (Decision::Write | Decision::Conflict, _) => self.put(key, ready.as_ref(), local)?,
+            };
+            match done {
+                Done::Changed => {}
+                Done::Refused(why) => return self.leave(key, &last, why),
+                Done::Yes => {
+                    self.count(decision);
+                    self.session.state.agree(key, remote, &last.offset);
+                    return Ok(());
+                }
+            }
+        }
+        self.leave(key, &last, "the file goes on changing".into())
+    }
+
+    fn base(&self, key: &str, last: &Last) -> Version {
+        let state = &self.session.state;
+        let Some(reread) = self.reread else { return state.base(key) };
+        let word = LastWord { version: last.version(), offset: &last.offset, was_put_back: last.was_put_back };
+        reread.base(state, key, &word)
+    }
+
+    fn put(&self, key: &str, content: Option<&Ready>, local: Version) -> Result<Done, Failure> {
+        match content.expect("what is to be written was fetched before") {
+            Ready::Bytes(bytes) => self.session.folder.write(key, bytes, local),
+            Ready::File(path) => self.session.folder.adopt(path, key, local),
+        }
+    }
+
+    fn count(&mut self, decision: Decision) {
+        let report = &mut self.session.report;
+        match decision {
+            Decision::Settled | Decision::Keep => {}
+            Decision::Write => report.pulled += 1,
+            Decision::Delete => report.deleted += 1,
+            Decision::Conflict => {
+                report.pulled += 1;
+                report.conflicts += 1;
+            }
+        }
+    }
+
+    /// Something here is in the way. The next sync tries again.
+    fn leave(&mut self, key: &str, last: &Last, why: String) -> Result<(), Failure> {
+        self.session.report.skip(self.session.collection, key, why);
+        self.want(key, last);
+        Ok(())
+    }
+
+    /// The server does not give it. The next sync tries again.
+    fn miss(&mut self, key: &str, last: &Last, why: String) -> Result<(), Failure> {
+        self.session.report.damaged(self.session.collection, key, why);
+        self.want(key, last);
+        Ok(())
+    }
+
+    fn want(&mut self, key: &str, last: &Last) {
+        let size = if let Said::Photo { size, .. } = last.said { Some(size) } else { None };
+        let (offset, page) = (last.offset.clone(), last.page.clone());
+        self.session.state.wanted.insert(key.to_owned(), Wanted { hash: last.version(), size, offset, page });
+    }
+
+    /// The content of the last word, or why it cannot be had.
+    fn fetch(&mut self, key: &str, last: &Last) -> Result<Result<Ready, String>, Failure> {
+        match &last.said {
+            Said::File { bytes: Some(bytes), .. } => Ok(Ok(Ready::Bytes(bytes.clone()))),
+            Said::File { hash, bytes: None } => self.read_again(key, *hash, &last.page),
+            Said::Photo { hash, size } => {
+                let partial = self.session.home.join("partial");
+                let fetched = &mut self.session.report.photo_bytes_downloaded;
+                Ok(match photos::download(self.session.remote, &partial, *hash, *size, fetched)? {
+                    Download::Complete(path) => Ok(Ready::File(path)),
+                    Download::Incomplete => Err("its bytes are not complete on the server yet".into()),
+                    Download::Damaged(what) => Err(what),
+                })
+            }
+            Said::Deleted | Said::Unreadable(_) => Ok(Err("there is nothing to be had".into())),
+        }
+    }
+
+    /// Reads from the page on until the change is found that was heard there.
+    fn read_again(&mut self, key: &str, hash: Digest, page: &str) -> Result<Result<Ready, String>, Failure> {
+        let wanted = (key.to_owned(), hash);
+        let mut page = page.to_owned();
+        loop {
+            if self.again.page != page && !self.load(&page)? {
+                break;
+            }
+            if let Some(bytes) = self.again.contents.remove(&wanted) {
+                return Ok(Ok(Ready::Bytes(bytes)));
+            }
+            if self.again.at_end || self.again.next == page {
+                break;
+            }
+            page = self.again.next.clone();
+        }
+        Ok(Err("its record is no longer where it was".into()))
+    }
+
+    fn load(&mut self, page: &str) -> Result<bool, Failure> {
+        let collection = self.session.collection;
+        let Page::Content { elements, next, at_end } = self.session.remote.read(collection, page)? else {
+            return Ok(false);
+        };
+        let mut contents = BTreeMap::new();
+        for element in &elements {
+            if let Element::Change(Change { key, content: Content::File(bytes) }) = decode(collection, element.get()) {
+                contents.insert((key, Digest::of(&bytes)), bytes);
+            }
+        }
+        self.again = Again { page: page.to_owned(), next, at_end, contents };
+        Ok(true)
+    }
+}

@@ -1,0 +1,244 @@
+//! The user's streams on the server, and what its answers to reads and appends mean for a device.
+//!
+//! It keeps no state and merges nothing. Invariant: each answer becomes one case of an enumeration, or a failure; "not
+//! there" is never made of anything but the server's own word for it.
+
+use serde_json::value::RawValue;
+use ureq::http::Method;
+
+use super::collection::Collection;
+use super::digest::Digest;
+use super::http::{Answer, Http, Place, Request, percent_encoded};
+use super::state::Batch;
+use crate::failure::Failure;
+
+/// Where every stream begins.
+pub const START: &str = "-1";
+const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
+
+pub struct Remote {
+    http: Http,
+    /// `users/NAME`, ready for an address.
+    owner: String,
+}
+
+/// What a read from an offset found.
+pub enum Page {
+    Content {
+        elements: Vec<Box<RawValue>>,
+        next: String,
+        at_end: bool,
+    },
+    /// The server no longer has the history that the offset belongs to; past the cut, where it is known, it lost all.
+    Cut(Option<String>),
+    /// What the offset points to is no longer kept.
+    Trimmed,
+    Missing,
+}
+
+/// What became of a batch.
+pub enum Append {
+    /// The stream now ends at `next`.
+    Accepted {
+        next: String,
+        level: Option<String>,
+    },
+    /// It had arrived before.
+    Duplicate {
+        next: Option<String>,
+        level: Option<String>,
+    },
+    /// The stream does not end where the batch expects it.
+    Moved,
+    /// Somebody else has written under this device's name, or the server has forgotten what it had written.
+    Estranged,
+    TooLarge,
+}
+
+/// What became of a photo's chunk.
+pub enum Chunk {
+    Accepted,
+    /// It had arrived before, as had all up to this one.
+    Duplicate(u64),
+    /// This one is missing before it.
+    Gap(u64),
+    /// The stream is complete.
+    Complete,
+    Missing,
+    /// Other bytes have this number.
+    Conflict,
+}
+
+/// What a read of a photo's bytes found.
+pub struct Piece {
+    pub next: String,
+    pub at_end: bool,
+    pub closed: bool,
+}
+
+pub enum PhotoPage {
+    Piece(Piece),
+    Missing,
+    /// The offset is no longer valid: begin again.
+    Invalid,
+}
+
+impl Remote {
+    pub fn new(http: Http, user: &str) -> Self {
+        Self { http, owner: format!("users/{}", percent_encoded(user)) }
+    }
+
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
+    fn stream(&self, collection: Collection) -> String {
+        format!("{}/{}", self.owner, collection.name)
+    }
+
+    fn photo(&self, hash: Digest) -> String {
+        format!("{}/photos/{hash}", self.owner)
+    }
+
+    /// Asks for nothing but who answers, before anything is sent to it.
+    pub fn greet(&self, collection: Collection) -> Result<(), Failure> {
+        let request = Request { method: Method::HEAD, path: self.stream(collection), headers: Vec::new(), body: None };
+        let answer = self.http.send(&request)?;
+        if matches!(answer.status, 200 | 404 | 410) { Ok(()) } else { Err(answer.unexpected("HEAD")) }
+    }
+
+    /// Sees to it that the collection's stream is there.
+    pub fn create(&self, collection: Collection) -> Result<(), Failure> {
+        let headers = vec![("content-type", JSON.to_owned())];
+        let request = Request { method: Method::PUT, path: self.stream(collection), headers, body: None };
+        let answer = self.http.send(&request)?;
+        if matches!(answer.status, 200 | 201) { Ok(()) } else { Err(answer.unexpected("the creation of a stream")) }
+    }
+
+    pub fn read(&self, collection: Collection, offset: &str) -> Result<Page, Failure> {
+        let path = format!("{}?offset={}", self.stream(collection), percent_encoded(offset));
+        let answer = self.http.send(&Request { method: Method::GET, path, headers: Vec::new(), body: None })?;
+        match answer.status {
+            200 => page(&answer),
+            410 if answer.says("timeline") => Ok(Page::Cut(answer.header("everlog-cut").map(str::to_owned))),
+            410 => Ok(Page::Trimmed),
+            404 => Ok(Page::Missing),
+            _ => Err(answer.unexpected("a read")),
+        }
+    }
+
+    pub fn append(&self, collection: Collection, producer: &str, epoch: u64, batch: &Batch) -> Result<Append, Failure> {
+        let headers = vec![
+            ("content-type", JSON.to_owned()),
+            ("producer-id", producer.to_owned()),
+            ("producer-epoch", epoch.to_string()),
+            ("producer-seq", batch.number.to_string()),
+            ("everlog-expect-offset", batch.expect.clone()),
+        ];
+        let body = Some(batch.body.as_bytes());
+        let request = Request { method: Method::POST, path: self.stream(collection), headers, body };
+        let answer = self.http.send(&request)?;
+        let next = answer.header("stream-next-offset").map(str::to_owned);
+        let level = answer.header("everlog-durability").map(str::to_owned);
+        match (answer.status, next) {
+            (200, Some(next)) => Ok(Append::Accepted { next, level }),
+            // A device sends one batch at a time. If the server has seen a later number than this one, it was not this
+            // device that sent it, and what arrived under this number is not known.
+            (204, _) if answer.number("producer-seq").is_some_and(|highest| highest != batch.number) => {
+                Ok(Append::Estranged)
+            }
+            (204, next) => Ok(Append::Duplicate { next, level }),
+            // The stream that a missing one is followed by is read before anything is appended to it.
+            (412 | 404, _) => Ok(Append::Moved),
+            (403, _) => Ok(Append::Estranged),
+            (409, _) if answer.says("producer-conflict") || answer.header("producer-expected-seq").is_some() => {
+                Ok(Append::Estranged)
+            }
+            (413, _) => Ok(Append::TooLarge),
+            _ => Err(answer.unexpected("an append")),
+        }
+    }
+
+    /// Begins a photo's stream. Whether it is complete already; an empty photo is at once.
+    pub fn begin_photo(&self, hash: Digest, empty: bool) -> Result<bool, Failure> {
+        let mut headers = vec![("content-type", BYTES.to_owned())];
+        if empty {
+            headers.push(("stream-closed", "true".to_owned()));
+        }
+        let answer = self.http.send(&Request { method: Method::PUT, path: self.photo(hash), headers, body: None })?;
+        match answer.status {
+            200 | 201 => Ok(empty),
+            409 if answer.is_set("stream-closed") => Ok(true),
+            409 if empty => self.close_photo(hash).map(|()| true),
+            _ => Err(answer.unexpected("the creation of a photo's stream")),
+        }
+    }
+
+    fn close_photo(&self, hash: Digest) -> Result<(), Failure> {
+        let headers = vec![("stream-closed", "true".to_owned())];
+        let request = Request { method: Method::POST, path: self.photo(hash), headers, body: Some(&[]) };
+        let answer = self.http.send(&request)?;
+        if matches!(answer.status, 200 | 204) { Ok(()) } else { Err(answer.unexpected("the end of a photo's stream")) }
+    }
+
+    pub fn append_chunk(&self, hash: Digest, number: u64, bytes: &[u8], last: bool) -> Result<Chunk, Failure> {
+        let mut headers = vec![
+            ("content-type", BYTES.to_owned()),
+            ("producer-id", hash.to_string()),
+            ("producer-epoch", "0".to_owned()),
+            ("producer-seq", number.to_string()),
+        ];
+        if last {
+            headers.push(("stream-closed", "true".to_owned()));
+        }
+        let request = Request { method: Method::POST, path: self.photo(hash), headers, body: Some(bytes) };
+        let answer = self.http.send(&request)?;
+        let closed = answer.is_set("stream-closed");
+        match answer.status {
+            200 if !last => Ok(Chunk::Accepted),
+            200 => Ok(Chunk::Complete),
+            204 | 409 if closed => Ok(Chunk::Complete),
+            204 => Ok(Chunk::Duplicate(answer.number("producer-seq").unwrap_or(number))),
+            409 if answer.says("producer-conflict") => Ok(Chunk::Conflict),
+            409 if let Some(expected) = answer.number("producer-expected-seq") => Ok(Chunk::Gap(expected)),
+            404 => Ok(Chunk::Missing),
+            _ => Err(answer.unexpected("a photo's chunk")),
+        }
+    }
+
+    /// Reads on in a photo's stream; the bytes go to `place`.
+    pub fn read_photo(&self, hash: Digest, offset: &str, place: Place<'_>) -> Result<PhotoPage, Failure> {
+        let path = format!("{}?offset={}", self.photo(hash), percent_encoded(offset));
+        let request = Request { method: Method::GET, path, headers: Vec::new(), body: None };
+        let answer = self.http.send_to(&request, Some(place))?;
+        match answer.status {
+            200 => Ok(PhotoPage::Piece(Piece {
+                next: next_offset(&answer)?,
+                at_end: answer.is_set("stream-up-to-date") || answer.is_set("stream-closed"),
+                closed: answer.is_set("stream-closed"),
+            })),
+            404 => Ok(PhotoPage::Missing),
+            410 => Ok(PhotoPage::Invalid),
+            _ => Err(answer.unexpected("the read of a photo")),
+        }
+    }
+}
+
+fn next_offset(answer: &Answer) -> Result<String, Failure> {
+    let Some(next) = answer.header("stream-next-offset") else {
+        return Err(answer.unexpected("a read, without the next offset,"));
+    };
+    Ok(next.to_owned())
+}
+
+fn page(answer: &Answer) -> Result<Page, Failure> {
+    let next = next_offset(answer)?;
+    // At the end of a stream a server may leave the body away.
+    let body = if answer.body.is_empty() { b"[]" } else { answer.body.as_slice() };
+    let elements = serde_json::from_slice(body).map_err(|e| {
+        let cause = format!("the server answered a read with something that is no list of changes: {e}");
+        Failure::new(1, cause, "see whether the address leads to everlog; nothing was changed")
+    })?;
+    Ok(Page::Content { elements, next, at_end: answer.is_set("stream-up-to-date") })
+}

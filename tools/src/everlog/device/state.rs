@@ -1,0 +1,254 @@
+//! What a device knows of one collection, and keeps through every crash: which versions both sides agreed on, how far
+//! it has read, and what it has sent without knowing yet that it arrived.
+//!
+//! It decides nothing. The file is replaced as a whole, and its first line is the hash of the rest. Invariant: a state
+//! that cannot be proved intact is refused; it is never taken for an empty one, because a device without a memory would
+//! take the user's files for news and the server's deletions for nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::collection::Collection;
+use super::digest::Digest;
+use super::disk;
+use crate::failure::Failure;
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    version: u32,
+    /// The store that all the rest is about.
+    pub store: Option<String>,
+    /// Up to where the stream has been read and merged; None: nothing yet.
+    pub cursor: Option<String>,
+    /// Under which name this device writes to the stream, and the number of its next batch.
+    pub producer: String,
+    pub epoch: u64,
+    pub number: u64,
+    /// How safe the server said the last batch to be (`local`, `cold`).
+    pub level: Option<String>,
+    /// When the last sync of the collection ended.
+    pub synced: Option<String>,
+    /// What both sides agreed on, by key.
+    pub items: BTreeMap<String, Item>,
+    /// The deletions that both sides agreed on: key and offset.
+    pub deleted: BTreeMap<String, String>,
+    /// Versions that the server has and this device could not take yet.
+    pub wanted: BTreeMap<String, Wanted>,
+    /// Sent, or about to be sent, and not known to have arrived.
+    pub outbox: Vec<Batch>,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    pub hash: Digest,
+    /// The offset after its change, as nearly as it is known, never less.
+    pub offset: String,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// None: its deletion.
+    pub hash: Option<Digest>,
+    /// A photo's size; a file's is not known.
+    pub size: Option<u64>,
+    pub offset: String,
+    /// Reading from here finds the change again.
+    pub page: String,
+}
+
+/// One request, kept word for word so that it can be repeated word for word.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    pub number: u64,
+    /// The request holds only if the stream ends here.
+    pub expect: String,
+    pub body: String,
+    /// What the items are once it has arrived; None: deleted. In the order of the body.
+    pub changes: Vec<(String, Option<Digest>)>,
+}
+
+impl State {
+    pub fn new(producer: String) -> Self {
+        Self {
+            version: VERSION,
+            store: None,
+            cursor: None,
+            producer,
+            epoch: 0,
+            number: 0,
+            level: None,
+            synced: None,
+            items: BTreeMap::new(),
+            deleted: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            outbox: Vec::new(),
+        }
+    }
+
+    /// What is agreed on for the key.
+    pub fn base(&self, key: &str) -> Option<Digest> {
+        self.items.get(key).map(|item| item.hash)
+    }
+
+    /// From now on this is what both sides agree on for the key.
+    pub fn agree(&mut self, key: &str, version: Option<Digest>, offset: &str) {
+        self.wanted.remove(key);
+        match version {
+            Some(hash) => {
+                self.deleted.remove(key);
+                self.items.insert(key.to_owned(), Item { hash, offset: offset.to_owned() });
+            }
+            None => {
+                self.items.remove(key);
+                self.deleted.insert(key.to_owned(), offset.to_owned());
+            }
+        }
+    }
+
+    /// Nothing is known any more about what the server has under the key.
+    pub fn forget(&mut self, key: &str) {
+        self.items.remove(key);
+        self.deleted.remove(key);
+        self.wanted.remove(key);
+    }
+
+    /// Another writer to the stream, of whom the server has never heard. What was in the outbox is not sent under the
+    /// new name: whether it arrived under the old one shows when the stream is read again.
+    pub fn become_another(&mut self, producer: String) {
+        self.producer = producer;
+        self.epoch = 0;
+        self.number = 0;
+        self.outbox.clear();
+    }
+}
+
+pub fn path(device: &Path, collection: Collection) -> PathBuf {
+    device.join("state").join(format!("{}.json", collection.name))
+}
+
+/// The state as it was last saved; None if none ever was.
+pub fn load(device: &Path, collection: Collection) -> Result<Option<State>, Failure> {
+    let path = path(device, collection);
+    match fs::read(&path) {
+        Ok(bytes) => parse(&bytes).map(Some).map_err(|bad| bad.into_failure(&path)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(disk::failed("reading", &path)(e)),
+    }
+}
+
+pub fn save(device: &Path, collection: Collection, state: &State) -> Result<(), Failure> {
+    disk::replace(&path(device, collection), &render(state))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Bad {
+    Damaged,
+    Newer(u32),
+}
+
+impl Bad {
+    fn into_failure(self, path: &Path) -> Failure {
+        match self {
+            Self::Damaged => Failure::new(
+                4,
+                format!("the device's state {} is damaged", path.display()),
+                "keep a copy of the folder, then run `everlog device reset --force` on it and sync again",
+            ),
+            Self::Newer(version) => Failure::new(
+                3,
+                format!(
+                    "the device's state {} has version {version}, which this program does not know",
+                    path.display()
+                ),
+                "use the program that wrote it, or a later one",
+            ),
+        }
+    }
+}
+
+fn render(state: &State) -> Vec<u8> {
+    let body = serde_json::to_vec(state).expect("the fields are strings and numbers, which JSON can hold");
+    let mut bytes = head(&body);
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+fn head(body: &[u8]) -> Vec<u8> {
+    format!("{{\"blake3\":\"{}\"}}\n", Digest::of(body)).into_bytes()
+}
+
+fn parse(bytes: &[u8]) -> Result<State, Bad> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let line = bytes.iter().position(|b| *b == b'\n').ok_or(Bad::Damaged)?;
+    let (found, body) = bytes.split_at(line + 1);
+    if found != head(body) {
+        return Err(Bad::Damaged);
+    }
+    let Version { version } = serde_json::from_slice(body).map_err(|_| Bad::Damaged)?;
+    if version != VERSION {
+        return Err(Bad::Newer(version));
+    }
+    serde_json::from_slice(body).map_err(|_| Bad::Damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> State {
+        let mut state = State::new("d1".into());
+        state.store = Some("s".into());
+        state.cursor = Some("0_7".into());
+        state.agree("a.vcf", Some(Digest::of(b"a")), "0_1");
+        state.agree("b.vcf", None, "0_2");
+        let wanted = Wanted { hash: Some(Digest::of(b"c")), size: Some(1), offset: "0_3".into(), page: "-1".into() };
+        state.wanted.insert("c.jpg".into(), wanted);
+        let changes = vec![("a.vcf".into(), None)];
+        state.outbox.push(Batch { number: 0, expect: "0_7".into(), body: "[]".into(), changes });
+        state
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was() {
+        assert_eq!(parse(&render(&sample())), Ok(sample()));
+    }
+
+    #[test]
+    fn damage_at_any_byte_is_refused() {
+        let good = render(&sample());
+        for at in 0..good.len() {
+            for flip in [1, 0x20, 0x80] {
+                let mut bad = good.clone();
+                bad[at] ^= flip;
+                assert_eq!(parse(&bad), Err(Bad::Damaged), "byte {at}");
+            }
+            assert_eq!(parse(&good[..at]), Err(Bad::Damaged), "cut at {at}");
+        }
+        assert_eq!(parse(&[&good[..], b" "].concat()), Err(Bad::Damaged));
+    }
+
+    #[test]
+    fn another_version_is_told_apart_from_damage() {
+        let mut later = sample();
+        later.version = VERSION + 1;
+        assert_eq!(parse(&render(&later)), Err(Bad::Newer(VERSION + 1)));
+    }
+
+    #[test]
+    fn an_agreement_ends_what_was_said_before() {
+        let mut state = sample();
+        state.agree("c.jpg", None, "0_4");
+        assert!(state.wanted.is_empty() && state.deleted.contains_key("c.jpg"));
+        state.agree("c.jpg", Some(Digest::of(b"x")), "0_5");
+        assert!(!state.deleted.contains_key("c.jpg") && state.base("c.jpg") == Some(Digest::of(b"x")));
+    }
+}

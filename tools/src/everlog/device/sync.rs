@@ -1,0 +1,111 @@
+//! `everlog device sync`: brings a device and its server together, collection by collection.
+//!
+//! The steps are in files of their own; here is their order, and what must be so before any of them. Invariant: whatever
+//! is refused is refused before anything is sent or changed.
+
+use std::fs;
+use std::time::Duration;
+
+use super::account::{Device, random_id};
+use super::collection::{ALL, Collection};
+use super::disk::{self, failed};
+use super::folder::Folder;
+use super::http::Http;
+use super::push::{self, Pushed};
+use super::remote::Remote;
+use super::report::Report;
+use super::session::Session;
+use super::state::{self, State};
+use super::{clock, pull, status};
+use crate::failure::Failure;
+
+/// How often other devices may come before this one's changes.
+const ROUNDS_MAX: u32 = 100;
+
+pub fn run(device: &Device, patience: Duration, json: bool) -> Result<(), Failure> {
+    let _lock = device.lock()?;
+    let states = load(device)?;
+    let store = states.iter().find_map(|(_, _, state)| state.store.clone());
+    clear_scratch(device)?;
+    let http = Http::new(&device.account.server, device.account.token.as_deref(), patience, store);
+    let remote = Remote::new(http, &device.account.user);
+    let mut report = Report::default();
+    let synced = sync_all(device, &remote, states, &mut report);
+    let damaged = match synced {
+        Ok(damaged) => damaged,
+        Err(failure) if remote.http().gave_up() => return Err(failure.and(&status::still_pending(device))),
+        Err(failure) => return Err(failure),
+    };
+    report.print(json)?;
+    damaged.map_or_else(|| report.verdict(), Err)
+}
+
+/// The states of all collections, each with its folder. A folder that is gone while its items are known is a disk that
+/// is not mounted, or a mistake, and not the wish to delete everything.
+fn load(device: &Device) -> Result<Vec<(Collection, Folder, State)>, Failure> {
+    let mut states = Vec::new();
+    for collection in ALL {
+        let folder = Folder::new(&device.dir, &device.home(), collection);
+        let state = match state::load(&device.home(), collection)? {
+            Some(state) => state,
+            // Somebody removed it. Numbers under the device's name may have been used already.
+            None => State::new(random_id()?),
+        };
+        let knows_items = !state.items.is_empty() || !state.outbox.is_empty();
+        if knows_items && !folder.exists() {
+            return Err(folder.missing());
+        }
+        states.push((collection, folder, state));
+    }
+    states.iter().filter(|(_, folder, _)| !folder.exists()).try_for_each(|(_, folder, _)| folder.create())?;
+    Ok(states)
+}
+
+/// Removes what a crash left half-written. The folder is created where it is missing.
+fn clear_scratch(device: &Device) -> Result<(), Failure> {
+    for name in ["tmp", "partial"] {
+        let folder = device.home().join(name);
+        fs::create_dir_all(&folder).map_err(failed("creating", &folder))?;
+    }
+    let scratch = device.home().join("tmp");
+    for entry in fs::read_dir(&scratch).map_err(failed("reading", &scratch))? {
+        disk::remove(&entry.map_err(failed("reading", &scratch))?.path())?;
+    }
+    Ok(())
+}
+
+/// Syncs one collection after the other. One whose records the server finds damaged does not keep the others waiting;
+/// the first such failure is given back.
+fn sync_all(
+    device: &Device, remote: &Remote, states: Vec<(Collection, Folder, State)>, report: &mut Report,
+) -> Result<Option<Failure>, Failure> {
+    remote.greet(ALL[0])?;
+    let mut damaged = None;
+    for (collection, folder, mut state) in states {
+        state.store = remote.http().store();
+        let home = device.home();
+        let mut session = Session::new(collection, remote, &home, &folder, report, state);
+        match sync_one(&mut session) {
+            Ok(()) => {}
+            Err(failure) if failure.code() == 4 => damaged = damaged.or(Some(failure)),
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(damaged)
+}
+
+fn sync_one(session: &mut Session<'_>) -> Result<(), Failure> {
+    if session.state.cursor.is_none() {
+        session.remote.create(session.collection)?;
+    }
+    push::resend(session)?;
+    for _ in 0..ROUNDS_MAX {
+        pull::pull(session)?;
+        if push::push(session)? == Pushed::All {
+            session.state.synced = Some(clock::now());
+            return session.save();
+        }
+    }
+    let cause = format!("other devices changed {} faster than this one could", session.collection.name);
+    Err(Failure::new(1, cause, "sync again; nothing is lost"))
+}
