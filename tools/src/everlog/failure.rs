@@ -33,6 +33,11 @@ impl Failure {
         self
     }
 
+    /// Why, without what to do about it.
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
     pub fn code(&self) -> u8 {
         self.code
     }

@@ -153,7 +153,7 @@ impl Http {
                 Err(Broken::Connection(why)) => (why, pause),
                 Err(Broken::Here(failure)) => return Err(failure),
             };
-            if begun.elapsed() + wait > self.patience {
+            if begun.elapsed().saturating_add(wait) > self.patience {
                 self.gave_up.set(true);
                 return Err(Failure::new(
                     1,

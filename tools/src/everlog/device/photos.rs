@@ -3,6 +3,7 @@
 //! Which photos there are is the collection's business. A photo is never in memory as a whole. Invariant: only bytes of
 //! the photo's hash go into its stream, and only a file of the wanted size and hash comes out of here.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -125,6 +126,19 @@ pub fn upload(remote: &Remote, file: &File, print: &Print) -> Result<Upload, Fai
     // The last chunk closes the stream. One that holds more chunks than the photo has, or goes on losing them, is not
     // this photo's.
     Ok(Upload::Conflict)
+}
+
+/// Removes downloads that nobody waits for any more.
+pub fn discard_all_but(folder: &Path, wanted: &BTreeSet<String>) -> Result<(), Failure> {
+    for entry in fs::read_dir(folder).map_err(failed("reading", folder))? {
+        let entry = entry.map_err(failed("reading", folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let hash = name.split_once('.').map_or(name.as_str(), |(hash, _)| hash);
+        if !wanted.contains(hash) {
+            disk::remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// How far a download is: what is in the file up to there has been synced.
@@ -272,5 +286,10 @@ mod tests {
         again.file.set_len(4).expect("it can be cut");
         let cut = Partial::open(dir.path(), hash).expect("there is room");
         assert_eq!((cut.next.as_str(), cut.bytes), (START, 0));
+        let count = || fs::read_dir(dir.path()).expect("it is there").count();
+        discard_all_but(dir.path(), &BTreeSet::from([hash.to_string()])).expect("it can be written");
+        assert_eq!(count(), 2);
+        discard_all_but(dir.path(), &BTreeSet::new()).expect("it can be written");
+        assert_eq!(count(), 0);
     }
 }

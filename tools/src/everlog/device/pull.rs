@@ -250,7 +250,7 @@ struct Merger<'s, 'a> {
 
 impl Merger<'_, '_> {
     /// Makes the file what the last word on it, what is here, and what was agreed on make of it together.
-    fn settle(&mut self, key: &str, last: Last) -> Result<(), Failure> {
+    fn settle(&mut self, key: &str, mut last: Last) -> Result<(), Failure> {
         if let Said::Unreadable(why) = &last.said {
             self.session.report.damaged(self.session.collection, key, why.clone());
             return Ok(());
@@ -266,7 +266,7 @@ impl Merger<'_, '_> {
             };
             let decision = decide(base, local, remote);
             if matches!(decision, Decision::Write | Decision::Conflict) && ready.is_none() {
-                match self.fetch(key, &last)? {
+                match self.fetch(key, &mut last)? {
                     Ok(content) => ready = Some(content),
                     Err(why) => return self.miss(key, &last, why),
                 }
@@ -340,18 +340,23 @@ impl Merger<'_, '_> {
     }
 
     /// The content of the last word, or why it cannot be had.
-    fn fetch(&mut self, key: &str, last: &Last) -> Result<Result<Ready, String>, Failure> {
-        match &last.said {
-            Said::File { bytes: Some(bytes), .. } => Ok(Ok(Ready::Bytes(bytes.clone()))),
-            Said::File { hash, bytes: None } => self.read_again(key, *hash, &last.page),
+    fn fetch(&mut self, key: &str, last: &mut Last) -> Result<Result<Ready, String>, Failure> {
+        match &mut last.said {
+            Said::File { hash, bytes } => match bytes.take() {
+                Some(bytes) => Ok(Ok(Ready::Bytes(bytes))),
+                None => self.read_again(key, *hash, &last.page),
+            },
             Said::Photo { hash, size } => {
                 let partial = self.session.home.join("partial");
                 let fetched = &mut self.session.report.photo_bytes_downloaded;
-                Ok(match photos::download(self.session.remote, &partial, *hash, *size, fetched)? {
-                    Download::Complete(path) => Ok(Ready::File(path)),
-                    Download::Incomplete => Err("its bytes are not complete on the server yet".into()),
-                    Download::Damaged(what) => Err(what),
-                })
+                match photos::download(self.session.remote, &partial, *hash, *size, fetched) {
+                    Ok(Download::Complete(path)) => Ok(Ok(Ready::File(path))),
+                    Ok(Download::Incomplete) => Ok(Err("its bytes are not complete on the server yet".into())),
+                    Ok(Download::Damaged(what)) => Ok(Err(what)),
+                    // One photo that the server cannot read is no reason to keep the others away.
+                    Err(failure) if failure.code() == 4 => Ok(Err(failure.cause().to_owned())),
+                    Err(failure) => Err(failure),
+                }
             }
             Said::Deleted | Said::Unreadable(_) => Ok(Err("there is nothing to be had".into())),
         }

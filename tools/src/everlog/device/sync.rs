@@ -16,7 +16,7 @@ use super::remote::Remote;
 use super::report::Report;
 use super::session::Session;
 use super::state::{self, State};
-use super::{clock, pull, status};
+use super::{clock, photos, pull, status};
 use crate::failure::Failure;
 
 /// How often other devices may come before this one's changes.
@@ -102,6 +102,11 @@ fn sync_one(session: &mut Session<'_>) -> Result<(), Failure> {
     for _ in 0..ROUNDS_MAX {
         pull::pull(session)?;
         if push::push(session)? == Pushed::All {
+            if session.collection.is_photos() {
+                let wanted = session.state.wanted.values().filter_map(|wanted| wanted.hash);
+                let wanted = wanted.map(|hash| hash.to_string()).collect();
+                photos::discard_all_but(&session.home.join("partial"), &wanted)?;
+            }
             session.state.synced = Some(clock::now());
             return session.save();
         }
