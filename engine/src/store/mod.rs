@@ -220,6 +220,16 @@ impl Store {
         Ok(subscription)
     }
 
+    /// [`Self::subscribe`] to a log whose state is in memory; waits for nothing.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`], and [`ErrorKind::WouldBlock`] where it would have to wait.
+    pub fn try_subscribe(&self, log: &str) -> Result<Subscription> {
+        let subscription = Subscription::new(&self.inner.core, log);
+        self.try_info(log)?;
+        Ok(subscription)
+    }
+
     /// What is durable of the log beside its records.
     ///
     /// # Errors

@@ -7,7 +7,6 @@
 
 mod bench;
 mod dump;
-mod failure;
 mod init;
 mod inspect;
 mod output;
@@ -86,12 +85,5 @@ fn main() -> ExitCode {
         Command::Verify { dir, json } => verify::run(&dir, json),
         Command::Bench(command) => bench::run(&command),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::from(failure.code())
-        }
-    }
+    everlog_server::failure::exit(done)
 }
