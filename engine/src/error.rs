@@ -1,6 +1,7 @@
 //! The engine's one error type. Its kind says what the caller must do; its text says what happened, where, and the
 //! remedy.
 
+use crate::types::Cursor;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -21,18 +22,25 @@ pub enum ErrorKind {
     Deleted,
     /// The position lies below the log's trim point.
     Trimmed,
+    /// The cursor lies on a stretch of history that the log does not have: the store was restored or lost its end. Go on
+    /// from the cut ([`Error::cut`]), and append again what is missing.
+    Rewound,
     /// The log exists already.
     Exists,
     /// The log is closed and takes no more records.
     Closed,
-    /// A condition of the batch (next seq, tag) does not hold; read the log and decide.
+    /// A condition of the batch (next seq, cursor, tag) does not hold; read the log and decide.
     Condition,
+    /// The log was deleted and created again since; look it up anew.
+    Replaced,
     /// The producer's number leaves a gap; send the expected one first ([`Error::expected`]).
     ProducerGap,
     /// A newer epoch of the producer exists; stop this one.
     ProducerFenced,
     /// The producer used this number for other content before.
     ProducerConflict,
+    /// It cannot be done without waiting for the disk, for memory or for another caller; use the call that blocks.
+    WouldBlock,
     /// Back off and retry ([`Error::retry_after`]): memory or the journal is full at this moment.
     Overloaded,
     /// The fate of the operation is unknown: open the store again and repeat it with its producer number.
@@ -68,6 +76,7 @@ struct Inner {
     file: Option<PathBuf>,
     offset: Option<u64>,
     expected: Option<u64>,
+    cut: Option<Cursor>,
     retry_after: Option<Duration>,
     source: Option<std::io::Error>,
 }
@@ -86,6 +95,7 @@ impl Error {
                 file: None,
                 offset: None,
                 expected: None,
+                cut: None,
                 retry_after: None,
                 source: None,
             }),
@@ -148,6 +158,13 @@ impl Error {
         self
     }
 
+    /// Where the history that was asked for and the log's part.
+    #[must_use]
+    pub fn cut_at(mut self, cut: Cursor) -> Self {
+        self.inner.cut = Some(cut);
+        self
+    }
+
     /// When a retry may succeed.
     #[must_use]
     pub fn retry_in(mut self, after: Duration) -> Self {
@@ -191,6 +208,12 @@ impl Error {
         self.inner.expected
     }
 
+    /// Where the history that was asked for and the log's part: everything before is common to both.
+    #[must_use]
+    pub fn cut(&self) -> Option<Cursor> {
+        self.inner.cut
+    }
+
     /// When a retry may succeed.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -230,6 +253,7 @@ impl Clone for Error {
                 file: i.file.clone(),
                 offset: i.offset,
                 expected: i.expected,
+                cut: i.cut,
                 retry_after: i.retry_after,
                 source: i.source.as_ref().map(|e| match e.raw_os_error() {
                     Some(code) => std::io::Error::from_raw_os_error(code),
@@ -259,6 +283,9 @@ impl fmt::Display for Error {
         }
         if let Some(expected) = i.expected {
             write!(f, ", expected {expected}")?;
+        }
+        if let Some(cut) = i.cut {
+            write!(f, ", common up to {cut}")?;
         }
         if let Some(file) = &i.file {
             write!(f, ", file {}", file.display())?;

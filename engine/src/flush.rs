@@ -4,7 +4,8 @@
 //! 1. The segment is written under a new id, synced, its directory synced. A crash leaves a file that no manifest
 //!    names; the next open removes it. The journal still has everything.
 //! 2. It is read back, past the page cache, by other code than wrote it; what was synced so far, while the rest is
-//!    written. If that fails it is abandoned and written anew under another id.
+//!    written. If that fails it is abandoned and written anew under another id. It proves each byte as it was read: a
+//!    later write that the disk puts in the wrong place is found by `verify`, not here.
 //! 3. A manifest version that names it, and the last frame it covers, is committed. From here on recovery begins behind
 //!    that frame. A failure here poisons: what the disk holds is unknown.
 //! 4. The new snapshot is installed, then the records are taken out of memory, so that a reader misses nothing.

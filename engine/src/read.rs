@@ -10,12 +10,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Malformed;
 use crate::format::entry::{Entry, Kind};
 use crate::format::state::Phase;
-use crate::index::Index;
 use crate::index::memory::MemEntry;
 use crate::index::set::SegmentSet;
-use crate::index::slot::Visible;
+use crate::index::slot::{SlotInner, Visible};
+use crate::index::{Index, history, would_block};
 use crate::metrics::Metrics;
-use crate::types::{LogId, Lsn, Seq, TimeUs};
+use crate::types::{Cursor, LogId, Lsn, Position, Seq, TimeUs, Timeline};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// How much a read returns at most. At least one record is returned where there is one.
@@ -51,35 +52,89 @@ pub struct Record {
 pub struct Page {
     /// The records, dense in seq.
     pub records: Vec<Record>,
+    /// Where it begins.
+    pub start: Cursor,
     /// Where the next read goes on.
     pub next_seq: u64,
+    /// The same, as a cursor.
+    pub next: Cursor,
     /// The log's next seq at that moment: equal to `next_seq` if everything was read.
     pub head: u64,
     /// Whether the log takes no more records.
     pub closed: bool,
+    /// The LSN of the log's creation.
+    pub created: Lsn,
 }
 
-/// Reads the log `name` from seq `from` on.
+/// Reads the log `name` from `from` on.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`], [`ErrorKind::Deleted`], [`ErrorKind::Trimmed`] below the first seq that is kept,
-/// [`ErrorKind::Invalid`] past the log's end, [`ErrorKind::Damaged`].
-pub fn read(index: &Index, name: &str, from: u64, limit: ReadLimit) -> Result<Page> {
+/// [`ErrorKind::Rewound`] for a cursor of another history, [`ErrorKind::Invalid`] for a seq past the log's end,
+/// [`ErrorKind::Damaged`].
+pub fn read(index: &Index, name: &str, from: Position, limit: ReadLimit) -> Result<Page> {
     crate::names::check(name)?;
-    let id = index.log_id(name);
-    let slot = index.heads.get(id);
-    let (visible, memory) = {
+    let slot = index.heads.get(index.log_id(name));
+    let view = {
         let inner = index.resolve_visible(&slot, Some(name))?;
-        (inner.visible, in_memory(&inner.mem, Seq(from), limit))
+        View::new(&inner, name, from, limit)?
     };
-    check_position(&visible, name, from)?;
-    let mut out = Collector { next: Seq(from), limit, bytes: 0, records: Vec::new(), cost: Cost::default() };
-    let log = Level { id, end: visible.next_seq, memory };
-    let chain = ancestors(index, log, visible.fork, Seq(from), limit)?;
-    out.chain(index, &chain).map_err(|e| named(e, id, name))?;
-    out.cost.count(&index.metrics);
-    let next_seq = out.next.0;
-    Ok(Page { records: out.records, next_seq, head: visible.next_seq.0, closed: visible.closed })
+    let chain = ancestors(index, slot.id, &view, limit)?;
+    view.page(index, &chain, name, limit)
+}
+
+/// As [`read`], of records that all lie in memory.
+///
+/// # Errors
+/// As there, and [`ErrorKind::WouldBlock`] for any others.
+pub fn try_read(index: &Index, name: &str, from: Position, limit: ReadLimit) -> Result<Page> {
+    crate::names::check(name)?;
+    let slot = index.heads.get(index.log_id(name));
+    let view = {
+        let inner = index.try_resolve_visible(&slot, name)?;
+        View::new(&inner, name, from, limit)?
+    };
+    let end = view.visible.next_seq;
+    let inherits = view.visible.fork.is_some_and(|(_, at)| view.from < at);
+    if inherits || view.from < view.memory.first.unwrap_or(end).min(end) {
+        return Err(would_block());
+    }
+    let chain = [Level { id: slot.id, end, memory: Cow::Borrowed(&view.memory) }];
+    view.page(index, &chain, name, limit)
+}
+
+/// What a read needs of its log, taken under the slot's lock.
+struct View {
+    visible: Visible,
+    timelines: Vec<(Timeline, Seq)>,
+    from: Seq,
+    memory: InMemory,
+}
+
+impl View {
+    fn new(inner: &SlotInner, name: &str, from: Position, limit: ReadLimit) -> Result<Self> {
+        let visible = inner.visible;
+        // What is staged adds timelines behind the visible end alone, where no position is looked up.
+        let timelines = inner.staged.timelines.clone();
+        let from = start(&visible, &timelines, name, from)?;
+        Ok(Self { visible, timelines, from, memory: in_memory(&inner.mem, from, limit) })
+    }
+
+    /// Reads the chain of forks that begins with the log itself.
+    fn page(&self, index: &Index, chain: &[Level<'_>], name: &str, limit: ReadLimit) -> Result<Page> {
+        let mut out = Collector { next: self.from, limit, bytes: 0, records: Vec::new(), cost: Cost::default() };
+        out.chain(index, chain).map_err(|e| named(e, chain[0].id, name))?;
+        out.cost.count(&index.metrics);
+        Ok(Page {
+            records: out.records,
+            start: history::cursor(&self.timelines, self.from),
+            next_seq: out.next.0,
+            next: history::cursor(&self.timelines, out.next),
+            head: self.visible.next_seq.0,
+            closed: self.visible.closed,
+            created: self.visible.created,
+        })
+    }
 }
 
 /// The name instead of the id, where an error knows only the id.
@@ -87,17 +142,31 @@ fn named(error: Error, id: LogId, name: &str) -> Error {
     if error.log_name() == Some(&*id.to_string()) { error.log(name) } else { error }
 }
 
-fn check_position(visible: &Visible, name: &str, from: u64) -> Result<()> {
+/// The seq that a read from `from` begins with.
+fn start(visible: &Visible, timelines: &[(Timeline, Seq)], name: &str, from: Position) -> Result<Seq> {
+    let (from, cursor) = match from {
+        Position::Start => (visible.trim.0, None),
+        Position::Seq(seq) => (seq, None),
+        Position::Cursor(cursor) => (cursor.seq, Some(cursor)),
+        Position::End => (visible.next_seq.0, None),
+    };
     let (kind, what, expected) = match visible.phase {
         Phase::Absent => (ErrorKind::NotFound, "the log does not exist".to_owned(), None),
         Phase::Deleted => (ErrorKind::Deleted, "the log was deleted".to_owned(), None),
         Phase::Live if from < visible.trim.0 => {
             (ErrorKind::Trimmed, format!("seq {from} lies below what is kept"), Some(visible.trim.0))
         }
-        Phase::Live if from > visible.next_seq.0 => {
+        Phase::Live if cursor.is_none() && from > visible.next_seq.0 => {
             (ErrorKind::Invalid, format!("seq {from} lies past the log's end"), Some(visible.next_seq.0))
         }
-        Phase::Live => return Ok(()),
+        Phase::Live => {
+            return match cursor {
+                Some(cursor) => {
+                    history::check(timelines, visible.next_seq, cursor).map(|()| Seq(from)).map_err(|e| e.log(name))
+                }
+                None => Ok(Seq(from)),
+            };
+        }
     };
     let error = Error::new(kind, what).log(name);
     Err(match expected {
@@ -107,6 +176,7 @@ fn check_position(visible: &Visible, name: &str, from: u64) -> Result<()> {
 }
 
 /// What memory holds of a log from some seq on.
+#[derive(Clone)]
 struct InMemory {
     /// The first record's seq that is in memory at all.
     first: Option<Seq>,
@@ -130,24 +200,24 @@ fn in_memory(entries: &VecDeque<MemEntry>, from: Seq, limit: ReadLimit) -> InMem
 }
 
 /// One log of a chain of forks.
-struct Level {
+struct Level<'a> {
     id: LogId,
     /// Where the log that was forked from it goes on; the log's own end for the log that is read.
     end: Seq,
-    memory: InMemory,
+    memory: Cow<'a, InMemory>,
 }
 
-/// The ancestors that hold seqs from `from` on below the log itself, whatever became of them since.
-fn ancestors(index: &Index, log: Level, fork: Option<(LogId, Seq)>, from: Seq, limit: ReadLimit) -> Result<Vec<Level>> {
-    let mut end = log.end;
-    let mut chain = vec![log];
-    let mut fork = fork;
+/// The log itself, and the ancestors that hold seqs of the view below it, whatever became of them since.
+fn ancestors<'a>(index: &Index, log: LogId, view: &'a View, limit: ReadLimit) -> Result<Vec<Level<'a>>> {
+    let (mut end, from) = (view.visible.next_seq, view.from);
+    let mut chain = vec![Level { id: log, end, memory: Cow::Borrowed(&view.memory) }];
+    let mut fork = view.visible.fork;
     while let Some((id, at)) = fork.filter(|(_, at)| from < *at) {
         end = end.min(at);
         let slot = index.heads.get(id);
         let inner = index.resolve_visible(&slot, None)?;
         fork = inner.visible.fork;
-        chain.push(Level { id, end, memory: in_memory(&inner.mem, from, limit) });
+        chain.push(Level { id, end, memory: Cow::Owned(in_memory(&inner.mem, from, limit)) });
     }
     Ok(chain)
 }
@@ -203,7 +273,7 @@ impl Collector {
 
     /// Reads a chain of forks, the log itself first, the oldest ancestor last: from the oldest on, each up to where the
     /// next one begins to differ.
-    fn chain(&mut self, index: &Index, chain: &[Level]) -> Result<()> {
+    fn chain(&mut self, index: &Index, chain: &[Level<'_>]) -> Result<()> {
         for level in chain.iter().rev() {
             self.level(index, level)?;
             if self.next < level.end {
@@ -215,7 +285,7 @@ impl Collector {
     }
 
     /// Reads one log of the chain up to its end.
-    fn level(&mut self, index: &Index, level: &Level) -> Result<()> {
+    fn level(&mut self, index: &Index, level: &Level<'_>) -> Result<()> {
         let Level { id, end, memory } = level;
         let in_memory_from = memory.first.unwrap_or(*end);
         if self.next < in_memory_from.min(*end) && !self.full() {

@@ -108,6 +108,74 @@ impl fmt::Display for Timeline {
     }
 }
 
+/// A position in a log that knows which history it belongs to: the timeline of the record before it, and the seq of the
+/// record behind it. Written `{timeline}_{seq:016x}`, so that cursors of one log sort as text in the order of its
+/// history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cursor {
+    /// The timeline of the record before; zero at position 0.
+    pub timeline: Timeline,
+    /// The seq of the next record.
+    pub seq: u64,
+}
+
+impl Cursor {
+    /// The length of its text, in bytes.
+    pub const TEXT_LEN: usize = 16 + 1 + 16;
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{:016x}", self.timeline, self.seq)
+    }
+}
+
+/// The text is no cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a position is written as 16 hexadecimal digits, an underscore, and 16 more, in lower case")]
+pub struct NoCursor;
+
+impl std::str::FromStr for Cursor {
+    type Err = NoCursor;
+
+    fn from_str(text: &str) -> Result<Self, NoCursor> {
+        let bytes = text.as_bytes();
+        let digits = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if bytes.len() != Self::TEXT_LEN || bytes[16] != b'_' || !digits(&bytes[..16]) || !digits(&bytes[17..]) {
+            return Err(NoCursor);
+        }
+        let number = |part: &str| u64::from_str_radix(part, 16).map_err(|_| NoCursor);
+        let timeline = number(&text[..16])?;
+        let timeline = Timeline { counter: (timeline >> 32) as u32, random: timeline as u32 };
+        Ok(Self { timeline, seq: number(&text[17..])? })
+    }
+}
+
+/// Where a read begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// The first record that is kept.
+    Start,
+    /// A seq, whatever history it belongs to.
+    Seq(u64),
+    /// A cursor, if the log's history still leads through it.
+    Cursor(Cursor),
+    /// The log's end at that moment.
+    End,
+}
+
+impl From<u64> for Position {
+    fn from(seq: u64) -> Self {
+        Self::Seq(seq)
+    }
+}
+
+impl From<Cursor> for Position {
+    fn from(cursor: Cursor) -> Self {
+        Self::Cursor(cursor)
+    }
+}
+
 /// Wall-clock time in microseconds since 1970-01-01 UTC; advisory, since order is [`Lsn`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimeUs(pub u64);

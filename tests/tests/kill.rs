@@ -80,11 +80,14 @@ fn an_import_killed_while_it_created_its_store_goes_on() {
 
     let other = scratch.path().join("other");
     fs::create_dir(&other).expect("a new folder");
-    fs::write(other.join("letter.txt"), b"dear").expect("a new file");
-    let mut command = Command::new(example());
-    let status = command.args(["--init", "--data"]).arg(&other).arg(fixtures()).stderr(Stdio::null()).status();
-    assert!(!status.expect("the example starts").success(), "somebody's folder becomes no store");
-    assert_eq!(fs::read_dir(&other).expect("it is there").count(), 1, "and nothing is written there");
+    for name in ["letter.txt", "letter.tmp"] {
+        fs::write(other.join(name), b"dear").expect("a new file");
+        let mut command = Command::new(example());
+        let status = command.args(["--init", "--data"]).arg(&other).arg(fixtures()).stderr(Stdio::null()).status();
+        assert!(!status.expect("the example starts").success(), "somebody's folder becomes no store");
+        assert_eq!(fs::read_dir(&other).expect("it is there").count(), 1, "and nothing is written or removed there");
+        fs::remove_file(other.join(name)).expect("it is still there");
+    }
 }
 
 /// The example, the store it works on, and all it ever said.

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Event};
-use crate::types::{Lsn, Seq};
+use crate::types::{Cursor, Lsn, Timeline};
 use crate::waiter::{Completer, Target, Waiter, pair_on};
 use std::future::Future;
 use std::pin::Pin;
@@ -30,11 +30,17 @@ pub struct LogReceipt {
     /// Whether the batch had been appended before, so that nothing was stored this time. For a number older than the
     /// last 64 of its producer the seqs are the log's present end.
     pub duplicate: bool,
+    /// The timeline of the record before `next_seq`.
+    pub timeline: Timeline,
+    /// The highest number of the producer, where the batch's part for this log was numbered.
+    pub producer_highest: Option<u64>,
 }
 
 impl LogReceipt {
-    pub(super) fn new(first_seq: Seq, next_seq: Seq, lsn: Lsn, duplicate: bool) -> Self {
-        Self { first_seq: first_seq.0, next_seq: next_seq.0, lsn, duplicate }
+    /// The position behind the batch's part for this log.
+    #[must_use]
+    pub fn next(&self) -> Cursor {
+        Cursor { timeline: self.timeline, seq: self.next_seq }
     }
 }
 

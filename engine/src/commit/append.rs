@@ -12,11 +12,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{BATCH_HEADER_LEN, Kind};
 use crate::format::frame::HEADER_LEN;
 use crate::format::state::LogState;
-use crate::index::Index;
 use crate::index::apply::{Stamp, apply};
 use crate::index::memory::ENTRY_OVERHEAD;
 use crate::index::pool::Pool;
+use crate::index::set::SegmentSet;
 use crate::index::slot::{Slot, SlotInner, Visible};
+use crate::index::{Index, history, would_block};
 use crate::io::Wake;
 use crate::poison::Poison;
 use crate::sync::{Arc, MutexGuard};
@@ -63,6 +64,15 @@ impl Drop for Room<'_> {
     }
 }
 
+/// Whether a call may wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// For the disk, for memory, for whoever holds a log.
+    Block,
+    /// For nothing but the lane, which nobody holds for longer than it takes to encode a batch.
+    Now,
+}
+
 type Guards<'s> = BTreeMap<LogId, MutexGuard<'s, SlotInner>>;
 
 impl Appender {
@@ -72,25 +82,48 @@ impl Appender {
     /// [`ErrorKind::Invalid`], [`ErrorKind::Overloaded`], [`ErrorKind::Poisoned`], [`ErrorKind::Damaged`],
     /// [`ErrorKind::ShutDown`]: nothing was staged.
     pub fn append(&self, batch: &Batch<'_>) -> Result<Ack> {
+        self.append_with(batch, Patience::Block)
+    }
+
+    /// As [`Self::append`], without waiting for the disk, for memory or for another caller.
+    ///
+    /// # Errors
+    /// As there, and [`ErrorKind::WouldBlock`] where it would have to wait: nothing was staged.
+    pub fn try_append(&self, batch: &Batch<'_>) -> Result<Ack> {
+        self.append_with(batch, Patience::Now)
+    }
+
+    fn append_with(&self, batch: &Batch<'_>, patience: Patience) -> Result<Ack> {
         self.poison.check()?;
         batch.check(self.journal_file_bytes)?;
         let slots: Vec<Arc<Slot>> =
             batch.logs.iter().map(|log| self.index.heads.get(self.index.log_id(log.name))).collect();
         let parents: Vec<Option<Arc<Slot>>> = batch.logs.iter().map(|log| self.parent(log)).collect();
         loop {
+            if patience == Patience::Now && parents.iter().any(Option::is_some) {
+                return Err(would_block());
+            }
             let forks = self.fork_bytes(batch, &parents)?;
-            let mut room = self.room(batch, forks)?;
+            let mut room = self.room(batch, forks, patience)?;
             for (slot, log) in slots.iter().zip(&batch.logs) {
-                drop(self.index.resolve(slot, Some(log.name))?);
+                match patience {
+                    Patience::Block => drop(self.index.resolve(slot, Some(log.name))?),
+                    Patience::Now => drop(self.index.try_resolve(slot, log.name)?),
+                }
             }
             let mut guards = Guards::new();
             let mut order: Vec<&Arc<Slot>> = slots.iter().chain(parents.iter().flatten()).collect();
             order.sort_unstable_by_key(|slot| slot.id);
             order.dedup_by_key(|slot| slot.id);
             for slot in order {
-                guards.insert(slot.id, slot.lock());
+                let guard = match patience {
+                    Patience::Block => slot.lock(),
+                    Patience::Now => slot.try_lock().ok_or_else(would_block)?,
+                };
+                guards.insert(slot.id, guard);
             }
-            let plans = self.plan(batch, &slots, &parents, &mut guards)?;
+            let set = (patience == Patience::Block).then(|| self.index.set());
+            let plans = self.plan(batch, &slots, &parents, &mut guards, set.as_deref())?;
             let (entries, bytes) = sizes(&plans);
             let needed = bytes + entries * ENTRY_OVERHEAD;
             if needed > room.bytes {
@@ -126,7 +159,7 @@ impl Appender {
         Ok(bytes)
     }
 
-    fn room(&self, batch: &Batch<'_>, forks: usize) -> Result<Room<'_>> {
+    fn room(&self, batch: &Batch<'_>, forks: usize, patience: Patience) -> Result<Room<'_>> {
         let entries: usize = batch.logs.iter().map(|log| log.ops.len()).sum();
         let bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
         let bytes = bytes + forks + entries * ENTRY_OVERHEAD;
@@ -136,6 +169,9 @@ impl Appender {
                 .remedy("split it, or raise memory_pool_bytes"));
         }
         let taken = match self.when_full {
+            WhenFull::Wait if patience == Patience::Now => {
+                return if pool.try_take(bytes) { Ok(Room { pool, bytes }) } else { Err(would_block()) };
+            }
             WhenFull::Reject => pool.try_take(bytes),
             WhenFull::Wait => pool.take(bytes, || self.pressure.wake()),
         };
@@ -155,8 +191,8 @@ impl Appender {
 
     fn plan<'a>(
         &self, batch: &Batch<'a>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], guards: &mut Guards<'_>,
+        set: Option<&SegmentSet>,
     ) -> Result<Vec<Verdict<'a>>> {
-        let set = self.index.set();
         let mut plans = Vec::with_capacity(slots.len());
         for ((slot, log), parent) in slots.iter().zip(&batch.logs).zip(parents) {
             let parent = parent.as_ref().map(|parent| {
@@ -164,7 +200,7 @@ impl Appender {
                 Parent { id: parent.id, state }
             });
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
-            plans.push(plan(slot.id, inner, log, parent.as_ref(), &set)?);
+            plans.push(plan(slot.id, inner, log, parent.as_ref(), set)?);
         }
         Ok(plans)
     }
@@ -175,7 +211,7 @@ impl Appender {
     ) -> Result<Ack> {
         // A refusal of a fork rests on its parent as well: every log that was locked counts.
         let rests_on = guards.values().map(|inner| inner.staged.last_lsn).max().unwrap_or_default();
-        if plans.iter().any(|verdict| matches!(verdict, Verdict::Duplicate(_))) {
+        if plans.iter().any(|verdict| matches!(verdict, Verdict::Duplicate(..))) {
             return self.settle(rests_on, repeated(batch, slots, plans, guards));
         }
         let mut groups = Vec::with_capacity(plans.len());
@@ -183,7 +219,7 @@ impl Appender {
             match verdict {
                 Verdict::Go(entries) => groups.push(entries),
                 Verdict::Refuse(error) => return self.settle(rests_on, Err(error)),
-                Verdict::Duplicate(_) => unreachable!("looked for just now"),
+                Verdict::Duplicate(..) => unreachable!("looked for just now"),
             }
         }
         if groups.iter().all(Vec::is_empty) {
@@ -248,7 +284,11 @@ impl Appender {
                 apply(state, &entry, stamp).expect("planned on this very state");
             }
             let entries = first..lane.open().entries.len();
-            receipt.logs.push(LogReceipt::new(first_seq, state.next_seq, state.last_lsn, false));
+            receipt.logs.push(LogReceipt {
+                first_seq: first_seq.0,
+                producer_highest: log.producer.map(|producer| producer.number),
+                ..at_present(state, false)
+            });
             if !entries.is_empty() {
                 let group = Group { slot: Arc::clone(slot), entries, visible: Visible::of(state) };
                 lane.open().groups.push(group);
@@ -275,7 +315,14 @@ fn repeated(batch: &Batch<'_>, slots: &[Arc<Slot>], plans: Vec<Verdict<'_>>, gua
     for ((verdict, slot), log) in plans.into_iter().zip(slots).zip(&batch.logs) {
         let only_creates = matches!(log.ops[..], [LogOp::Create { .. }]);
         logs.push(match verdict {
-            Verdict::Duplicate(i) => LogReceipt::new(i.first_seq, i.next_seq, i.lsn, true),
+            Verdict::Duplicate(issued, highest) => LogReceipt {
+                first_seq: issued.first_seq.0,
+                next_seq: issued.next_seq.0,
+                lsn: issued.lsn,
+                duplicate: true,
+                timeline: history::cursor(&guards[&slot.id].staged.timelines, issued.next_seq).timeline,
+                producer_highest: Some(highest),
+            },
             Verdict::Go(entries) if entries.is_empty() => at_present(&guards[&slot.id].staged, true),
             Verdict::Refuse(error) if only_creates && error.kind() == ErrorKind::Exists => {
                 at_present(&guards[&slot.id].staged, true)
@@ -293,7 +340,14 @@ fn repeated(batch: &Batch<'_>, slots: &[Arc<Slot>], plans: Vec<Verdict<'_>>, gua
 
 /// The receipt of a part that stores nothing.
 fn at_present(state: &LogState, duplicate: bool) -> LogReceipt {
-    LogReceipt::new(state.next_seq, state.next_seq, state.last_lsn, duplicate)
+    LogReceipt {
+        first_seq: state.next_seq.0,
+        next_seq: state.next_seq.0,
+        lsn: state.last_lsn,
+        duplicate,
+        timeline: history::cursor(&state.timelines, state.next_seq).timeline,
+        producer_highest: None,
+    }
 }
 
 /// Entries and encoded bytes of what is to be appended.

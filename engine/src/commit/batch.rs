@@ -7,6 +7,7 @@ use crate::limits::{
     BATCH_ENTRIES_MAX, METADATA_BYTES_MAX, PRODUCER_ID_BYTES_MAX, TAG_BYTES_MAX, batch_bytes_max, record_bytes_max,
 };
 use crate::names;
+use crate::types::{Cursor, Lsn};
 use std::collections::HashMap;
 
 /// Records and control operations that become durable and visible together or not at all.
@@ -28,6 +29,8 @@ pub struct LogBatch<'a> {
     pub(crate) name: &'a str,
     pub(crate) ops: Vec<LogOp<'a>>,
     pub(crate) expect_next: Option<u64>,
+    pub(crate) expect_at: Option<Cursor>,
+    pub(crate) expect_created: Option<Lsn>,
     pub(crate) tag: Option<&'a [u8]>,
     pub(crate) producer: Option<Numbered<'a>>,
 }
@@ -69,7 +72,7 @@ impl<'a> Batch<'a> {
             *self.by_name.entry(name).or_insert(next)
         };
         if at == next {
-            self.logs.push(LogBatch { name, ops: Vec::new(), expect_next: None, tag: None, producer: None });
+            self.logs.push(LogBatch::new(name));
         }
         &mut self.logs[at]
     }
@@ -96,6 +99,18 @@ impl<'a> Batch<'a> {
 }
 
 impl<'a> LogBatch<'a> {
+    fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            ops: Vec::new(),
+            expect_next: None,
+            expect_at: None,
+            expect_created: None,
+            tag: None,
+            producer: None,
+        }
+    }
+
     /// Creates the log; it must not exist. A deleted log is created again and goes on behind its old records.
     pub fn create(&mut self) -> &mut Self {
         self.create_with(b"")
@@ -158,6 +173,19 @@ impl<'a> LogBatch<'a> {
     /// The batch holds only if the log's next seq is `seq`.
     pub fn expect_next(&mut self, seq: u64) -> &mut Self {
         self.expect_next = Some(seq);
+        self
+    }
+
+    /// The batch holds only if the log's end is `cursor`: the same seq, behind a record of the same timeline.
+    pub fn expect_at(&mut self, cursor: Cursor) -> &mut Self {
+        self.expect_at = Some(cursor);
+        self
+    }
+
+    /// The batch holds only if the log is the one created at `lsn` ([`crate::LogInfo::created`]), and not one created
+    /// again under the same name since.
+    pub fn expect_created(&mut self, lsn: Lsn) -> &mut Self {
+        self.expect_created = Some(lsn);
         self
     }
 

@@ -239,7 +239,7 @@ impl LaneInner {
         let used = self.open.buf.len();
         assert!(HEADER_LEN + len <= frame_max, "a batch is checked against the frame's limit before it is staged");
         if self.open.batches > 0 && used + len > FRAME_TARGET.min(frame_max) {
-            let full = self.turn_over(buffers, used.max(HEADER_LEN + len));
+            let full = self.turn_over(buffers, used.min(FRAME_TARGET).max(HEADER_LEN + len));
             self.sealed.push_back(full);
         }
         let needed = self.open.buf.len() + len;

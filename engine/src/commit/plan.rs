@@ -8,7 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, trim_payload};
 use crate::format::state::{Issued, LogState, Phase};
 use crate::index::set::SegmentSet;
-use crate::index::slot::{SlotInner, recall_producer};
+use crate::index::slot::{SlotInner, may_recall, recall_producer};
+use crate::index::{history, would_block};
 use crate::limits::{PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX};
 use crate::types::{LogId, Seq, Timeline};
 use std::borrow::Cow;
@@ -18,8 +19,8 @@ use std::borrow::Cow;
 pub(super) enum Verdict<'a> {
     /// It is appended as these entries; none if a creation was asked for of a log that exists.
     Go(Vec<Planned<'a>>),
-    /// The producer's number was used before for the same content.
-    Duplicate(Issued),
+    /// The producer's number was used before for the same content; the highest number of its epoch stands beside.
+    Duplicate(Issued, u64),
     /// It cannot be done; said once everything staged for the log is durable.
     Refuse(Error),
 }
@@ -54,12 +55,12 @@ pub(super) struct Parent {
     pub state: LogState,
 }
 
-/// Decides. `parent` is given where the log is to be a fork.
+/// Decides. `parent` is given where the log is to be a fork; `set` unless the disk must not be waited for.
 ///
 /// # Errors
-/// [`ErrorKind::Damaged`] alone; everything else is a verdict.
+/// [`ErrorKind::Damaged`], and [`ErrorKind::WouldBlock`] without `set`; everything else is a verdict.
 pub(super) fn plan<'a>(
-    id: LogId, inner: &mut SlotInner, batch: &LogBatch<'a>, parent: Option<&Parent>, set: &SegmentSet,
+    id: LogId, inner: &mut SlotInner, batch: &LogBatch<'a>, parent: Option<&Parent>, set: Option<&SegmentSet>,
 ) -> Result<Verdict<'a>> {
     let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
     if inner.staged.life.phase == Phase::Absent && !creates {
@@ -70,7 +71,7 @@ pub(super) fn plan<'a>(
     if let (Some(numbers), Some(digest)) = (batch.producer, digest) {
         match check_producer(id, inner, batch, numbers, digest, set)? {
             Numbering::Next => {}
-            Numbering::Repeated(issued) => return Ok(Verdict::Duplicate(issued)),
+            Numbering::Repeated(issued, highest) => return Ok(Verdict::Duplicate(issued, highest)),
             Numbering::Wrong(error) => return Ok(Verdict::Refuse(error)),
         }
     }
@@ -96,17 +97,20 @@ pub(super) fn plan<'a>(
 
 enum Numbering {
     Next,
-    Repeated(Issued),
+    Repeated(Issued, u64),
     Wrong(Error),
 }
 
 fn check_producer(
-    id: LogId, inner: &mut SlotInner, batch: &LogBatch<'_>, numbers: Numbered<'_>, digest: u64, set: &SegmentSet,
+    id: LogId, inner: &mut SlotInner, batch: &LogBatch<'_>, numbers: Numbered<'_>, digest: u64,
+    set: Option<&SegmentSet>,
 ) -> Result<Numbering> {
     let base = inner.base.as_mut().expect("planned on a slot whose state was looked up");
     let created_in_memory = inner.staged.life.created != base.life.created;
     if !inner.staged.producers.list.contains_key(numbers.id) && !created_in_memory {
-        recall_producer(id, base, set, numbers.id)?;
+        if may_recall(base, numbers.id) {
+            recall_producer(id, base, set.ok_or_else(would_block)?, numbers.id)?;
+        }
         if let Some(found) = base.producers.list.get(numbers.id) {
             inner.staged.producers.list.insert(numbers.id.to_vec(), found.clone());
         }
@@ -130,7 +134,7 @@ fn check_producer(
     let issued = match producer.batches.iter().find(|issued| same_epoch && issued.number == numbers.number) {
         Some(issued) => Some(*issued),
         None if same_epoch && numbers.number < last.number && !created_in_memory => {
-            older_batch(id, inner, numbers, last.number, set)?
+            older_batch(id, inner, numbers, last.number, set.ok_or_else(would_block)?)?
         }
         None => None,
     };
@@ -144,13 +148,18 @@ fn check_producer(
         return Ok(Numbering::Wrong(error.remedy("stop this producer, or begin a higher epoch")));
     }
     if numbers.epoch > epoch {
-        return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };
+        if numbers.number == 0 {
+            return Ok(Numbering::Next);
+        }
+        let what = format!("a new epoch of the producer begins with number {}", numbers.number);
+        let error = wrong(ErrorKind::Invalid, what).expecting(0);
+        return Ok(Numbering::Wrong(error.remedy("begin it with number 0")));
     }
     if numbers.number > last.number {
         return if numbers.number == last.number + 1 { Ok(Numbering::Next) } else { gap(last.number + 1) };
     }
     Ok(match issued {
-        Some(issued) if issued.digest == digest => Numbering::Repeated(issued),
+        Some(issued) if issued.digest == digest => Numbering::Repeated(issued, last.number),
         Some(_) => {
             let what = format!("the producer used number {} for other content before", numbers.number);
             let error = wrong(ErrorKind::ProducerConflict, what).expecting(last.number + 1);
@@ -158,13 +167,9 @@ fn check_producer(
         }
         None => {
             let next = inner.staged.next_seq;
-            Numbering::Repeated(Issued {
-                number: numbers.number,
-                digest,
-                lsn: last.lsn,
-                first_seq: next,
-                next_seq: next,
-            })
+            let lsn = last.lsn;
+            let issued = Issued { number: numbers.number, digest, lsn, first_seq: next, next_seq: next };
+            Numbering::Repeated(issued, last.number)
         }
     })
 }
@@ -188,6 +193,19 @@ fn conditions(state: &LogState, batch: &LogBatch<'_>) -> Result<()> {
     let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
     if state.life.phase == Phase::Deleted && !creates && batch.ops[0] != LogOp::Undelete {
         return Err(Error::new(ErrorKind::Deleted, "the log was deleted").remedy("undelete it, or create it again"));
+    }
+    if let Some(created) = batch.expect_created
+        && created != state.life.created
+    {
+        return Err(Error::new(ErrorKind::Replaced, "the log is not the one that was created at that LSN")
+            .remedy("look it up anew, and decide"));
+    }
+    if let Some(cursor) = batch.expect_at
+        && cursor != history::cursor(&state.timelines, state.next_seq)
+    {
+        return Err(Error::new(ErrorKind::Condition, format!("the log's end is not {cursor}"))
+            .expecting(state.next_seq.0)
+            .remedy("read what came in between, and decide"));
     }
     if let Some(expected) = batch.expect_next
         && expected != state.next_seq.0

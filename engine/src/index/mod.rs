@@ -8,13 +8,15 @@
 pub mod apply;
 pub mod buffers;
 pub mod heads;
+pub mod history;
 pub mod memory;
 pub mod pool;
 pub mod set;
 pub mod slot;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::identity::Identity;
+use crate::format::state::Phase;
 use crate::metrics::Metrics;
 use crate::names;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, RwLock, yield_now};
@@ -23,7 +25,7 @@ use buffers::Buffers;
 use heads::Heads;
 use memory::MemEntry;
 use pool::Pool;
-use set::SegmentSet;
+use set::{SegmentSet, collision};
 use slot::{Slot, SlotInner, Visible};
 
 /// The index.
@@ -120,6 +122,29 @@ impl Index {
         Ok(inner)
     }
 
+    /// As [`Self::resolve`], of a log whose state is in memory and that nobody else is at.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WouldBlock`] for any other; [`crate::ErrorKind::Refused`] as there.
+    pub fn try_resolve<'a>(&self, slot: &'a Slot, name: &str) -> Result<MutexGuard<'a, SlotInner>> {
+        let Some(inner) = slot.try_lock().filter(|inner| inner.base.is_some()) else { return Err(would_block()) };
+        match inner.name.as_deref() {
+            Some(known) if known == name => Ok(inner),
+            Some(known) => Err(collision(name, known)),
+            None if inner.staged.life.phase == Phase::Absent => Ok(inner),
+            None => Err(would_block()),
+        }
+    }
+
+    /// As [`Self::resolve_visible`], of a log whose state is in memory and that nobody else is at.
+    ///
+    /// # Errors
+    /// As [`Self::try_resolve`].
+    pub fn try_resolve_visible<'a>(&self, slot: &'a Slot, name: &str) -> Result<MutexGuard<'a, SlotInner>> {
+        let inner = self.try_resolve(slot, name)?;
+        if inner.visible.lsn <= self.watermark() { Ok(inner) } else { Err(would_block()) }
+    }
+
     /// As [`Self::resolve`], once everything in the slot is visible. Publication of a frame takes microseconds; a
     /// reader that comes in between waits for its end, so that batches over several logs are seen whole.
     ///
@@ -198,6 +223,13 @@ impl Index {
         self.mem_bytes.fetch_sub(bytes, Ordering::Relaxed);
         bytes
     }
+}
+
+/// The answer to a call that must not wait, where it would have to.
+#[must_use]
+pub fn would_block() -> Error {
+    Error::new(ErrorKind::WouldBlock, "this has to wait for the disk, for memory or for another caller")
+        .remedy("use the call that blocks, on a thread that may")
 }
 
 /// Where the older part of the producers is found once `state` is written: behind the record that was the last one

@@ -58,6 +58,8 @@ pub struct Visible {
     pub phase: Phase,
     /// Whether it takes no more records.
     pub closed: bool,
+    /// The LSN of its creation.
+    pub created: Lsn,
     /// The parent and the seq of the fork.
     pub fork: Option<(LogId, Seq)>,
 }
@@ -72,6 +74,7 @@ impl Visible {
             trim: state.life.trim,
             phase: state.life.phase,
             closed: state.life.closed,
+            created: state.life.created,
             fork: state.life.fork,
         }
     }
@@ -87,6 +90,11 @@ impl Slot {
     /// The slot's content.
     pub fn lock(&self) -> MutexGuard<'_, SlotInner> {
         self.inner.lock()
+    }
+
+    /// The slot's content, unless somebody else is at it.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, SlotInner>> {
+        self.inner.try_lock()
     }
 }
 
@@ -176,12 +184,18 @@ impl SlotInner {
     }
 }
 
+/// Whether older state records may hold the producer, and `base` does not.
+#[must_use]
+pub fn may_recall(base: &LogState, producer: &[u8]) -> bool {
+    !base.producers.list.contains_key(producer) && base.producers.list.len() < base.producers.known as usize
+}
+
 /// Puts the producer into `base` if older state records hold it.
 ///
 /// # Errors
 /// [`ErrorKind::Damaged`].
 pub fn recall_producer(id: LogId, base: &mut LogState, set: &SegmentSet, producer: &[u8]) -> Result<()> {
-    if base.producers.list.contains_key(producer) || base.producers.list.len() >= base.producers.known as usize {
+    if !may_recall(base, producer) {
         return Ok(());
     }
     if let Some(found) = set.producer(id, base.changed.producers, producer, |_| true)? {

@@ -92,7 +92,7 @@ fn leftovers(io: &dyn Io, dir: &Path) -> Result<Vec<PathBuf>> {
             }
             lock::FILE_NAME => continue,
             "segments" if io.list(&path)?.is_empty() => continue,
-            _ if name.ends_with(".tmp") => true,
+            _ if is_temporary(&name) => true,
             _ if names::parse(&name).is_some() => is_zeros(io, &path)?,
             _ if name == manifest::file_name(ManifestVersion(1)) => {
                 manifest::load(io, dir).is_ok_and(|m| m.segments.is_empty() && m.flushed == FrameRef::default())
@@ -106,6 +106,12 @@ fn leftovers(io: &dyn Io, dir: &Path) -> Result<Vec<PathBuf>> {
         leftovers.push(path);
     }
     Ok(leftovers)
+}
+
+/// Whether a creation gives this name to a file that is not finished.
+fn is_temporary(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(".tmp") else { return false };
+    stem == identity::FILE_NAME || stem == manifest::file_name(ManifestVersion(1)) || names::parse(stem).is_some()
 }
 
 fn is_zeros(io: &dyn Io, path: &Path) -> Result<bool> {

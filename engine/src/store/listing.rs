@@ -2,9 +2,9 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::state::{LogState, Phase};
-use crate::index::Index;
-use crate::index::slot::{apply_mem, misfit};
-use crate::types::{Lsn, Timeline};
+use crate::index::slot::{Slot, SlotInner, apply_mem, misfit};
+use crate::index::{Index, history};
+use crate::types::{Cursor, Lsn, Seq, Timeline};
 use std::collections::BTreeSet;
 
 /// Names taken from a segment at a time.
@@ -28,7 +28,7 @@ pub struct LogInfo {
     /// The opaque tag of the last batch that had one; empty if none had.
     pub tag: Vec<u8>,
     /// Which timelines wrote to it, each with its first seq there.
-    pub timelines: Vec<(Timeline, u64)>,
+    pub timelines: Vec<(Timeline, Seq)>,
     /// The LSN of its creation.
     pub created: Lsn,
     /// The seq at which it was forked from its parent, if it was.
@@ -36,16 +36,28 @@ pub struct LogInfo {
 }
 
 impl LogInfo {
-    fn new(name: &str, state: LogState) -> Self {
+    /// Where the log ends.
+    #[must_use]
+    pub fn end(&self) -> Cursor {
+        self.cursor(self.next_seq)
+    }
+
+    /// The cursor at `seq`.
+    #[must_use]
+    pub fn cursor(&self, seq: u64) -> Cursor {
+        history::cursor(&self.timelines, Seq(seq))
+    }
+
+    fn new(name: &str, state: &LogState) -> Self {
         Self {
             name: name.to_owned(),
             first_seq: state.life.trim.0,
             next_seq: state.next_seq.0,
             closed: state.life.closed,
             deleted: state.life.phase == Phase::Deleted,
-            metadata: state.metadata,
-            tag: state.life.tag,
-            timelines: state.timelines.into_iter().map(|(timeline, first)| (timeline, first.0)).collect(),
+            metadata: state.metadata.clone(),
+            tag: state.life.tag.clone(),
+            timelines: state.timelines.clone(),
             created: state.life.created,
             forked_at: state.life.fork.filter(|(_, at)| *at >= state.life.trim).map(|(_, at)| at.0),
         }
@@ -57,14 +69,28 @@ pub(super) fn info(index: &Index, name: &str) -> Result<LogInfo> {
     crate::names::check(name)?;
     let slot = index.heads.get(index.log_id(name));
     let inner = index.resolve_visible(&slot, Some(name))?;
+    durable_info(&slot, &inner, name)
+}
+
+/// As [`info`], without waiting for anything.
+pub(super) fn try_info(index: &Index, name: &str) -> Result<LogInfo> {
+    crate::names::check(name)?;
+    let slot = index.heads.get(index.log_id(name));
+    let inner = index.try_resolve_visible(&slot, name)?;
+    durable_info(&slot, &inner, name)
+}
+
+fn durable_info(slot: &Slot, inner: &SlotInner, name: &str) -> Result<LogInfo> {
+    let replayed;
     let state = if inner.staged.last_lsn == inner.visible.lsn {
-        inner.staged.clone()
+        &inner.staged
     } else {
         let mut state = (**inner.base.as_ref().expect("the state was looked up just now")).clone();
         for entry in &inner.mem {
             apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
         }
-        state
+        replayed = state;
+        &replayed
     };
     if state.life.phase == Phase::Absent {
         return Err(Error::new(ErrorKind::NotFound, "the log does not exist").log(name));

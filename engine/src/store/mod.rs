@@ -17,6 +17,8 @@ mod threads;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_cursor;
+#[cfg(test)]
 mod tests_full;
 #[cfg(test)]
 mod tests_life;
@@ -39,9 +41,9 @@ use crate::index::Index;
 use crate::io::{self, Io};
 use crate::journal::Journal;
 use crate::poison::Poison;
-use crate::read::{Page, ReadLimit, read};
+use crate::read::{Page, ReadLimit, read, try_read};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
-use crate::types::StoreId;
+use crate::types::{Position, StoreId};
 use std::path::Path;
 use threads::{FlushSignal, Threads};
 
@@ -169,19 +171,38 @@ impl Store {
         self.inner.core.appender.append(&batch)
     }
 
-    /// Reads the log from seq `from` on. Blocks for the disk.
+    /// [`Self::append`] without waiting for the disk, for memory or for another caller, as on a thread that runs many
+    /// tasks. Most appends to logs that were touched lately need no wait.
+    ///
+    /// # Errors
+    /// As [`Self::append`], and [`ErrorKind::WouldBlock`] where it would have to wait.
+    pub fn try_append(&self, batch: &Batch<'_>) -> Result<Ack> {
+        self.inner.core.appender.try_append(batch)
+    }
+
+    /// Reads the log from `from` on: a seq, a [`crate::types::Cursor`], or another [`Position`]. Blocks for the disk.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Deleted`], [`ErrorKind::Trimmed`] below what is kept,
-    /// [`ErrorKind::Invalid`] past the log's end, [`ErrorKind::Damaged`].
-    pub fn read(&self, log: &str, from: u64, limit: ReadLimit) -> Result<Page> {
+    /// [`ErrorKind::Rewound`] for a cursor that the log's history does not lead through, [`ErrorKind::Invalid`] for a seq
+    /// past the log's end, [`ErrorKind::Damaged`].
+    pub fn read(&self, log: &str, from: impl Into<Position>, limit: ReadLimit) -> Result<Page> {
         self.inner.core.check_open()?;
-        read(&self.inner.core.index, log, from, limit)
+        read(&self.inner.core.index, log, from.into(), limit)
+    }
+
+    /// [`Self::read`] of records that lie in memory, as those appended lately do; waits for nothing.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and [`ErrorKind::WouldBlock`] where it would have to wait.
+    pub fn try_read(&self, log: &str, from: impl Into<Position>, limit: ReadLimit) -> Result<Page> {
+        self.inner.core.check_open()?;
+        try_read(&self.inner.core.index, log, from.into(), limit)
     }
 
     /// [`Self::read`] as a future; the disk is waited for on a thread of the store's.
-    pub fn read_async(&self, log: &str, from: u64, limit: ReadLimit) -> ReadFuture {
-        let (core, log) = (Arc::clone(&self.inner.core), log.to_owned());
+    pub fn read_async(&self, log: &str, from: impl Into<Position>, limit: ReadLimit) -> ReadFuture {
+        let (core, log, from) = (Arc::clone(&self.inner.core), log.to_owned(), from.into());
         ReadFuture::start(self.inner.threads.lock().as_ref(), move || {
             core.check_open()?;
             read(&core.index, &log, from, limit)
@@ -193,8 +214,20 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Invalid`], [`ErrorKind::NotFound`], [`ErrorKind::Damaged`].
     pub fn subscribe(&self, log: &str) -> Result<Subscription> {
+        // Taken first: what is in use keeps its state in memory, so that no look of the subscription waits for the disk.
+        let subscription = Subscription::new(&self.inner.core, log);
         self.info(log)?;
-        Ok(Subscription::new(&self.inner.core, log))
+        Ok(subscription)
+    }
+
+    /// [`Self::subscribe`] to a log whose state is in memory; waits for nothing.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`], and [`ErrorKind::WouldBlock`] where it would have to wait.
+    pub fn try_subscribe(&self, log: &str) -> Result<Subscription> {
+        let subscription = Subscription::new(&self.inner.core, log);
+        self.try_info(log)?;
+        Ok(subscription)
     }
 
     /// What is durable of the log beside its records.
@@ -204,6 +237,15 @@ impl Store {
     pub fn info(&self, log: &str) -> Result<LogInfo> {
         self.inner.core.check_open()?;
         listing::info(&self.inner.core.index, log)
+    }
+
+    /// [`Self::info`] of a log whose state is in memory; waits for nothing.
+    ///
+    /// # Errors
+    /// As [`Self::info`], and [`ErrorKind::WouldBlock`] where it would have to wait.
+    pub fn try_info(&self, log: &str) -> Result<LogInfo> {
+        self.inner.core.check_open()?;
+        listing::try_info(&self.inner.core.index, log)
     }
 
     /// The logs whose names begin with `prefix`, by name, those behind `after` alone if it is given, at most `limit`.

@@ -127,7 +127,7 @@ impl ReadOnly {
     /// # Errors
     /// As there.
     pub fn read(&self, log: &str, from: u64, limit: ReadLimit) -> Result<Page> {
-        read(&self.loaded.index, log, from, limit)
+        read(&self.loaded.index, log, from.into(), limit)
     }
 
     /// The store in numbers.

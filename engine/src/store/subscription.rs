@@ -5,13 +5,13 @@
 use super::Core;
 use super::threads::Threads;
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::slot::Slot;
+use crate::index::slot::{Slot, SlotInner};
 use crate::read::Page;
-use crate::sync::{Arc, Ordering, park_timeout};
+use crate::sync::{Arc, MutexGuard, Ordering, park_timeout};
 use crate::waiter::{Target, Waiter, pair};
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// How long a wait sleeps before it looks again by itself.
@@ -63,7 +63,7 @@ impl Subscription {
         let until = Instant::now() + timeout;
         let mut watch = Watch::new(self);
         loop {
-            let head = watch.look(Target::this_thread, after)?;
+            let head = watch.look(after)?;
             let left = until.saturating_duration_since(Instant::now());
             if head.next_seq > after || head.ended || left.is_zero() {
                 return Ok(head.next_seq);
@@ -77,9 +77,19 @@ impl Subscription {
         Changed { watch: Watch::new(self), after }
     }
 
+    /// [`Self::look`] without waiting, for a task.
+    fn try_look(&self, key: u64, waker: &Waker, after: u64) -> Result<Head> {
+        let inner = self.core.index.try_resolve_visible(&self.slot, &self.name)?;
+        Ok(Self::head(inner, Some((key, Target::Task(waker.clone()))), after))
+    }
+
     /// The head as it is visible; with a `target` to wake once it is past `after`, if it is not now.
     fn look(&self, target: Option<(u64, Target)>, after: u64) -> Result<Head> {
-        let mut inner = self.core.index.resolve_visible(&self.slot, Some(&self.name))?;
+        let inner = self.core.index.resolve_visible(&self.slot, Some(&self.name))?;
+        Ok(Self::head(inner, target, after))
+    }
+
+    fn head(mut inner: MutexGuard<'_, SlotInner>, target: Option<(u64, Target)>, after: u64) -> Head {
         let visible = inner.visible;
         let ended = visible.closed || visible.phase != crate::format::state::Phase::Live;
         if visible.next_seq.0 <= after
@@ -88,7 +98,7 @@ impl Subscription {
         {
             inner.watch(key, target);
         }
-        Ok(Head { next_seq: visible.next_seq.0, ended })
+        Head { next_seq: visible.next_seq.0, ended }
     }
 }
 
@@ -105,12 +115,25 @@ impl<'a> Watch<'a> {
         Self { subscription, key: subscription.core.end.next_wait.fetch_add(1, Ordering::Relaxed), registered: false }
     }
 
-    /// The head; if it is not past `after`, `target` is woken once that may have changed.
-    fn look(&mut self, target: impl FnOnce() -> Target, after: u64) -> Result<Head> {
-        let core = &self.subscription.core;
-        core.check_open()?;
+    /// The head; if it is not past `after`, this thread is woken once that may have changed.
+    fn look(&mut self, after: u64) -> Result<Head> {
+        self.subscription.core.check_open()?;
         self.registered = true;
-        let head = self.subscription.look(Some((self.key, target())), after)?;
+        let head = self.subscription.look(Some((self.key, Target::this_thread())), after)?;
+        self.still(head, after)
+    }
+
+    /// [`Self::look`] for a task, without waiting.
+    fn try_look(&mut self, waker: &Waker, after: u64) -> Result<Head> {
+        self.subscription.core.check_open()?;
+        self.registered = true;
+        let head = self.subscription.try_look(self.key, waker, after)?;
+        self.still(head, after)
+    }
+
+    /// What was seen, unless nothing can come any more.
+    fn still(&self, head: Head, after: u64) -> Result<Head> {
+        let core = &self.subscription.core;
         if head.next_seq <= after && !head.ended {
             // Behind the registration, so that a close or a failure is either seen here or wakes the target.
             core.check_open()?;
@@ -140,9 +163,14 @@ impl Future for Changed<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let after = self.after;
-        match self.watch.look(|| Target::Task(context.waker().clone()), after) {
+        match self.watch.try_look(context.waker(), after) {
             Ok(head) if head.next_seq > after || head.ended => Poll::Ready(Ok(head.next_seq)),
             Ok(_) => Poll::Pending,
+            // Somebody is at the log, or a frame of it is being published; neither takes long.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
             Err(error) => Poll::Ready(Err(error)),
         }
     }

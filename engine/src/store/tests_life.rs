@@ -220,3 +220,36 @@ impl Drop for Stopping<'_> {
         self.0.store(true, Ordering::SeqCst);
     }
 }
+
+#[test]
+fn wakers_that_panic_stop_neither_the_store_nor_its_close() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config.clone()).expect("a store");
+    append(&store, "log", &[b"a"]);
+    let waker = crate::waiter::panicking_waker();
+    let mut context = Context::from_waker(&waker);
+    let mut acks: Vec<_> = (0..4)
+        .map(|_| {
+            let mut batch = Batch::new();
+            batch.log("log").record(&[7; 100_000]);
+            store.append(batch).expect("staged")
+        })
+        .collect();
+    let mut answered = vec![false; acks.len()];
+    for (ack, answered) in acks.iter_mut().zip(&mut answered) {
+        *answered = Pin::new(ack).poll(&mut context).is_ready();
+    }
+    append(&store, "log", &[b"b"]);
+    for (ack, answered) in acks.into_iter().zip(answered) {
+        assert!(answered || ack.wait().is_ok(), "durable before what came after it");
+    }
+    assert!(!store.stats().poisoned, "a client's own failure");
+    let subscription = store.subscribe("log").expect("there");
+    let mut changed = subscription.changed(6);
+    assert!(Pin::new(&mut changed).poll(&mut context).is_pending());
+    drop(changed);
+    let mut changed = subscription.changed(6);
+    assert!(Pin::new(&mut changed).poll(&mut context).is_pending());
+    store.close().expect("clean");
+    Store::open(dir.path(), config).expect("the lock was released");
+}

@@ -262,12 +262,12 @@ fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> 
         Ok(()) => Some(part),
         Err(_) => {
             core.poison.set(Error::new(ErrorKind::Io, "a background thread panicked; see the standard error output"));
-            drop(part);
+            // What it was about to answer is answered as unknown. Should that panic, the others are answered nevertheless.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(part)));
             let mut tasks = Pending::answer_all(core.lane.close(core.poison.error()), Some(&core.poison.unknown()));
             core.index.pool.close();
             tasks.extend(core.index.take_watchers());
-            // A waker may panic here too, and may be what panicked before; whoever ends this thread goes on.
-            let _ = catch_unwind(AssertUnwindSafe(|| wake_all(tasks)));
+            wake_all(tasks);
             None
         }
     }

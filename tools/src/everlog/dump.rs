@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use everlog::{ErrorKind, ReadLimit, ReadOnly, Record};
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 pub const EXAMPLES: &str = "Examples:
   everlog dump ./store

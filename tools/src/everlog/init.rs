@@ -5,7 +5,7 @@ use std::path::Path;
 
 use everlog::{Config, Store};
 
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 pub fn run(dir: &Path) -> Result<(), Failure> {
     let id = Store::create(dir, &Config::default())?;

@@ -11,9 +11,9 @@ use everlog::names::owner;
 use everlog::{LogInfo, ReadOnly};
 use serde::Serialize;
 
-use crate::failure::Failure;
 use crate::output;
 use crate::progress::Progress;
+use everlog_server::failure::Failure;
 
 #[derive(Serialize)]
 struct Report {

@@ -8,7 +8,6 @@
 mod bench;
 mod device;
 mod dump;
-mod failure;
 mod init;
 mod inspect;
 mod output;
@@ -93,12 +92,5 @@ fn main() -> ExitCode {
         Command::Device(command) => device::run(&command),
         Command::Bench(command) => bench::run(&command),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::from(failure.code())
-        }
-    }
+    everlog_server::failure::exit(done)
 }

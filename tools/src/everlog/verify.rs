@@ -8,9 +8,9 @@ use std::path::Path;
 use everlog::{Finding, IoChoice};
 use serde::Serialize;
 
-use crate::failure::Failure;
 use crate::output;
 use crate::progress::Progress;
+use everlog_server::failure::Failure;
 
 #[derive(Serialize)]
 struct Report {

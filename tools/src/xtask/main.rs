@@ -4,6 +4,7 @@
 //! Invariant: `ci` is exactly the steps below in their order, so that what fails there can be repeated alone.
 #![forbid(unsafe_code)]
 
+mod conformance;
 mod posix;
 mod steps;
 mod tidy;
@@ -47,6 +48,8 @@ enum Command {
     Test,
     /// All tests once more while the kernel refuses io_uring, so that the posix backend runs them
     Posix,
+    /// The protocol's own suite against everlogd; needs node, npm and a network
+    Conformance,
     /// The documentation builds without a warning
     Doc,
     /// The concurrency protocols under the model checker
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Deny => steps::run_one("deny", &root),
         Command::Test => steps::run_one("test", &root),
         Command::Posix => steps::run_one("posix", &root),
+        Command::Conformance => steps::run_one("conformance", &root),
         Command::Doc => steps::run_one("doc", &root),
         Command::Loom => steps::run_one("loom", &root),
         Command::Benches => steps::run_one("benches", &root),

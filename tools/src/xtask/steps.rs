@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{posix, tidy};
+use crate::{conformance, posix, tidy};
 
 /// Why a step failed: what happened, and what to do about it.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", run: clippy },
     Step { name: "test", run: test },
     Step { name: "posix", run: posix::run },
+    Step { name: "conformance", run: conformance::run },
     Step { name: "doc", run: doc },
     Step { name: "loom", run: loom },
     Step { name: "benches", run: benches },

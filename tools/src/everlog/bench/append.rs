@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use super::payload::{Payloads, Random};
 use super::{Common, histogram, log_name, process, quantile_us, ratio};
-use crate::failure::Failure;
 use crate::output;
 use crate::progress::Progress;
+use everlog_server::failure::Failure;
 
 pub const EXAMPLES: &str = "Examples:
   everlog bench append --data ./scratch --threads 16 --record-bytes 256 --logs 100000 --seconds 10

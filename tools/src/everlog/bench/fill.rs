@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::payload::{Payloads, Random};
 use super::{Common, log_name, process};
-use crate::failure::Failure;
 use crate::output;
 use crate::progress::Progress;
+use everlog_server::failure::Failure;
 
 pub const EXAMPLES: &str = "Examples:
   everlog bench fill --data ./scratch --logs 1000000 --records-per-log 10 --record-bytes 100

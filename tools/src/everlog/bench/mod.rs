@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use everlog::{Config, IoChoice};
 
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 #[derive(Subcommand)]
 pub enum Command {

@@ -6,8 +6,8 @@ use everlog::{Batch, ReadLimit, Store};
 use serde::Serialize;
 
 use super::{Common, process};
-use crate::failure::Failure;
 use crate::output;
+use everlog_server::failure::Failure;
 
 /// Where the one record goes that this bench appends.
 const LOG: &str = "everlog-bench/open";

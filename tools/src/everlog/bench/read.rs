@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::payload::Random;
 use super::{Common, histogram, process, quantile_us, ratio};
-use crate::failure::Failure;
 use crate::output;
 use crate::progress::Progress;
+use everlog_server::failure::Failure;
 
 /// Bytes asked for at once.
 const PAGE: ReadLimit = ReadLimit { records: 100_000, bytes: 4 << 20 };

@@ -15,7 +15,7 @@ use ureq::http::Uri;
 use super::collection::ALL;
 use super::disk::{self, failed};
 use super::state::{self, State};
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 const VERSION: u32 = 1;
 /// Where the device keeps what is its own.

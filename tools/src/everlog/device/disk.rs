@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 /// Readable by the owner alone: the token is in one of these files.
 const PRIVATE: u32 = 0o600;

@@ -16,7 +16,7 @@ use super::collection::{Collection, conflict_name};
 use super::digest::Digest;
 use super::disk::{self, failed};
 use super::merge::Version;
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 pub struct Folder {
     collection: Collection,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ureq::Agent;
 use ureq::http::{self, HeaderMap};
 
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);

@@ -30,8 +30,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::failure::Failure;
 use account::Device;
+use everlog_server::failure::Failure;
 
 pub const EXAMPLES: &str = "Examples:
   everlog device init ./phone --server http://127.0.0.1:4437 --user alice

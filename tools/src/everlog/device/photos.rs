@@ -15,8 +15,8 @@ use super::digest::Digest;
 use super::disk::{self, failed};
 use super::http::Place;
 use super::remote::{Chunk, PhotoPage, Remote, START};
-use crate::failure::Failure;
 use crate::progress::Progress;
+use everlog_server::failure::Failure;
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// How often the server may be found to have lost what it had before it is left alone.

@@ -17,10 +17,11 @@ use super::item::{Change, Content, Element, decode};
 use super::merge::{Decision, Version, decide};
 use super::photos::{self, Download};
 use super::remote::{Page, START};
+use super::report::cause;
 use super::session::Session;
 use super::state::Wanted;
-use crate::failure::Failure;
 use crate::progress::Progress;
+use everlog_server::failure::Failure;
 
 /// As much content is held until all has been read; what is beyond is read once more when its turn comes.
 const HELD_BYTES_MAX: usize = 32 << 20;
@@ -354,7 +355,7 @@ impl Merger<'_, '_> {
                     Ok(Download::Incomplete) => Ok(Err("its bytes are not complete on the server yet".into())),
                     Ok(Download::Damaged(what)) => Ok(Err(what)),
                     // One photo that the server cannot read is no reason to keep the others away.
-                    Err(failure) if failure.code() == 4 => Ok(Err(failure.cause().to_owned())),
+                    Err(failure) if failure.code() == 4 => Ok(Err(cause(&failure))),
                     Err(failure) => Err(failure),
                 }
             }

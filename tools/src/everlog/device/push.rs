@@ -18,8 +18,8 @@ use super::photos::{self, Print, Upload};
 use super::remote::Append;
 use super::session::Session;
 use super::state::{Batch, State};
-use crate::failure::Failure;
 use crate::progress::Progress;
+use everlog_server::failure::Failure;
 
 /// The most that the server takes in one request.
 const BODY_BYTES_MAX: usize = 8 << 20;

@@ -10,7 +10,7 @@ use super::collection::Collection;
 use super::digest::Digest;
 use super::http::{Answer, Http, Place, Request, percent_encoded};
 use super::state::Batch;
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 /// Where every stream begins.
 pub const START: &str = "-1";
@@ -149,8 +149,8 @@ impl Remote {
                 Ok(Append::Estranged)
             }
             (204, next) => Ok(Append::Duplicate { next, level }),
-            // The stream that a missing one is followed by is read before anything is appended to it.
-            (412 | 404, _) => Ok(Append::Moved),
+            // A stream that is missing, or whose history is another by now, is read before anything is appended to it.
+            (404 | 410 | 412, _) => Ok(Append::Moved),
             (403, _) => Ok(Append::Estranged),
             (409, _) if answer.says("producer-conflict") || answer.header("producer-expected-seq").is_some() => {
                 Ok(Append::Estranged)

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::collection::Collection;
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 #[derive(Serialize, Default)]
 pub struct Report {
@@ -92,6 +92,18 @@ impl Report {
     }
 }
 
+/// What a failure says of its cause, as a clause.
+pub fn cause(failure: &Failure) -> String {
+    failure.to_string().lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+}
+
+/// The same failure, with more to say about what it means.
+pub fn and(failure: &Failure, more: &str) -> Failure {
+    let told = failure.to_string();
+    let remedy = told.lines().nth(1).unwrap_or_default();
+    Failure::new(failure.code(), format!("{}; {more}", cause(failure)), remedy)
+}
+
 fn items(count: usize) -> String {
     if count == 1 { "one item".to_owned() } else { format!("{count} items") }
 }
@@ -100,6 +112,12 @@ fn items(count: usize) -> String {
 mod tests {
     use super::*;
     use crate::device::collection::ALL;
+
+    #[test]
+    fn a_failure_can_say_more() {
+        let failure = and(&Failure::new(1, "it broke", "mend it"), "two wait");
+        assert_eq!((failure.code(), failure.to_string()), (1, "It broke; two wait.\nMend it.".to_owned()));
+    }
 
     #[test]
     fn what_is_left_out_decides_the_code() {

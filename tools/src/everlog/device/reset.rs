@@ -13,7 +13,7 @@ use super::folder::{Folder, Found};
 use super::merge::Version;
 use super::state::{self, State};
 use super::status;
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 pub fn run(device: &mut Device, force: bool, json: bool) -> Result<(), Failure> {
     let _lock = device.lock()?;

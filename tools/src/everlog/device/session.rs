@@ -12,7 +12,7 @@ use super::folder::Folder;
 use super::remote::Remote;
 use super::report::Report;
 use super::state::{self, State};
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 /// As many changes as one batch may have. Photos are few, so that the first of them are there for the other devices
 /// before the last has been uploaded.

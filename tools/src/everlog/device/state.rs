@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::collection::Collection;
 use super::digest::Digest;
 use super::disk;
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 const VERSION: u32 = 1;
 

@@ -10,8 +10,8 @@ use super::collection::{ALL, Collection};
 use super::folder::{self, Folder};
 use super::push::changed;
 use super::state::{self, State};
-use crate::failure::Failure;
 use crate::output;
+use everlog_server::failure::Failure;
 
 #[derive(Serialize)]
 struct Report {

@@ -13,11 +13,11 @@ use super::folder::Folder;
 use super::http::Http;
 use super::push::{self, Pushed};
 use super::remote::Remote;
-use super::report::Report;
+use super::report::{self, Report};
 use super::session::Session;
 use super::state::{self, State};
 use super::{clock, photos, pull, status};
-use crate::failure::Failure;
+use everlog_server::failure::Failure;
 
 /// How often other devices may come before this one's changes.
 const ROUNDS_MAX: u32 = 100;
@@ -33,7 +33,7 @@ pub fn run(device: &Device, patience: Duration, json: bool) -> Result<(), Failur
     let synced = sync_all(device, &remote, states, &mut report);
     let damaged = match synced {
         Ok(damaged) => damaged,
-        Err(failure) if remote.http().gave_up() => return Err(failure.and(&status::still_pending(device))),
+        Err(failure) if remote.http().gave_up() => return Err(report::and(&failure, &status::still_pending(device))),
         Err(failure) => return Err(failure),
     };
     report.print(json)?;

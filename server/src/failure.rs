@@ -1,13 +1,27 @@
-//! What goes wrong in a command: the sentence with the cause, the sentence with the remedy, the exit code.
+//! What goes wrong in a program: the sentence with the cause, the sentence with the remedy, the exit code.
 //!
 //! Invariant: each kind of the engine's errors has exactly one exit code, chosen here and nowhere else.
 
 use std::fmt;
 use std::io;
+use std::process::ExitCode;
 
 use everlog::ErrorKind;
 
-/// Why a command ended.
+/// Ends a program: with its exit code, and with what happened on stderr.
+#[must_use]
+pub fn exit(done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Why a program ended.
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
@@ -17,32 +31,26 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// With an exit code, what happened, and what to do about it.
     pub fn new(code: u8, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { code, cause: cause.into(), remedy: Some(remedy.into()), closed_pipe: false }
     }
 
     /// Damage was found, and has been told already, place by place.
+    #[must_use]
     pub fn damage(found: usize) -> Self {
         let cause = if found == 1 { "one place is damaged".to_owned() } else { format!("{found} places are damaged") };
         Self::new(4, cause, "restore what the list above names, and look after the disk")
     }
 
-    /// The same, with more to say about what it means.
-    pub fn and(mut self, more: &str) -> Self {
-        self.cause = format!("{}; {more}", self.cause);
-        self
-    }
-
-    /// Why, without what to do about it.
-    pub fn cause(&self) -> &str {
-        &self.cause
-    }
-
+    /// The exit code.
+    #[must_use]
     pub fn code(&self) -> u8 {
         self.code
     }
 
     /// Whoever read the output has gone, which is its right.
+    #[must_use]
     pub fn is_closed_pipe(&self) -> bool {
         self.closed_pipe
     }

@@ -1,0 +1,116 @@
+//! A log's history as its list of timelines tells it: which timeline a position belongs to, and where a cursor and the
+//! log part.
+//!
+//! Pure. Invariant: a cursor is valid if and only if its seq is not past the log's end and the record before it was
+//! written by its timeline; the position before the first record belongs to timeline zero and is always valid.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Cursor, Seq, Timeline};
+
+/// The timeline of the record before `seq`; None if it is so old that the list does not tell.
+fn timeline_before(timelines: &[(Timeline, Seq)], seq: Seq) -> Option<Timeline> {
+    let Some(before) = seq.0.checked_sub(1) else { return Some(Timeline::default()) };
+    timelines.iter().rev().find(|(_, first)| first.0 <= before).map(|(timeline, _)| *timeline)
+}
+
+/// The cursor at `seq`. Where the list no longer tells the timeline, it is the zero one, which is valid at 0 alone.
+#[must_use]
+pub fn cursor(timelines: &[(Timeline, Seq)], seq: Seq) -> Cursor {
+    Cursor { timeline: timeline_before(timelines, seq).unwrap_or_default(), seq: seq.0 }
+}
+
+/// Checks `cursor` against a log that ends at `end`.
+///
+/// # Errors
+/// [`ErrorKind::Rewound`], with the cut.
+pub fn check(timelines: &[(Timeline, Seq)], end: Seq, cursor: Cursor) -> Result<()> {
+    if cursor.seq <= end.0 && timeline_before(timelines, Seq(cursor.seq)) == Some(cursor.timeline) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Rewound, format!("the log's history does not lead through {cursor}"))
+        .cut_at(cut(timelines, end, cursor))
+        .remedy("go on from the cut, and append again what is missing behind it"))
+}
+
+/// Where the history of `cursor` and the log's part: where its timeline ends in the log, or, if the log has nothing of
+/// it, where the first timeline begins that is no older.
+fn cut(timelines: &[(Timeline, Seq)], end: Seq, cursor: Cursor) -> Cursor {
+    let place = timelines.iter().position(|(timeline, _)| *timeline == cursor.timeline);
+    let next = match place {
+        Some(at) => timelines.get(at + 1),
+        None => timelines.iter().find(|(timeline, _)| timeline.counter >= cursor.timeline.counter),
+    };
+    let seq = next.map_or(end, |(_, first)| *first).min(end).min(Seq(cursor.seq));
+    self::cursor(timelines, seq)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(counter: u32, random: u32) -> Timeline {
+        Timeline { counter, random }
+    }
+
+    fn at(counter: u32, random: u32, seq: u64) -> Cursor {
+        Cursor { timeline: line(counter, random), seq }
+    }
+
+    /// Seqs 0–4 by 1, 5–9 by 3, 10 and 11 by 4.
+    fn history() -> Vec<(Timeline, Seq)> {
+        vec![(line(1, 10), Seq(0)), (line(3, 30), Seq(5)), (line(4, 40), Seq(10))]
+    }
+
+    #[test]
+    fn a_position_belongs_to_the_timeline_of_the_record_before_it() {
+        let list = history();
+        for (seq, expected) in [
+            (0, Timeline::default()),
+            (1, line(1, 10)),
+            (5, line(1, 10)),
+            (6, line(3, 30)),
+            (10, line(3, 30)),
+            (12, line(4, 40)),
+        ] {
+            assert_eq!(cursor(&list, Seq(seq)), Cursor { timeline: expected, seq });
+            check(&list, Seq(12), Cursor { timeline: expected, seq }).expect("a cursor of the log's own");
+        }
+    }
+
+    #[test]
+    fn a_cursor_of_another_history_gets_the_place_where_they_part() {
+        let list = history();
+        for (cursor, cut) in [
+            // Timeline 1 went on to 8, and all but its first five records are gone.
+            (at(1, 10, 8), at(1, 10, 5)),
+            // Timeline 2 began at 3 or later and nothing of it is left.
+            (at(2, 20, 7), at(1, 10, 5)),
+            (at(2, 20, 4), at(1, 10, 4)),
+            // The same counter, drawn twice.
+            (at(3, 31, 9), at(1, 10, 5)),
+            // Past the end of the newest one, or of one yet newer.
+            (at(4, 40, 13), at(4, 40, 12)),
+            (at(9, 90, 40), at(4, 40, 12)),
+            (at(0, 0, 3), at(0, 0, 0)),
+        ] {
+            let error = check(&list, Seq(12), cursor).expect_err("another history");
+            assert_eq!((error.kind(), error.cut()), (ErrorKind::Rewound, Some(cut)), "{cursor}");
+            check(&list, Seq(12), cut).expect("the cut is a cursor of the log's own");
+        }
+    }
+
+    #[test]
+    fn a_list_that_lost_its_beginning_validates_nothing_there() {
+        let list = &history()[1..];
+        assert!(check(list, Seq(12), at(1, 10, 3)).is_err());
+        assert!(check(list, Seq(12), at(0, 0, 3)).is_err());
+        check(list, Seq(12), at(3, 30, 7)).expect("known");
+    }
+
+    #[test]
+    fn an_empty_log_has_one_cursor() {
+        check(&[], Seq(0), Cursor::default()).expect("the start");
+        let error = check(&[], Seq(0), at(2, 20, 4)).expect_err("another history");
+        assert_eq!(error.cut(), Some(Cursor::default()));
+    }
+}

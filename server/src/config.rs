@@ -1,0 +1,315 @@
+//! The settings of everlogd: flags, then EVERLOG_ variables, then a file, then the defaults.
+//!
+//! Invariant: a setting that cannot be honoured is refused before anything is opened, with the way to mend it; a key of
+//! the file that is not known is refused too, since it may be a safety setting that was misspelled.
+
+use crate::failure::Failure;
+use clap::{Parser, ValueEnum};
+use everlog::{Config, IoChoice};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+const USAGE: u8 = 2;
+const EXAMPLES: &str = "Examples:
+  everlogd --init                                  a first start: creates ./everlog-data and serves it
+  everlogd --data /var/lib/everlog --cold none     serves a store that is there
+  everlogd --config everlog.toml --check-config    says what would be in force
+
+Settings are taken from the flags, else from EVERLOG_ variables (EVERLOG_DATA, EVERLOG_LISTEN, …), else from the file.
+The file holds the same names with underscores, such as admin_listen = \"127.0.0.1:4438\".
+
+Exit codes: 0 stopped as asked, 1 failed, 2 bad usage or configuration, 3 refused (no store here, locked, newer format),
+4 damage found, 5 stopped by an I/O error.";
+
+/// Serves an everlog store to devices, over the Durable Streams protocol.
+#[derive(Debug, Parser)]
+#[command(name = "everlogd", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// The store's directory [default: ./everlog-data]
+    #[arg(long, value_name = "DIR", env = "EVERLOG_DATA")]
+    data: Option<PathBuf>,
+    /// Where segments are to be shipped: file://PATH, s3://BUCKET/PREFIX, or `none`; may be repeated. Nothing is shipped
+    /// yet [default: file://./everlog-cold]
+    #[arg(long, value_name = "URL", env = "EVERLOG_COLD", value_delimiter = ',')]
+    cold: Vec<String>,
+    /// Where devices connect: a loopback address [default: 127.0.0.1:4437]
+    #[arg(long, value_name = "ADDR", env = "EVERLOG_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Where metrics and health are read: a loopback address [default: 127.0.0.1:4438]
+    #[arg(long, value_name = "ADDR", env = "EVERLOG_ADMIN_LISTEN")]
+    admin_listen: Option<SocketAddr>,
+    /// Create the store if there is none; for a first start by hand, not for a service, which would make an empty store
+    /// of a disk that is not mounted
+    #[arg(long)]
+    pub init: bool,
+    /// Who may connect; there is nothing but `off` yet
+    #[arg(long, value_enum, env = "EVERLOG_AUTH")]
+    auth: Option<Auth>,
+    /// The backend that talks to the disk [default: auto]
+    #[arg(long, value_enum, env = "EVERLOG_IO")]
+    io: Option<Io>,
+    /// A file with settings [default: ./everlog.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "EVERLOG_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print the settings in force, as a file would hold them, and stop
+    #[arg(long)]
+    pub check_config: bool,
+    /// How log lines are written, on stderr [default: text]
+    #[arg(long, value_enum, env = "EVERLOG_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data: Option<PathBuf>,
+    cold: Option<Vec<String>>,
+    listen: Option<SocketAddr>,
+    admin_listen: Option<SocketAddr>,
+    auth: Option<Auth>,
+    io: Option<Io>,
+    log_format: Option<LogFormat>,
+    long_poll_ms: Option<u64>,
+    sse_ms: Option<u64>,
+    connections_max: Option<usize>,
+    cors_allow_origin: Option<String>,
+}
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Everybody on this machine.
+    #[default]
+    Off,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The backend that talks to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Io {
+    /// io_uring where the kernel grants it, else posix.
+    #[default]
+    Auto,
+    /// io_uring alone.
+    Uring,
+    /// Blocking calls.
+    Posix,
+    /// Through the page cache, for file systems that refuse direct writes.
+    Buffered,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// The store's directory.
+    pub data: PathBuf,
+    /// Where segments are to be shipped, once that is there; empty if nowhere.
+    pub cold: Vec<String>,
+    /// Where devices connect.
+    pub listen: SocketAddr,
+    /// Where metrics and health are read.
+    pub admin_listen: SocketAddr,
+    /// Who may connect.
+    pub auth: Auth,
+    /// The backend that talks to the disk.
+    pub io: Io,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// How long a long poll waits, in milliseconds.
+    pub long_poll_ms: u64,
+    /// How long a stream of events goes on, in milliseconds.
+    pub sse_ms: u64,
+    /// Connections of devices at once.
+    pub connections_max: usize,
+    /// The pages that may read answers, as browsers ask; `*` for any.
+    pub cors_allow_origin: String,
+}
+
+impl Cli {
+    /// The settings in force.
+    ///
+    /// # Errors
+    /// Exit code 2, with what to change.
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        let file = read_file(self.config.as_deref())?;
+        let cold = if self.cold.is_empty() { file.cold } else { Some(self.cold.clone()) };
+        let settings = Settings {
+            data: self.data.clone().or(file.data).unwrap_or_else(|| "./everlog-data".into()),
+            cold: cold_urls(cold.unwrap_or_else(|| vec!["file://./everlog-cold".to_owned()]))?,
+            listen: self.listen.or(file.listen).unwrap_or_else(|| ([127, 0, 0, 1], 4437).into()),
+            admin_listen: self.admin_listen.or(file.admin_listen).unwrap_or_else(|| ([127, 0, 0, 1], 4438).into()),
+            auth: self.auth.or(file.auth).unwrap_or_default(),
+            io: self.io.or(file.io).unwrap_or_default(),
+            log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            long_poll_ms: file.long_poll_ms.unwrap_or(30_000),
+            sse_ms: file.sse_ms.unwrap_or(60_000),
+            connections_max: file.connections_max.unwrap_or(10_000),
+            cors_allow_origin: file.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), Failure> {
+        for (flag, address) in [("--listen", self.listen), ("--admin-listen", self.admin_listen)] {
+            if !address.ip().is_loopback() {
+                let cause = format!("{flag} {address} is not a loopback address");
+                let remedy = "there is neither authentication nor encryption yet: listen on 127.0.0.1, and reach it from \
+                              elsewhere through a proxy that has both";
+                return Err(Failure::new(USAGE, cause, remedy));
+            }
+        }
+        if self.listen == self.admin_listen && self.listen.port() != 0 {
+            let cause = format!("--listen and --admin-listen are both {}", self.listen);
+            return Err(Failure::new(USAGE, cause, "give one of them another port"));
+        }
+        if self.long_poll_ms == 0 || self.sse_ms == 0 || self.connections_max == 0 {
+            return Err(Failure::new(
+                USAGE,
+                "a limit is 0",
+                "set long_poll_ms, sse_ms and connections_max to 1 or more",
+            ));
+        }
+        if hyper::header::HeaderValue::from_str(&self.cors_allow_origin).is_err() {
+            return Err(Failure::new(USAGE, "cors_allow_origin is no header's value", "give one origin, or *"));
+        }
+        Ok(())
+    }
+
+    /// The settings as a file would hold them.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut shown = self.clone();
+        if shown.cold.is_empty() {
+            shown.cold.push("none".to_owned());
+        }
+        toml::to_string(&shown).expect("names, numbers and paths are always TOML")
+    }
+
+    /// The engine's settings.
+    #[must_use]
+    pub fn engine(&self) -> Config {
+        let io = match self.io {
+            Io::Auto => IoChoice::Auto,
+            Io::Uring => IoChoice::Uring,
+            Io::Posix => IoChoice::Posix,
+            Io::Buffered => IoChoice::Buffered,
+        };
+        Config { io, ..Config::default() }
+    }
+}
+
+fn read_file(path: Option<&Path>) -> Result<File, Failure> {
+    let (path, asked_for) = match path {
+        Some(path) => (path, true),
+        None => (Path::new("everlog.toml"), false),
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !asked_for => return Ok(File::default()),
+        Err(e) => {
+            let cause = format!("the settings in {} cannot be read: {e}", path.display());
+            return Err(Failure::new(USAGE, cause, "name a file that can, or leave --config out"));
+        }
+    };
+    toml::from_str(&text).map_err(|e| {
+        let cause = format!("the settings in {} are wrong: {}", path.display(), e.to_string().trim_end());
+        Failure::new(USAGE, cause, "mend the file; everlogd --help names the settings")
+    })
+}
+
+/// The places that were given, checked for their form; none for `none`.
+fn cold_urls(urls: Vec<String>) -> Result<Vec<String>, Failure> {
+    let wrong = |cause: String| {
+        Err(Failure::new(USAGE, cause, "give file://PATH, s3://BUCKET/PREFIX, gs://…, az://…, or `none` alone"))
+    };
+    if urls.iter().any(|url| url == "none") {
+        return if urls.len() == 1 {
+            Ok(Vec::new())
+        } else {
+            wrong("--cold none stands beside another place".to_owned())
+        };
+    }
+    for url in &urls {
+        let well_formed = match url.split_once("://") {
+            Some(("file", path)) => !path.is_empty(),
+            Some(("s3" | "gs" | "az", place)) => !place.is_empty() && !place.starts_with('/'),
+            _ => false,
+        };
+        if !well_formed {
+            return wrong(format!("--cold {url} is not the address of a cold store"));
+        }
+    }
+    Ok(urls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli(args: &[&str]) -> Cli {
+        Cli::try_parse_from(std::iter::once(&"everlogd").chain(args)).expect("well formed")
+    }
+
+    fn with_file(text: &str, args: &[&str]) -> Result<Settings, Failure> {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let path = dir.path().join("everlog.toml");
+        std::fs::write(&path, text).expect("written");
+        let path = path.to_str().expect("UTF-8");
+        cli(&[&["--config", path], args].concat()).settings()
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let text = "listen = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\nlong_poll_ms = 500\ncold = [\"none\"]";
+        let settings = with_file(text, &["--listen", "127.0.0.1:3"]).expect("well formed");
+        assert_eq!((settings.listen.port(), settings.admin_listen.port()), (3, 2));
+        assert_eq!((settings.long_poll_ms, settings.sse_ms), (500, 60_000));
+        assert!(settings.cold.is_empty());
+    }
+
+    #[test]
+    fn the_settings_in_force_can_be_read_back() {
+        let settings = with_file("", &["--cold", "s3://bucket/prefix"]).expect("well formed");
+        assert_eq!(with_file(&settings.to_toml(), &[]).expect("as printed"), settings);
+    }
+
+    #[test]
+    fn what_is_unsafe_or_unknown_is_refused() {
+        for (text, args) in [
+            ("listne = \"127.0.0.1:1\"", &[][..]),
+            ("listen = 7", &[]),
+            ("", &["--listen", "0.0.0.0:4437"]),
+            ("", &["--listen", "192.168.0.7:4437"]),
+            ("", &["--admin-listen", "[::]:4438"]),
+            ("", &["--admin-listen", "127.0.0.1:4437"]),
+            ("", &["--cold", "none", "--cold", "file://x"]),
+            ("", &["--cold", "/var/cold"]),
+            ("", &["--cold", "file://"]),
+            ("", &["--cold", "s3:///prefix"]),
+            ("long_poll_ms = 0", &[]),
+            ("cors_allow_origin = \"a\\nb\"", &[]),
+        ] {
+            let failure = with_file(text, args).expect_err(text);
+            assert_eq!(failure.code(), USAGE, "{text} {args:?}");
+        }
+        assert!(Cli::try_parse_from(["everlogd", "--auth", "tokens"]).is_err(), "there is none yet");
+        assert!(cli(&["--config", "/nonexistent/everlog.toml"]).settings().is_err());
+    }
+}

@@ -1,0 +1,102 @@
+//! What operators and their tools read: health, readiness, metrics, status. Nothing here changes anything.
+//!
+//! Invariant: /readyz says 200 only while the store acknowledges; what is not there yet is said to be so.
+
+use super::Context;
+use crate::protocol::answer::{Answer, put, whole, with};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::{Method, Request, StatusCode};
+use serde_json::json;
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Answers an operator.
+pub fn answer(context: &Context, request: &Request<Incoming>) -> Answer {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here\n");
+        put(&mut answer, ALLOW, "GET, HEAD");
+        return answer;
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "the process works\n"),
+        "/readyz" => ready(context),
+        "/metrics" => metrics(context),
+        "/status" => status(context),
+        _ => text(StatusCode::NOT_FOUND, "there is /healthz, /readyz, /metrics and /status\n"),
+    }
+}
+
+fn text(status: StatusCode, told: &'static str) -> Answer {
+    typed(status, "text/plain; charset=utf-8", told.to_owned())
+}
+
+fn typed(status: StatusCode, content_type: &str, body: String) -> Answer {
+    let mut answer = with(status, whole(body));
+    put(&mut answer, CONTENT_TYPE, content_type);
+    put(&mut answer, CACHE_CONTROL, "no-store");
+    answer
+}
+
+/// Why no append would be taken, if none would.
+fn unready(context: &Context) -> Option<&'static str> {
+    if *context.stopping.borrow() {
+        Some("the server is stopping\n")
+    } else if context.streams.stats().poisoned {
+        Some("the store stopped acknowledging after a failed write; see the log, mend the disk, and start again\n")
+    } else {
+        None
+    }
+}
+
+fn ready(context: &Context) -> Answer {
+    match unready(context) {
+        None => text(StatusCode::OK, "appends are taken\n"),
+        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
+    }
+}
+
+fn metrics(context: &Context) -> Answer {
+    match context.metrics.text() {
+        Ok(text) => typed(StatusCode::OK, OPENMETRICS, text),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n"),
+    }
+}
+
+fn status(context: &Context) -> Answer {
+    let stats = context.streams.stats();
+    let recovery = context.streams.recovery();
+    let possibly_lost = recovery.possibly_acknowledged.map(|(first, last)| json!([first.0, last.map(|last| last.0)]));
+    let status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "store": context.streams.store_id().to_string(),
+        "data": context.settings.data,
+        "ready": unready(context).is_none(),
+        "reason": unready(context).map(str::trim_end),
+        "timeline": context.streams.timeline().to_string(),
+        "durability": "local",
+        "cold": {
+            "configured": context.settings.cold,
+            "shipped": false,
+            "note": "nothing is shipped yet: this version has no cold tier",
+        },
+        "opened": {
+            "clean": recovery.clean,
+            "took_ms": u64::try_from(recovery.took.as_millis()).unwrap_or(u64::MAX),
+            "journal_bytes_replayed": recovery.bytes,
+            "possibly_acknowledged_lsns": possibly_lost,
+            "torn": recovery.torn,
+        },
+        "io": stats.io,
+        "watermark_lsn": stats.watermark.0,
+        "manifest": stats.manifest.0,
+        "segments": stats.segments,
+        "segment_bytes": stats.segment_bytes,
+        "journal_files": stats.journal_files,
+        "memtable_bytes": stats.memtable_bytes,
+        "memory_pool_bytes": stats.pool_bytes,
+        "records": stats.records,
+        "payload_bytes": stats.payload_bytes,
+    });
+    typed(StatusCode::OK, "application/json", format!("{status:#}\n"))
+}

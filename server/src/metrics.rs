@@ -1,0 +1,146 @@
+//! What an operator measures: counters and histograms of the server, and the engine's own, as OpenMetrics text.
+//!
+//! Nothing is collected until somebody asks, but for the requests and acknowledgements counted here. Units are seconds
+//! and bytes. Invariant: the engine's figures are those of its `Stats`, under the names below and nothing derived.
+
+use everlog::{Stats, Store};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+use std::time::Duration;
+
+/// What distinguishes requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    status: u16,
+}
+
+/// What distinguishes acknowledgements.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LevelLabels {
+    level: &'static str,
+}
+
+/// The server's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    /// Of the level `local`, the only one there is.
+    ack_seconds: Histogram,
+    /// Connections that are open.
+    pub connections: Gauge,
+    /// Readers that wait for more.
+    pub live_readers: Gauge,
+}
+
+impl Metrics {
+    /// Metrics that also tell of `store`.
+    #[must_use]
+    pub fn new(store: &Store) -> Self {
+        let mut registry = Registry::with_prefix("everlog");
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("http_requests", "Requests answered", requests.clone());
+        let buckets = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        let acks = Family::<LevelLabels, Histogram>::new_with_constructor(buckets as fn() -> Histogram);
+        let ack_seconds = acks.get_or_create_owned(&LevelLabels { level: "local" });
+        let help = "Time from the whole request to its acknowledgement";
+        registry.register_with_unit("ack", help, Unit::Seconds, acks);
+        let (connections, live_readers) = (Gauge::default(), Gauge::default());
+        registry.register("http_connections", "Open connections", connections.clone());
+        registry.register("live_readers", "Long polls and event streams that are open", live_readers.clone());
+        registry.register_collector(Box::new(Engine(store.clone())));
+        Self { registry, requests, ack_seconds, connections, live_readers }
+    }
+
+    /// An append was acknowledged after `took`.
+    pub fn acknowledged(&self, took: Duration) {
+        self.ack_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, method: &'static str, status: u16) {
+        self.requests.get_or_create(&RequestLabels { method, status }).inc();
+    }
+
+    /// All of them, as OpenMetrics text.
+    ///
+    /// # Errors
+    /// Never in practice: the text is written to memory.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// The engine's figures, read when they are asked for.
+#[derive(Debug)]
+struct Engine(Store);
+
+/// What distinguishes bytes written to the device.
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+impl Collector for Engine {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let stats = self.0.stats();
+        for (name, help, unit, value) in counters(&stats) {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, unit.as_ref(), counter.metric_type())?)?;
+        }
+        for (name, help, unit, value) in gauges(&stats) {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, unit.as_ref(), gauge.metric_type())?)?;
+        }
+        let help = "Bytes written to the device";
+        let counter = ConstCounter::new(0_u64);
+        let mut family =
+            encoder.encode_descriptor("device_written", help, Some(&Unit::Bytes), counter.metric_type())?;
+        for (kind, value) in [
+            ("frame", stats.frame_bytes),
+            ("segment", stats.segment_bytes_written),
+            ("journal_fill", stats.journal_fill_bytes),
+        ] {
+            ConstCounter::new(value).encode(family.encode_family(&KindLabels { kind })?)?;
+        }
+        Ok(())
+    }
+}
+
+type Figure = (&'static str, &'static str, Option<Unit>, u64);
+
+fn counters(stats: &Stats) -> [Figure; 10] {
+    [
+        ("payload", "Payload bytes that became durable", Some(Unit::Bytes), stats.payload_bytes),
+        ("records", "Records that became durable", None, stats.records),
+        ("frames", "Frames that became durable, empty ones included", None, stats.frames),
+        ("frame_records", "Records and control operations in durable frames", None, stats.frame_entries),
+        ("flushes", "Flushes", None, stats.flushes),
+        ("manifests", "Manifest versions committed", None, stats.manifests),
+        ("segment_rewrites", "Segments written anew since they did not read back", None, stats.segment_rewrites),
+        ("overloads", "Appends turned away for want of memory", None, stats.overloads),
+        ("reads", "Pages read", None, stats.reads),
+        ("chunk_reads", "Reads of the device for pages", None, stats.chunk_reads),
+    ]
+}
+
+fn gauges(stats: &Stats) -> [Figure; 7] {
+    [
+        ("poisoned", "1 once the store stopped acknowledging", None, u64::from(stats.poisoned)),
+        ("memory_pool", "Bytes taken from the memory pool", Some(Unit::Bytes), stats.pool_bytes as u64),
+        ("memtable", "Durable bytes in memory", Some(Unit::Bytes), stats.memtable_bytes as u64),
+        ("segments", "Segments", None, stats.segments as u64),
+        ("segment", "Bytes of segments", Some(Unit::Bytes), stats.segment_bytes),
+        ("heads", "Log heads in memory", None, stats.heads as u64),
+        ("watermark_lsn", "The highest durable LSN", None, stats.watermark.0),
+    ]
+}

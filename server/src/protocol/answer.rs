@@ -1,0 +1,187 @@
+//! Answers: how each is made, and which one each of the engine's errors becomes.
+//!
+//! Invariant: an error of the engine becomes exactly one status, chosen here and nowhere else; damage is 500 and never
+//! looks like an empty or a missing stream.
+
+use super::headers;
+use bytes::Bytes;
+use everlog::types::Cursor;
+use everlog::{Error, ErrorKind};
+use http_body_util::{Either, Full};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+
+use super::sse::Events;
+
+/// The body of an answer: at once, or event by event.
+pub type Body = Either<Full<Bytes>, Events>;
+/// An answer.
+pub type Answer = Response<Body>;
+
+/// A body that is there.
+pub fn whole(bytes: impl Into<Bytes>) -> Body {
+    Either::Left(Full::new(bytes.into()))
+}
+
+/// An answer without content.
+#[must_use]
+pub fn empty(status: StatusCode) -> Answer {
+    with(status, whole(Bytes::new()))
+}
+
+/// An answer with `body`.
+#[must_use]
+pub fn with(status: StatusCode, body: Body) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer
+}
+
+/// Puts a header whose value this program made.
+pub fn set(answer: &mut Answer, name: &'static str, value: impl AsRef<str>) {
+    put(answer, HeaderName::from_static(name), value);
+}
+
+/// As [`set`], for one of HTTP's own.
+pub fn put(answer: &mut Answer, name: HeaderName, value: impl AsRef<str>) {
+    // A content type came in as a header and offsets are digits; anything else would be a mistake that no client should
+    // pay for with its connection.
+    if let Ok(value) = HeaderValue::from_str(value.as_ref()) {
+        answer.headers_mut().insert(name, value);
+    }
+}
+
+/// A request that is not carried out, as the client is told.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    told: String,
+    extra: Vec<(&'static str, String)>,
+    retry_after_s: Option<u64>,
+}
+
+impl Refusal {
+    /// With any status.
+    pub fn new(status: StatusCode, told: impl Into<String>) -> Self {
+        Self { status, told: told.into(), extra: Vec::new(), retry_after_s: None }
+    }
+
+    /// The request is malformed.
+    pub fn bad_request(told: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, told)
+    }
+
+    /// There is nothing there.
+    pub fn not_found(told: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, told)
+    }
+
+    /// It contradicts what is there.
+    pub fn conflict(told: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, told)
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.extra.push((name, value.into()));
+        self
+    }
+
+    /// As of a stream that is closed and ends there.
+    #[must_use]
+    pub fn closed_at(self, end: Cursor) -> Self {
+        self.header(headers::CLOSED, "true").header(headers::NEXT_OFFSET, end.to_string())
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn answer(self) -> Answer {
+        let mut answer = with(self.status, whole(self.told + "\n"));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        for (name, value) in self.extra {
+            set(&mut answer, name, value);
+        }
+        if let Some(seconds) = self.retry_after_s {
+            put(&mut answer, RETRY_AFTER, seconds.to_string());
+        }
+        answer
+    }
+}
+
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        let (status, cause) = match error.kind() {
+            ErrorKind::Invalid => (StatusCode::BAD_REQUEST, None),
+            ErrorKind::NotFound | ErrorKind::Deleted => (StatusCode::NOT_FOUND, None),
+            ErrorKind::Trimmed => (StatusCode::GONE, Some("trimmed")),
+            ErrorKind::Rewound => (StatusCode::GONE, Some("timeline")),
+            ErrorKind::Exists | ErrorKind::Closed | ErrorKind::Condition | ErrorKind::ProducerGap => {
+                (StatusCode::CONFLICT, None)
+            }
+            ErrorKind::ProducerConflict => (StatusCode::CONFLICT, Some("producer-conflict")),
+            ErrorKind::ProducerFenced => (StatusCode::FORBIDDEN, None),
+            ErrorKind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some("overloaded")),
+            ErrorKind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, Some("unknown")),
+            ErrorKind::Poisoned => (StatusCode::SERVICE_UNAVAILABLE, Some("poisoned")),
+            ErrorKind::ShutDown => (StatusCode::SERVICE_UNAVAILABLE, Some("shutting-down")),
+            ErrorKind::Damaged => (StatusCode::INTERNAL_SERVER_ERROR, Some("damaged")),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, Some("failed")),
+        };
+        let mut refusal = Self::new(status, error.to_string());
+        if let Some(cause) = cause {
+            refusal = refusal.header(headers::ERROR, cause);
+        }
+        if let Some(cut) = error.cut() {
+            refusal = refusal.header(headers::CUT, cut.to_string());
+        }
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            let wait = error.retry_after().map_or(1, |wait| wait.as_secs().max(1));
+            refusal.retry_after_s = Some(wait);
+        }
+        refusal
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_looks_like_nothing_else() {
+        let answer =
+            Refusal::from(Error::new(ErrorKind::Damaged, "a record is damaged").log("log").seqs(3..5)).answer();
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.headers()[headers::ERROR], "damaged");
+        assert!(!answer.headers().contains_key(headers::UP_TO_DATE));
+    }
+
+    #[test]
+    fn a_rewound_cursor_gets_the_cut() {
+        let cut = Cursor { seq: 7, ..Cursor::default() };
+        let answer = Refusal::from(Error::new(ErrorKind::Rewound, "another history").cut_at(cut)).answer();
+        assert_eq!(answer.status(), StatusCode::GONE);
+        assert_eq!(answer.headers()[headers::ERROR], "timeline");
+        assert_eq!(answer.headers()[headers::CUT], "0000000000000000_0000000000000007");
+    }
+
+    #[test]
+    fn who_should_come_back_is_told_when() {
+        for kind in [ErrorKind::Overloaded, ErrorKind::Poisoned, ErrorKind::Unknown, ErrorKind::ShutDown] {
+            assert_eq!(Refusal::from(Error::new(kind, "not now")).answer().headers()[RETRY_AFTER], "1");
+        }
+    }
+}

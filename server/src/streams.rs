@@ -1,0 +1,225 @@
+//! The engine as the connections' tasks see it: every call a future, none of which waits for a disk on the thread that
+//! polls it.
+//!
+//! Each call is tried at once, which most need; what would have to wait runs on a thread that may. What a stream was
+//! created with is kept in a bounded cache, so that an append looks nothing up. Invariant: an append is bound to the
+//! very log whose configuration it was checked against (`expect_created`), so that a stale entry of the cache can make
+//! an append come back, and never store it wrongly.
+
+use crate::protocol::content::StreamConfig;
+use crate::protocol::request::Producer;
+use bytes::Bytes;
+use everlog::types::{Cursor, Lsn, Position, StoreId, Timeline};
+use everlog::{
+    Ack, Batch, Error, ErrorKind, LogInfo, LogReceipt, Page, ReadLimit, RecoveryReport, Result, Stats, Store,
+    Subscription,
+};
+use quick_cache::sync::Cache;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Streams whose configuration is kept in memory; an entry takes about 200 bytes.
+const KNOWN_MAX: usize = 65_536;
+/// What one answer holds at most, unless a single record is larger.
+const PAGE: ReadLimit = ReadLimit { records: 16_384, bytes: 1 << 20 };
+
+/// The streams of a store.
+#[derive(Debug)]
+pub struct Streams {
+    store: Store,
+    known: Cache<String, Known>,
+}
+
+/// A live stream's configuration, and which log of that name it is.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The LSN of the log's creation.
+    pub created: Lsn,
+    /// What it was created with.
+    pub config: Arc<StreamConfig>,
+}
+
+/// What is to be put into one log, all or nothing.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// The log.
+    pub name: String,
+    /// The metadata to create the log with.
+    pub create: Option<Vec<u8>>,
+    /// The log that is meant, of those that had this name.
+    pub created: Option<Lsn>,
+    /// The end that it must have.
+    pub end: Option<Cursor>,
+    /// The content.
+    pub body: Bytes,
+    /// Its parts that become records.
+    pub records: Vec<Range<usize>>,
+    /// Its number.
+    pub producer: Option<Producer>,
+    /// The writer's opaque number.
+    pub tag: Option<String>,
+    /// Whether the log is closed behind it.
+    pub close: bool,
+    /// Whether the log is deleted.
+    pub delete: bool,
+}
+
+impl Request {
+    fn batch(&self) -> Batch<'_> {
+        let mut batch = Batch::new();
+        let log = batch.log(&self.name);
+        if let Some(metadata) = &self.create {
+            log.create_with(metadata);
+        }
+        if let Some(created) = self.created {
+            log.expect_created(created);
+        }
+        if let Some(end) = self.end {
+            log.expect_at(end);
+        }
+        for range in &self.records {
+            log.record(&self.body[range.clone()]);
+        }
+        if let Some(producer) = &self.producer {
+            log.producer(producer.id.as_bytes(), producer.epoch, producer.number);
+        }
+        if let Some(tag) = &self.tag {
+            log.tag(tag.as_bytes());
+        }
+        if self.close {
+            log.close();
+        }
+        if self.delete {
+            log.delete();
+        }
+        batch
+    }
+}
+
+/// Runs `work`, which may wait, on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(Error::new(ErrorKind::ShutDown, format!("the server is stopping: {e}"))),
+    }
+}
+
+/// Whether the engine would have had to wait.
+fn must_wait<T>(result: &Result<T>) -> bool {
+    result.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+}
+
+impl Streams {
+    /// The streams of `store`.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self { store, known: Cache::new(KNOWN_MAX) }
+    }
+
+    /// The store's id.
+    #[must_use]
+    pub fn store_id(&self) -> StoreId {
+        self.store.id()
+    }
+
+    /// The timeline of this open.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        self.store.recovery().timeline
+    }
+
+    /// What the open found.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        self.store.recovery()
+    }
+
+    /// What the store did and holds.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.store.stats()
+    }
+
+    /// What is durable of a log beside its records; one that was deleted is not found.
+    ///
+    /// # Errors
+    /// Those of [`Store::info`]; [`ErrorKind::Deleted`].
+    pub async fn info(&self, name: &str) -> Result<LogInfo> {
+        let mut info = self.store.try_info(name);
+        if must_wait(&info) {
+            let (store, name) = (self.store.clone(), name.to_owned());
+            info = blocking(move || store.info(&name)).await;
+        }
+        match info {
+            Ok(info) if info.deleted => Err(Error::new(ErrorKind::Deleted, "the stream was deleted").log(name)),
+            other => other,
+        }
+    }
+
+    /// What a stream was created with.
+    ///
+    /// # Errors
+    /// As [`Self::info`].
+    pub async fn known(&self, name: &str) -> Result<Known> {
+        if let Some(known) = self.known.get(name) {
+            return Ok(known);
+        }
+        let known = Self::know(&self.info(name).await?);
+        self.known.insert(name.to_owned(), known.clone());
+        Ok(known)
+    }
+
+    /// The same, of what was looked up just now.
+    #[must_use]
+    pub fn know(info: &LogInfo) -> Known {
+        Known { created: info.created, config: Arc::new(StreamConfig::of_metadata(&info.metadata)) }
+    }
+
+    /// Has the stream looked up anew.
+    pub fn forget(&self, name: &str) {
+        self.known.remove(name);
+    }
+
+    /// Carries `request` out, and comes back once that is durable.
+    ///
+    /// # Errors
+    /// Those of [`Store::append`] and of its acknowledgement.
+    pub async fn append(&self, request: Request) -> Result<LogReceipt> {
+        let mut ack: Result<Ack> = self.store.try_append(&request.batch());
+        if must_wait(&ack) {
+            let store = self.store.clone();
+            ack = blocking(move || store.append(request.batch())).await;
+        }
+        Ok(ack?.await?.logs[0])
+    }
+
+    /// Reads a page.
+    ///
+    /// # Errors
+    /// Those of [`Store::read`].
+    pub async fn read(&self, name: &str, from: Position) -> Result<Page> {
+        let page = self.store.try_read(name, from, PAGE);
+        if must_wait(&page) { self.store.read_async(name, from, PAGE).await } else { page }
+    }
+
+    /// Reads the first `records` of a page.
+    ///
+    /// # Errors
+    /// Those of [`Store::read`].
+    pub async fn read_some(&self, name: &str, from: Position, records: usize) -> Result<Page> {
+        self.store.read_async(name, from, ReadLimit { records, ..PAGE }).await
+    }
+
+    /// Watches a log for more.
+    ///
+    /// # Errors
+    /// Those of [`Store::subscribe`].
+    pub async fn subscribe(&self, name: &str) -> Result<Subscription> {
+        let subscription = self.store.try_subscribe(name);
+        if !must_wait(&subscription) {
+            return subscription;
+        }
+        let (store, name) = (self.store.clone(), name.to_owned());
+        blocking(move || store.subscribe(&name)).await
+    }
+}
