@@ -1,9 +1,13 @@
-//! What the tests of everlog share: a simulated machine to run the engine on, and an oracle that knows what each client
-//! was told.
+//! What the tests of everlog share: a simulated machine to run the engine on, an oracle that knows what each client was
+//! told, and the real programs for tests that kill them.
 //!
 //! Nothing here is part of the product, and the product knows nothing of it: the simulation enters through the engine's
-//! `Io` and `Clock` alone. Invariant: everything follows from a seed, so that a failure can be run again.
+//! `Io` and `Clock` alone. Invariant: in the simulation everything follows from a seed, so that a failure can be run
+//! again.
 #![deny(missing_docs)]
 
+pub mod folders;
+pub mod net;
 pub mod oracle;
+pub mod programs;
 pub mod sim;

@@ -17,6 +17,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use everlog::{ReadLimit, ReadOnly};
+use everlog_tests::folders::{files, fixtures};
+use everlog_tests::programs::{Program, target_dir};
 
 /// Kills with an append under way.
 const KILLS: usize = 40;
@@ -33,7 +35,7 @@ fn what_was_acknowledged_survives_forty_kills() {
     eprintln!("EVERLOG_KILL_SEED={seed}");
     let scratch = tempfile::Builder::new().prefix("kill").tempdir_in(target_dir()).expect("room for a folder");
     let mut world = World {
-        example: example(),
+        example: Program::Import.path(),
         data: scratch.path().join("store"),
         corpus: corpus(),
         told: BTreeMap::new(),
@@ -71,7 +73,7 @@ fn an_import_killed_while_it_created_its_store_goes_on() {
     fs::create_dir_all(data.join("segments")).expect("a new folder");
     fs::write(data.join("LOCK"), b"").expect("a new file");
     let import = || {
-        let mut command = Command::new(example());
+        let mut command = Command::new(Program::Import.path());
         command.args(["--init", "--data"]).arg(&data).arg(fixtures()).stdout(Stdio::null());
         command.status().expect("the example starts")
     };
@@ -82,7 +84,7 @@ fn an_import_killed_while_it_created_its_store_goes_on() {
     fs::create_dir(&other).expect("a new folder");
     for name in ["letter.txt", "letter.tmp"] {
         fs::write(other.join(name), b"dear").expect("a new file");
-        let mut command = Command::new(example());
+        let mut command = Command::new(Program::Import.path());
         let status = command.args(["--init", "--data"]).arg(&other).arg(fixtures()).stderr(Stdio::null()).status();
         assert!(!status.expect("the example starts").success(), "somebody's folder becomes no store");
         assert_eq!(fs::read_dir(&other).expect("it is there").count(), 1, "and nothing is written or removed there");
@@ -263,69 +265,8 @@ fn kill_now(child: &mut Child) {
     child.kill().expect("a child that was not waited for can be killed");
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
-}
-
 fn corpus() -> BTreeMap<String, Vec<u8>> {
     let corpus = files(&fixtures());
     assert!(corpus.len() > 300, "the corpus is there: {}", corpus.len());
     corpus
-}
-
-/// Every file below `folder`, by its path from there.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    fn walk(root: &Path, folder: &Path, out: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in fs::read_dir(folder).expect("the folder can be listed") {
-            let path = entry.expect("the folder can be listed").path();
-            if path.is_dir() {
-                walk(root, &path, out);
-            } else {
-                let name = path.strip_prefix(root).expect("it lies below").to_str().expect("a plain name").to_owned();
-                out.insert(name, fs::read(&path).expect("the file can be read"));
-            }
-        }
-    }
-    let mut out = BTreeMap::new();
-    walk(folder, folder, &mut out);
-    out
-}
-
-/// The folder of this test's profile: target/debug, as a rule.
-fn profile_dir() -> PathBuf {
-    let this = std::env::current_exe().expect("a test knows where it lies");
-    this.ancestors().nth(2).expect("tests lie in target/<profile>/deps").to_owned()
-}
-
-/// On the disk that the build is on, and not in a memory file system that refuses direct writes.
-fn target_dir() -> PathBuf {
-    profile_dir().parent().expect("the profile's folder lies in the target folder").to_owned()
-}
-
-/// The example's program. `cargo test --workspace` has just built it; where only this crate was built, it is missing
-/// or older than its sources, and is built here.
-fn example() -> PathBuf {
-    let path = profile_dir().join("examples/import");
-    let built = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
-    let engine = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine");
-    let newest = [engine.join("src"), engine.join("examples")].iter().filter_map(|folder| newest_in(folder)).max();
-    if built.is_none() || built < newest {
-        let profile = profile_dir();
-        let profile = profile.file_name().and_then(|name| name.to_str()).expect("a profile has a name");
-        let profile = if profile == "debug" { "dev" } else { profile };
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["build", "--package", "everlog", "--example", "import", "--profile", profile, "--target-dir"]);
-        command.arg(target_dir()).current_dir(engine);
-        assert!(command.status().expect("cargo starts").success(), "the example import does not build");
-    }
-    path
-}
-
-fn newest_in(folder: &Path) -> Option<SystemTime> {
-    let entries = fs::read_dir(folder).expect("the engine's sources are there");
-    let times = entries.map(|entry| {
-        let path = entry.expect("the engine's sources can be listed").path();
-        if path.is_dir() { newest_in(&path) } else { fs::metadata(&path).and_then(|meta| meta.modified()).ok() }
-    });
-    times.flatten().max()
 }

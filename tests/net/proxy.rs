@@ -1,0 +1,115 @@
+//! A proxy that passes bytes on and knows whether a request is in flight: sent to the server, its answer not begun.
+//!
+//! It speaks no HTTP: what a client sends begins or goes on with a request, what the server sends answers it, since
+//! clients of HTTP/1.1 that do not pipeline take turns with their server. Invariant: a connection that is open on one
+//! side is open on the other, or both are about to be closed.
+
+use parking_lot::Mutex;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// The proxy. Its threads end with the test's process.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Where the server is, while there is one.
+    server: Mutex<Option<SocketAddr>>,
+    in_flight: AtomicUsize,
+}
+
+impl Proxy {
+    /// A proxy without a server: who connects is turned away.
+    #[must_use]
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it has one");
+        let shared = Arc::new(Shared::default());
+        let of_thread = Arc::clone(&shared);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let shared = Arc::clone(&of_thread);
+                thread::spawn(move || shared.serve(client));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// The address that devices are given.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The same as a socket's address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Leads to the server at `address` from now on, or to none.
+    pub fn lead_to(&self, address: Option<SocketAddr>) {
+        *self.shared.server.lock() = address;
+    }
+
+    /// Requests in flight at this moment.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    fn serve(self: Arc<Self>, client: TcpStream) {
+        let Some(address) = *self.server.lock() else { return };
+        let Ok(server) = TcpStream::connect(address) else { return };
+        let (Ok(from_client), Ok(to_client)) = (client.try_clone(), client.try_clone()) else { return };
+        let (Ok(from_server), Ok(to_server)) = (server.try_clone(), server.try_clone()) else { return };
+        for stream in [&client, &server] {
+            // What is small is passed on at once, as it came.
+            let _ = stream.set_nodelay(true);
+        }
+        let waiting = Arc::new(Mutex::new(false));
+        let (of_answers, this) = (Arc::clone(&waiting), Arc::clone(&self));
+        let answers = thread::spawn(move || pass(from_server, to_client, |_| this.note(&of_answers, false)));
+        pass(from_client, to_server, |_| self.note(&waiting, true));
+        // A thread that panicked has said so already.
+        let _ = answers.join();
+        self.note(&waiting, false);
+    }
+
+    /// A connection waits for an answer from now on, or does so no longer.
+    fn note(&self, waiting: &Mutex<bool>, now: bool) {
+        let mut waiting = waiting.lock();
+        if *waiting != now {
+            *waiting = now;
+            if now {
+                self.in_flight.fetch_add(1, Ordering::SeqCst);
+            } else {
+                self.in_flight.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// Passes on what comes, telling of each piece before it is sent, until either side is closed; then closes both.
+fn pass(mut from: TcpStream, mut to: TcpStream, told: impl Fn(usize)) {
+    let mut buf = vec![0; 64 << 10];
+    while let Ok(len @ 1..) = from.read(&mut buf) {
+        told(len);
+        if to.write_all(&buf[..len]).is_err() {
+            break;
+        }
+    }
+    for stream in [&from, &to] {
+        // It may be closed already.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,80 @@
+//! An everlogd of its own, on a port that the system chose.
+
+use crate::programs::Program;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// A server that serves. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Server {
+    process: Child,
+    address: SocketAddr,
+    log: std::thread::JoinHandle<String>,
+}
+
+impl Server {
+    /// Starts one on the store in `data`, which is created if it is missing, with more flags; comes back once it is
+    /// ready. Panics with what it printed if it does not become so.
+    #[must_use]
+    pub fn start(data: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(Program::Everlogd.path());
+        command.args(["--init", "--cold", "none", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.arg("--data").arg(data).args(flags).stderr(Stdio::piped());
+        // Settings of whoever runs the tests are none of theirs.
+        command.current_dir(data.parent().expect("a store lies in a folder"));
+        let mut process = command.spawn().expect("everlogd starts");
+        let mut lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+        let mut told = String::new();
+        let address = loop {
+            let Some(Ok(line)) = lines.next() else { panic!("everlogd did not become ready:\n{told}") };
+            told = told + &line + "\n";
+            if let Some(url) = line.strip_prefix("everlogd ready on http://") {
+                break url.parse().expect("an address");
+            }
+        };
+        let log = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                told = told + &line + "\n";
+            }
+            told
+        });
+        Self { process, address, log }
+    }
+
+    /// Where devices connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends it SIGKILL; comes back once it is gone, with what it printed.
+    pub fn kill(mut self) -> String {
+        self.process.kill().expect("it is there");
+        self.process.wait().expect("it ends");
+        self.finish()
+    }
+
+    /// Asks it to stop; comes back once it has, with how it ended and what it printed.
+    pub fn stop(mut self) -> (ExitStatus, String) {
+        let pid = self.process.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status().expect("kill starts");
+        assert!(asked.success(), "it is there");
+        let status = self.process.wait().expect("it ends");
+        (status, self.finish())
+    }
+
+    fn finish(&mut self) -> String {
+        let log = std::mem::replace(&mut self.log, std::thread::spawn(String::new));
+        log.join().expect("the log is read to its end")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It is gone already after a kill or a stop.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

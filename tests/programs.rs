@@ -1,0 +1,73 @@
+//! The project's programs, as tests start them.
+//!
+//! `cargo test --workspace` has just built them; where only this crate was built, one is missing or older than its
+//! sources, and is built here. Invariant: no test runs a program that is older than the sources beside it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+/// A program of the workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The server.
+    Everlogd,
+    /// The operator's and the devices' program.
+    Everlog,
+    /// The engine's example.
+    Import,
+}
+
+impl Program {
+    /// Its path, in the profile that this test was built in. Builds it where it is missing or old; panics if it does not
+    /// build.
+    #[must_use]
+    pub fn path(self) -> PathBuf {
+        let profile_dir = profile_dir();
+        let (package, kind, name, sources): (_, _, _, &[&str]) = match self {
+            Self::Everlogd => ("everlog-server", "--bin", "everlogd", &["engine/src", "server/src"]),
+            Self::Everlog => ("everlog-tools", "--bin", "everlog", &["engine/src", "server/src", "tools/src"]),
+            Self::Import => ("everlog", "--example", "import", &["engine/src", "engine/examples"]),
+        };
+        let path = if kind == "--bin" { profile_dir.join(name) } else { profile_dir.join("examples").join(name) };
+        let built = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
+        let root = root();
+        let newest = sources.iter().filter_map(|folder| newest_in(&root.join(folder))).max();
+        if built.is_none() || built < newest {
+            let profile = profile_dir.file_name().and_then(|name| name.to_str()).expect("a profile has a name");
+            let profile = if profile == "debug" { "dev" } else { profile };
+            let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            command.args(["build", "--package", package, kind, name, "--profile", profile, "--target-dir"]);
+            command.arg(target_dir()).current_dir(&root);
+            assert!(command.status().expect("cargo starts").success(), "{name} does not build");
+        }
+        path
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in a folder of the repository").to_owned()
+}
+
+/// The folder of the profile: a test's program lies in `deps` of it.
+fn profile_dir() -> PathBuf {
+    let program = std::env::current_exe().expect("a test knows its own program");
+    program.ancestors().nth(2).expect("a test lies two folders deep").to_owned()
+}
+
+/// The folder that builds go to; scratch folders are made there, on a real disk.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    profile_dir().parent().expect("the profile's folder lies in the target folder").to_owned()
+}
+
+fn newest_in(folder: &Path) -> Option<SystemTime> {
+    let entries = fs::read_dir(folder).expect("the sources are there");
+    let times = entries.map(|entry| {
+        let path = entry.expect("the sources can be listed").path();
+        if path.is_dir() { newest_in(&path) } else { fs::metadata(&path).and_then(|meta| meta.modified()).ok() }
+    });
+    times.flatten().max()
+}
