@@ -49,6 +49,12 @@ impl Device {
         sync.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
     }
 
+    /// A sync under way that waits long for its server.
+    pub fn start_patient_sync(&self) -> Child {
+        let mut sync = self.command("sync", &["--retry-seconds", "60"]);
+        sync.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
+    }
+
     /// A sync that ends with this code.
     pub fn sync_to(&self, expected: i32) -> Output {
         // Where the server is to be missed, it need not be missed for long.

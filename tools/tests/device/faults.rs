@@ -373,3 +373,22 @@ fn a_damaged_state_is_refused_and_reset_by_force_begins_anew() {
     a.sync();
     assert_eq!(a.read("notes/one"), "1");
 }
+
+#[test]
+fn two_syncs_on_one_folder_exclude_each_other() {
+    let (dir, server) = (scratch(), StandIn::start());
+    let a = Device::new(dir.path(), "a", &server.url());
+    // The first is held up by a busy server, and holds the folder meanwhile.
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    server.hook(move |_, _| {
+        asked.send(()).expect("the test waits for it");
+        Fault::Status(503)
+    });
+    let mut first = a.start_patient_sync();
+    is_asked.recv().expect("the server runs");
+    let second = a.run("sync", &[]);
+    assert_eq!(code(&second), 3, "{}", stderr(&second));
+    assert!(stderr(&second).contains("Another sync is running"), "{}", stderr(&second));
+    server.unhook();
+    assert!(first.wait().expect("it was started").success());
+}
