@@ -3,7 +3,7 @@
 //! Invariant: each kind of the engine's errors has exactly one exit code, chosen here and nowhere else.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use everlog::ErrorKind;
@@ -15,7 +15,8 @@ pub fn exit(done: Result<(), Failure>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            // Whoever would read it may have gone.
+            let _ = writeln!(io::stderr(), "{failure}");
             ExitCode::from(failure.code())
         }
     }
