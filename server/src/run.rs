@@ -9,6 +9,7 @@ use crate::handlers::Context;
 use crate::listener::{Audience, DRAIN_PATIENCE, serve};
 use crate::metrics::Metrics;
 use crate::streams::Streams;
+use everlog::format::identity::FILE_NAME;
 use everlog::{ErrorKind, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::{IsTerminal, Write};
@@ -86,7 +87,8 @@ fn open(settings: &Settings, init: bool) -> Result<Store, Failure> {
             tracing::info!(store = %id, data = %settings.data.display(), "created a store");
             Ok(Store::open(&settings.data, settings.engine())?)
         }
-        Err(e) if e.kind() == ErrorKind::Refused => Err(refused.into()),
+        // A store that is there was refused for a reason of its own.
+        Err(e) if e.kind() == ErrorKind::Refused && settings.data.join(FILE_NAME).exists() => Err(refused.into()),
         Err(e) => Err(e.into()),
     }
 }
