@@ -94,20 +94,13 @@ fn remedy(error: &everlog::Error) -> Option<&'static str> {
     }
 }
 
-/// What to do about something that the operating system refused.
+/// What to do about something that the operating system refused, where the engine does not say it.
 fn remedy_of(error: &io::Error) -> &'static str {
     match (error.raw_os_error().map(Errno::from_raw_os_error), error.kind()) {
         (Some(Errno::MFILE | Errno::NFILE), _) => {
             "raise the limit of open files (ulimit -n, LimitNOFILE=), and start again"
         }
-        (_, io::ErrorKind::StorageFull) => "make room on that disk, or use a larger one, and start again",
-        (_, io::ErrorKind::QuotaExceeded) => "raise the quota on that disk, or make room within it, and start again",
-        (_, io::ErrorKind::PermissionDenied) => {
-            "let the user that runs this program read and write there, or run it as another"
-        }
-        (_, io::ErrorKind::ReadOnlyFilesystem) => {
-            "mount that disk for writing; if the system itself turned it read-only, look after the disk first"
-        }
+        (_, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => "free space on that file system",
         (_, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) => {
             "name a directory, in a place that exists"
         }
@@ -157,9 +150,9 @@ mod tests {
             failure.to_string().lines().nth(1).map(str::to_owned).expect("a second sentence")
         };
         for (errno, word) in [
-            (Errno::NOSPC, "make room"),
-            (Errno::DQUOT, "quota"),
-            (Errno::ACCESS, "user"),
+            (Errno::NOSPC, "free space"),
+            (Errno::DQUOT, "free space"),
+            (Errno::ACCESS, "right"),
             (Errno::ROFS, "for writing"),
             (Errno::MFILE, "open files"),
             (Errno::NFILE, "open files"),

@@ -233,7 +233,7 @@ fn a_full_disk_is_named() {
         "disk/store",
     ]);
     let ended = Program::start(&mut command).ended();
-    says(&ended, 5, "disk/store/journal-0000", "Make room");
+    says(&ended, 5, "disk/store/journal-0000", "Free space");
     assert!(ended.stderr.contains("No space left on device"), "{}", ended.stderr);
     assert_eq!(contents(&disk).len(), 0, "all of it was in the small file system");
 }
