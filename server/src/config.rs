@@ -247,7 +247,8 @@ fn read_file(path: Option<&Path>) -> Result<File, Failure> {
         }
     };
     toml::from_str(&text).map_err(|e| {
-        let cause = format!("the settings in {} are wrong: {}", path.display(), e.to_string().trim_end());
+        let line = 1 + e.span().map_or(0, |span| text[..span.start].matches('\n').count());
+        let cause = format!("the settings in {}, line {line}, are wrong: {}", path.display(), e.message());
         Failure::new(USAGE, cause, "mend the file; everlogd --help names the settings")
     })
 }

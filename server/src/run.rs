@@ -9,6 +9,7 @@ use crate::handlers::{BODIES_KIB, Context};
 use crate::listener::{Audience, DRAIN_PATIENCE, serve};
 use crate::metrics::Metrics;
 use crate::streams::Streams;
+use everlog::format::identity::FILE_NAME;
 use everlog::{ErrorKind, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::{IsTerminal, Write};
@@ -110,7 +111,7 @@ fn open(settings: &Settings, init: bool) -> Result<Store, Failure> {
 }
 
 fn has_identity(settings: &Settings) -> bool {
-    settings.data.join(everlog::format::identity::FILE_NAME).exists()
+    settings.data.join(FILE_NAME).exists()
 }
 
 /// Whether there is nothing at all where the store should be.
