@@ -1,9 +1,7 @@
 //! Streams as a client sees them, where the protocol's own suite does not look: conditions on the end, positions of
 //! another history, streams that are deleted and created again, characters in pieces, who closed a stream.
 
-mod program;
-
-use program::{Program, QUIET, ask, everlogd};
+use crate::program::{Program, QUIET, ask, everlogd};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
