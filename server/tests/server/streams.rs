@@ -1,7 +1,7 @@
 //! Streams as a client sees them, where the protocol's own suite does not look: conditions on the end, positions of
 //! another history, streams that are deleted and created again, characters in pieces, who closed a stream.
 
-use crate::program::{Program, QUIET, ask, everlogd};
+use crate::program::{Program, QUIET, ask, everlogd, send};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -163,6 +163,30 @@ fn a_stream_created_again_is_never_taken_for_the_one_before() {
         }
         stop.store(true, Ordering::SeqCst);
     });
+}
+
+#[test]
+fn a_client_that_is_gone_before_its_answer_leaves_no_stale_knowledge() {
+    let served = Served::new();
+    // Sent by a client that is gone at once; a server that noticed that first has not carried it out, and is asked again.
+    let gone = |method: &str, status: u16| {
+        let request = format!("{method} /v1/stream/a HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\n\r\n");
+        drop(send(&served.address, request));
+        let carried_out = || served.ask("HEAD", "a", &[], b"").status == status;
+        if !(0..100).any(|_| carried_out()) {
+            served.ask(method, "a", &[("Content-Type", "text/plain")], b"");
+        }
+    };
+    for round in 0..40 {
+        assert_eq!(served.create("a", "application/json").status, 201);
+        assert_eq!(served.append("a", "application/json", &[], b"1").status, 204);
+        gone("DELETE", 404);
+        gone("PUT", 200);
+        assert_eq!(served.append("a", "text/plain", &[], b"text").status, 204, "round {round}");
+        let read = served.get("a", "");
+        assert_eq!((read.header("content-type"), &*read.body), ("text/plain", "text"));
+        assert_eq!(served.ask("DELETE", "a", &[], b"").status, 204);
+    }
 }
 
 #[test]
