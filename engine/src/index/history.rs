@@ -32,15 +32,14 @@ pub fn check(timelines: &[(Timeline, Seq)], end: Seq, cursor: Cursor) -> Result<
         .remedy("go on from the cut, and append again what is missing behind it"))
 }
 
-/// Where the history of `cursor` and the log's part: where its timeline ends in the log, or, if the log has nothing of
-/// it, where the first timeline begins that is no older.
+/// Where the history of `cursor` and the log's part: where its timeline ends in the log. If the log has nothing of it,
+/// its first record is all that can be said: the counters of two histories grow alike, so that they tell neither which
+/// timelines were before it nor which of the log's own are among them.
 fn cut(timelines: &[(Timeline, Seq)], end: Seq, cursor: Cursor) -> Cursor {
-    let place = timelines.iter().position(|(timeline, _)| *timeline == cursor.timeline);
-    let next = match place {
-        Some(at) => timelines.get(at + 1),
-        None => timelines.iter().find(|(timeline, _)| timeline.counter >= cursor.timeline.counter),
+    let Some(at) = timelines.iter().position(|(timeline, _)| *timeline == cursor.timeline) else {
+        return Cursor::default();
     };
-    let seq = next.map_or(end, |(_, first)| *first).min(end).min(Seq(cursor.seq));
+    let seq = timelines.get(at + 1).map_or(end, |(_, first)| *first).min(end).min(Seq(cursor.seq));
     self::cursor(timelines, seq)
 }
 
@@ -83,15 +82,13 @@ mod tests {
         for (cursor, cut) in [
             // Timeline 1 went on to 8, and all but its first five records are gone.
             (at(1, 10, 8), at(1, 10, 5)),
-            // Timeline 2 began at 3 or later and nothing of it is left.
-            (at(2, 20, 7), at(1, 10, 5)),
-            (at(2, 20, 4), at(1, 10, 4)),
-            // The same counter, drawn twice.
-            (at(3, 31, 9), at(1, 10, 5)),
-            // Past the end of the newest one, or of one yet newer.
+            // Past the end of the newest one.
             (at(4, 40, 13), at(4, 40, 12)),
-            (at(9, 90, 40), at(4, 40, 12)),
-            (at(0, 0, 3), at(0, 0, 0)),
+            // Nothing of it is left, so that nobody knows what was before it; also where a counter was drawn twice.
+            (at(2, 20, 7), Cursor::default()),
+            (at(3, 31, 9), Cursor::default()),
+            (at(9, 90, 40), Cursor::default()),
+            (at(0, 0, 3), Cursor::default()),
         ] {
             let error = check(&list, Seq(12), cursor).expect_err("another history");
             assert_eq!((error.kind(), error.cut()), (ErrorKind::Rewound, Some(cut)), "{cursor}");
