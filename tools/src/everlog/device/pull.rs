@@ -6,12 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
 use super::digest::Digest;
-use super::folder::{Done, Found};
+use super::folder::{Done, Folder, Found};
 use super::heal::{LastWord, Reread, offset_before};
 use super::item::{Change, Content, Element, decode};
 use super::merge::{Decision, Version, decide};
@@ -19,7 +18,7 @@ use super::photos::{self, Download};
 use super::remote::{Page, START};
 use super::report::cause;
 use super::session::Session;
-use super::state::Wanted;
+use super::state::{Intent, State, Wanted};
 use crate::progress::Progress;
 use everlog_server::failure::Failure;
 
@@ -29,8 +28,6 @@ const HELD_BYTES_MAX: usize = 32 << 20;
 const REREADS_MAX: u32 = 8;
 /// How often a file may change under a decision about it.
 const DECISIONS_MAX: u32 = 10;
-/// After a crash, at most so much work has to be looked at again.
-const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// The cut of a server that lost everything.
 const NOTHING_KEPT: &str = "0000000000000000_0000000000000000";
 
@@ -224,15 +221,15 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         None => Vec::new(),
     };
     let words = gathered.into_words(session);
+    intend(session, &words)?;
     let mut progress = Progress::new("pulling", words.len() as u64);
     let mut merger = Merger { session, reread, again: Again::default() };
-    let mut saved = Instant::now();
     for (done, (key, last)) in words.into_iter().enumerate() {
         let settled = merger.settle(&key, last);
-        // What is agreed on so far is kept also where the rest fails: the cursor stays, and all is heard again.
-        if settled.is_err() || saved.elapsed() >= SAVE_AFTER {
+        if settled.is_err() {
+            // What is agreed on so far is kept also where the rest fails: the cursor stays, and all is heard again.
+            merger.session.state.merging.clear();
             merger.session.save()?;
-            saved = Instant::now();
         }
         settled?;
         progress.reached(done as u64 + 1);
@@ -240,7 +237,36 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
     // The server lost all trace of these: what is here of them is news to it.
     silent.iter().for_each(|key| session.state.forget(key));
     session.state.cursor = Some(cursor);
+    session.state.merging.clear();
     session.save()
+}
+
+/// Writes down what the merge is about to make of the files. Without it, a crash before the state is saved would leave
+/// files that look as if the user had edited them, or had deleted what an old version said to delete.
+fn intend(session: &mut Session<'_>, words: &[(String, Last)]) -> Result<(), Failure> {
+    let state = &mut session.state;
+    for (key, last) in words.iter().filter(|(_, last)| !matches!(last.said, Said::Unreadable(_))) {
+        if last.version() != state.base(key) {
+            let intent = Intent { hash: last.version(), offset: last.offset.clone() };
+            state.merging.insert(key.clone(), intent);
+        }
+    }
+    if session.state.merging.is_empty() { Ok(()) } else { session.save() }
+}
+
+/// Finds out how far a merge came that a crash ended. To be done before anything is decided about the files.
+pub fn recover(folder: &Folder, state: &mut State) -> Result<(), Failure> {
+    for (key, intent) in std::mem::take(&mut state.merging) {
+        let done = match folder.find(&key)? {
+            Found::Nothing => intent.hash.is_none(),
+            Found::File(hash) => intent.hash == Some(hash),
+            Found::Unknown(_) => false,
+        };
+        if done {
+            state.agree(&key, intent.hash, &intent.offset);
+        }
+    }
+    Ok(())
 }
 
 struct Merger<'s, 'a> {

@@ -38,6 +38,9 @@ pub struct State {
     pub items: BTreeMap<String, Item>,
     /// The deletions that both sides agreed on: key and offset.
     pub deleted: BTreeMap<String, String>,
+    /// What a merge was about to make of these files. After a crash a file that is what it was to become was made so by
+    /// the merge, and not by the user.
+    pub merging: BTreeMap<String, Intent>,
     /// Versions that the server has and this device could not take yet.
     pub wanted: BTreeMap<String, Wanted>,
     /// Sent, or about to be sent, and not known to have arrived.
@@ -48,6 +51,13 @@ pub struct State {
 pub struct Item {
     pub hash: Digest,
     /// The offset after its change, as nearly as it is known, never less.
+    pub offset: String,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Intent {
+    /// None: it was to be deleted.
+    pub hash: Option<Digest>,
     pub offset: String,
 }
 
@@ -86,6 +96,7 @@ impl State {
             synced: None,
             items: BTreeMap::new(),
             deleted: BTreeMap::new(),
+            merging: BTreeMap::new(),
             wanted: BTreeMap::new(),
             outbox: Vec::new(),
         }
@@ -212,6 +223,7 @@ mod tests {
         state.agree("b.vcf", None, "0_2");
         let wanted = Wanted { hash: Some(Digest::of(b"c")), size: Some(1), offset: "0_3".into(), page: "-1".into() };
         state.wanted.insert("c.jpg".into(), wanted);
+        state.merging.insert("d.vcf".into(), Intent { hash: None, offset: "0_4".into() });
         let changes = vec![("a.vcf".into(), None)];
         state.outbox.push(Batch { number: 0, expect: "0_7".into(), body: "[]".into(), changes });
         state
