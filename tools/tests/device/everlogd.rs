@@ -223,6 +223,37 @@ fn a_server_put_back_to_an_earlier_day_is_healed_by_its_devices() {
 }
 
 #[test]
+fn an_edit_after_a_restore_is_not_overwritten_by_a_device_from_before_it() {
+    let mut world = World::new();
+    let [a, b] = ["a", "b"].map(|name| world.device(name));
+    a.write("notes/one", "v1");
+    a.sync();
+    b.sync();
+    world.stop();
+    copy_dir(&world.store("store"), &world.store("earlier"));
+    world.start("store");
+    // Each kill starts a timeline, of none of which the restored server knows.
+    for i in 0..4 {
+        a.write(&format!("notes/filler {i}"), "v1");
+        a.write("notes/one", format!("of a, {i}"));
+        a.sync();
+        world.kill();
+        world.start("store");
+    }
+    world.kill();
+    world.start("earlier");
+    world.kill();
+    world.start("earlier");
+    b.write("notes/one", "of b");
+    b.sync();
+    a.sync();
+    b.sync();
+    assert!(a.files() == b.files());
+    assert_eq!(a.files().len(), 2 + 4);
+    assert!(a.files().values().any(|bytes| bytes == b"of b") && a.files().values().any(|bytes| bytes == b"of a, 3"));
+}
+
+#[test]
 fn another_store_is_refused() {
     let mut world = World::new();
     let a = world.device("a");

@@ -205,6 +205,25 @@ fn devices_put_back_what_a_restored_server_lost() {
 }
 
 #[test]
+fn an_edit_back_to_an_earlier_version_survives_a_loss_of_history() {
+    let (dir, server) = (scratch(), StandIn::start());
+    let (a, b) = (Device::new(dir.path(), "a", &server.url()), Device::new(dir.path(), "b", &server.url()));
+    for content in ["v1", "v2"] {
+        a.write("notes/one", content);
+        a.sync();
+        b.sync();
+    }
+    a.write("notes/one", "v1");
+    a.sync();
+    // The server is back at the first version, as a is; b followed the lost history to the second.
+    server.world().rewind("notes", 1);
+    [&a, &b, &a].iter().for_each(|device| _ = device.sync());
+    assert_eq!(a.files(), b.files());
+    assert_eq!((a.files().len(), a.read("notes/one")), (2, "v1".to_owned()));
+    assert!(a.files().values().any(|bytes| bytes == b"v2"));
+}
+
+#[test]
 fn a_stream_that_was_lost_is_put_back_and_deletes_nothing() {
     let (dir, server) = (scratch(), StandIn::start());
     let (a, b) = (Device::new(dir.path(), "a", &server.url()), Device::new(dir.path(), "b", &server.url()));

@@ -183,7 +183,11 @@ impl Http {
             Some(body) => self.agent.run(builder.body(body).map_err(unfit)?),
             None => self.agent.run(builder.body(()).map_err(unfit)?),
         };
-        let (parts, body) = answered.map_err(|e| Broken::Connection(e.to_string()))?.into_parts();
+        let broken = |e| match e {
+            ureq::Error::Io(e) => Broken::Connection(e.to_string()),
+            other => Broken::Connection(other.to_string()),
+        };
+        let (parts, body) = answered.map_err(broken)?.into_parts();
         let mut answer = Answer { status: parts.status.as_u16(), headers: parts.headers, body: Vec::new() };
         if request.method == http::Method::HEAD {
             return Ok(answer);
