@@ -105,6 +105,14 @@ impl Error {
     /// An operating system error on `file`.
     pub fn io(what: &str, file: &Path, source: std::io::Error) -> Self {
         let mut error = Self::new(ErrorKind::Io, format!("{what} failed")).file(file);
+        error.inner.remedy = match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Some("free space on that file system".to_owned())
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => Some("mount that file system for writing".to_owned()),
+            std::io::ErrorKind::PermissionDenied => Some("give this user the right to it".to_owned()),
+            _ => None,
+        };
         error.inner.source = Some(source);
         error
     }

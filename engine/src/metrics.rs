@@ -46,6 +46,8 @@ pub struct Metrics {
     pub records: Counter,
     /// Flushes that ended in a committed segment.
     pub flushes: Counter,
+    /// Passes of the flush that failed.
+    pub flush_failures: Counter,
     /// Bytes written to segments.
     pub segment_bytes: Counter,
     /// Segments whose read-back did not match and that were written anew.

@@ -18,12 +18,18 @@ pub struct Poison {
 impl Poison {
     /// Closes the latch; the first cause stays.
     pub fn set(&self, cause: Error) {
-        let mut slot = self.cause.lock();
-        if slot.is_none() {
-            tracing::error!(%cause, "poisoned: no append is acknowledged from here on");
-            *slot = Some(cause);
-        }
+        let told = cause.to_string();
+        let first = {
+            let mut slot = self.cause.lock();
+            let first = slot.is_none();
+            slot.get_or_insert(cause);
+            first
+        };
         self.set.store(true, Ordering::Release);
+        // Behind the latch: whoever receives the log line may fail.
+        if first {
+            tracing::error!(cause = told, "poisoned: no append is acknowledged from here on");
+        }
     }
 
     /// Whether the latch is closed.

@@ -5,19 +5,26 @@
 
 use crate::failure::Failure;
 use clap::{Parser, ValueEnum};
-use everlog::{Config, IoChoice};
+use everlog::{Config, IoChoice, WhenFull};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const USAGE: u8 = 2;
+/// More connections than any process has files for.
+const CONNECTIONS_MAX: usize = 1_000_000;
 const EXAMPLES: &str = "Examples:
   everlogd --init                                  a first start: creates ./everlog-data and serves it
   everlogd --data /var/lib/everlog --cold none     serves a store that is there
   everlogd --config everlog.toml --check-config    says what would be in force
 
 Settings are taken from the flags, else from EVERLOG_ variables (EVERLOG_DATA, EVERLOG_LISTEN, …), else from the file.
-The file holds the same names with underscores, such as admin_listen = \"127.0.0.1:4438\".
+The file holds the same names with underscores, such as admin_listen = \"127.0.0.1:4438\", and these beside them:
+  long_poll_ms = 30000         how long a long poll waits
+  sse_ms = 60000               how long a stream of events goes on
+  connections_max = 10000      connections of devices at once
+  cors_allow_origin = \"*\"      the pages that may read answers, as browsers ask
+EVERLOG_LOG chooses the log lines: error, warn, info (the default), debug.
 
 Exit codes: 0 stopped as asked, 1 failed, 2 bad usage or configuration, 3 refused (no store here, locked, newer format),
 4 damage found, 5 stopped by an I/O error.";
@@ -146,7 +153,9 @@ impl Cli {
     /// Exit code 2, with what to change.
     pub fn settings(&self) -> Result<Settings, Failure> {
         let file = read_file(self.config.as_deref())?;
-        let cold = if self.cold.is_empty() { file.cold } else { Some(self.cold.clone()) };
+        // A variable that is set to nothing is not set.
+        let given: Vec<String> = self.cold.iter().filter(|url| !url.is_empty()).cloned().collect();
+        let cold = if given.is_empty() { file.cold } else { Some(given) };
         let settings = Settings {
             data: self.data.clone().or(file.data).unwrap_or_else(|| "./everlog-data".into()),
             cold: cold_urls(cold.unwrap_or_else(|| vec!["file://./everlog-cold".to_owned()]))?,
@@ -186,6 +195,14 @@ impl Settings {
                 "set long_poll_ms, sse_ms and connections_max to 1 or more",
             ));
         }
+        if self.connections_max > CONNECTIONS_MAX {
+            let cause = format!("connections_max is {}", self.connections_max);
+            return Err(Failure::new(USAGE, cause, format!("set it to {CONNECTIONS_MAX} at most")));
+        }
+        if self.data.to_str().is_none() {
+            let cause = format!("the path {} is not UTF-8", self.data.display());
+            return Err(Failure::new(USAGE, cause, "give the store another directory"));
+        }
         if hyper::header::HeaderValue::from_str(&self.cors_allow_origin).is_err() {
             return Err(Failure::new(USAGE, "cors_allow_origin is no header's value", "give one origin, or *"));
         }
@@ -211,7 +228,8 @@ impl Settings {
             Io::Posix => IoChoice::Posix,
             Io::Buffered => IoChoice::Buffered,
         };
-        Config { io, ..Config::default() }
+        // An append that finds memory full waits as a task, and not on one of the threads that others need.
+        Config { io, when_full: WhenFull::Reject, ..Config::default() }
     }
 }
 
@@ -229,7 +247,8 @@ fn read_file(path: Option<&Path>) -> Result<File, Failure> {
         }
     };
     toml::from_str(&text).map_err(|e| {
-        let cause = format!("the settings in {} are wrong: {}", path.display(), e.to_string().trim_end());
+        let line = 1 + e.span().map_or(0, |span| text[..span.start].matches('\n').count());
+        let cause = format!("the settings in {}, line {line}, are wrong: {}", path.display(), e.message());
         Failure::new(USAGE, cause, "mend the file; everlogd --help names the settings")
     })
 }

@@ -3,10 +3,11 @@
 //! Invariant: each kind of the engine's errors has exactly one exit code, chosen here and nowhere else.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use everlog::ErrorKind;
+use rustix::io::Errno;
 
 /// Ends a program: with its exit code, and with what happened on stderr.
 #[must_use]
@@ -15,7 +16,8 @@ pub fn exit(done: Result<(), Failure>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            // Whoever would read it may have gone.
+            let _ = writeln!(io::stderr(), "{failure}");
             ExitCode::from(failure.code())
         }
     }
@@ -70,7 +72,7 @@ impl From<everlog::Error> for Failure {
             Some(advice) => {
                 (told.strip_suffix(&format!("; {advice}")).unwrap_or(&told).to_owned(), Some(advice.to_owned()))
             }
-            None => (told, None),
+            None => (told, remedy(&error).map(str::to_owned)),
         };
         Self { code, cause, remedy, closed_pipe: false }
     }
@@ -79,7 +81,31 @@ impl From<everlog::Error> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         let closed_pipe = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { code: 5, cause: format!("writing the output failed: {error}"), remedy: None, closed_pipe }
+        let remedy = Some(remedy_of(&error).to_owned());
+        Self { code: 5, cause: format!("writing the output failed: {error}"), remedy, closed_pipe }
+    }
+}
+
+/// What to do about an error that does not say it itself.
+fn remedy(error: &everlog::Error) -> Option<&'static str> {
+    match (error.os_error(), error.kind()) {
+        (Some(error), _) => Some(remedy_of(error)),
+        (None, ErrorKind::Damaged) => Some("run everlog verify to see what is affected, and restore it from a copy"),
+        _ => None,
+    }
+}
+
+/// What to do about something that the operating system refused, where the engine does not say it.
+fn remedy_of(error: &io::Error) -> &'static str {
+    match (error.raw_os_error().map(Errno::from_raw_os_error), error.kind()) {
+        (Some(Errno::MFILE | Errno::NFILE), _) => {
+            "raise the limit of open files (ulimit -n, LimitNOFILE=), and start again"
+        }
+        (_, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => "free space on that file system",
+        (_, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) => {
+            "name a directory, in a place that exists"
+        }
+        _ => "see what the system's log says of that disk, mend it, and start again",
     }
 }
 
@@ -114,6 +140,28 @@ mod tests {
         let failure = Failure::from(error);
         assert_eq!(failure.code(), 3);
         assert_eq!(failure.to_string(), "There is no store here.\nCreate one with `everlog init`.");
+    }
+
+    #[test]
+    fn what_the_system_refused_has_a_remedy() {
+        let remedy = |errno: Errno| {
+            let error = io::Error::from(errno);
+            let failure = Failure::from(Error::io("writing", std::path::Path::new("/data/journal-0000"), error));
+            assert_eq!(failure.code(), 5);
+            failure.to_string().lines().nth(1).map(str::to_owned).expect("a second sentence")
+        };
+        for (errno, word) in [
+            (Errno::NOSPC, "free space"),
+            (Errno::DQUOT, "free space"),
+            (Errno::ACCESS, "right"),
+            (Errno::ROFS, "for writing"),
+            (Errno::MFILE, "open files"),
+            (Errno::NFILE, "open files"),
+            (Errno::NOTDIR, "directory"),
+            (Errno::IO, "system's log"),
+        ] {
+            assert!(remedy(errno).to_lowercase().contains(word), "{errno:?}: {}", remedy(errno));
+        }
     }
 
     #[test]

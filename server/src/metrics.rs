@@ -118,13 +118,14 @@ impl Collector for Engine {
 
 type Figure = (&'static str, &'static str, Option<Unit>, u64);
 
-fn counters(stats: &Stats) -> [Figure; 10] {
+fn counters(stats: &Stats) -> [Figure; 11] {
     [
         ("payload", "Payload bytes that became durable", Some(Unit::Bytes), stats.payload_bytes),
         ("records", "Records that became durable", None, stats.records),
         ("frames", "Frames that became durable, empty ones included", None, stats.frames),
         ("frame_records", "Records and control operations in durable frames", None, stats.frame_entries),
         ("flushes", "Flushes", None, stats.flushes),
+        ("flush_failures", "Passes of the flush that failed and are tried again", None, stats.flush_failures),
         ("manifests", "Manifest versions committed", None, stats.manifests),
         ("segment_rewrites", "Segments written anew since they did not read back", None, stats.segment_rewrites),
         ("overloads", "Appends turned away for want of memory", None, stats.overloads),

@@ -5,10 +5,11 @@
 
 use crate::config::{Cli, LogFormat, Settings};
 use crate::failure::Failure;
-use crate::handlers::Context;
+use crate::handlers::{BODIES_KIB, Context};
 use crate::listener::{Audience, DRAIN_PATIENCE, serve};
 use crate::metrics::Metrics;
 use crate::streams::Streams;
+use everlog::format::identity::FILE_NAME;
 use everlog::{ErrorKind, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::{IsTerminal, Write};
@@ -16,21 +17,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing_subscriber::EnvFilter;
+
+/// Open files that are kept for the store: journal, segments, manifest, and the program's own.
+const FILES_OF_THE_STORE: usize = 512;
 
 /// Runs until the process is asked to stop.
 ///
 /// # Errors
 /// Why it did not start, or did not stop cleanly.
 pub fn run(cli: &Cli) -> Result<(), Failure> {
-    let settings = cli.settings()?;
+    let mut settings = cli.settings()?;
     if cli.check_config {
         std::io::stdout().write_all(settings.to_toml().as_bytes())?;
         return Ok(());
     }
     start_logging(settings.log_format);
-    raise_open_files();
+    share_open_files(&mut settings);
     let store = open(&settings, cli.init)?;
     if !settings.cold.is_empty() {
         tracing::warn!(
@@ -53,19 +57,33 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
 
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_env("EVERLOG_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Whoever reads the lines may have gone; that is no reason to stop, nor to say so to nobody.
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    let lines = lines.with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
         LogFormat::Json => lines.json().init(),
     }
 }
 
-/// As many open files as the system grants without being asked for more: each connection takes one.
-fn raise_open_files() {
+/// Asks for as many open files as the system grants: each connection takes one. Connections get what the store's files
+/// leave, so that they never keep a flush from its segment.
+fn share_open_files(settings: &mut Settings) {
     let mut limit = getrlimit(Resource::Nofile);
+    let current = limit.current;
     limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of open files stays");
+    let granted = match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => limit.maximum,
+        Err(_) => current,
+    };
+    let Some(granted) = granted.and_then(|files| usize::try_from(files).ok()) else { return };
+    let left = granted.saturating_sub(FILES_OF_THE_STORE).max(granted / 4).max(1);
+    if left < settings.connections_max {
+        tracing::warn!(
+            connections_max = left,
+            "the limit of open files, {granted}, allows no more connections; raise it (ulimit -n, LimitNOFILE) for more"
+        );
+        settings.connections_max = left;
     }
 }
 
@@ -86,14 +104,22 @@ fn open(settings: &Settings, init: bool) -> Result<Store, Failure> {
             tracing::info!(store = %id, data = %settings.data.display(), "created a store");
             Ok(Store::open(&settings.data, settings.engine())?)
         }
-        Err(e) if e.kind() == ErrorKind::Refused => Err(refused.into()),
+        // There is a store, and opening it told why it cannot be had; or there is something else, which creating told.
+        Err(e) if e.kind() == ErrorKind::Refused && has_identity(settings) => Err(refused.into()),
         Err(e) => Err(e.into()),
     }
 }
 
+fn has_identity(settings: &Settings) -> bool {
+    settings.data.join(FILE_NAME).exists()
+}
+
 /// Whether there is nothing at all where the store should be.
 fn is_missing(settings: &Settings) -> bool {
-    std::fs::read_dir(&settings.data).map_or(true, |mut entries| entries.next().is_none())
+    match std::fs::read_dir(&settings.data) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 async fn listen(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
@@ -115,22 +141,33 @@ async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failu
     let (operators, admin_address) = listen("--admin-listen", settings.admin_listen).await?;
     let (stop, stopping) = watch::channel(false);
     let metrics = Metrics::new(&store);
-    let context = Arc::new(Context { streams: Streams::new(store), settings, metrics, stopping });
-    let devices = tokio::spawn(serve(devices, Audience::Devices, Arc::clone(&context)));
-    let operators = tokio::spawn(serve(operators, Audience::Operators, context));
+    let context = Arc::new(Context {
+        streams: Streams::new(store),
+        settings,
+        metrics,
+        bodies: Arc::new(Semaphore::new(BODIES_KIB)),
+        stopping,
+    });
+    let mut devices = tokio::spawn(serve(devices, Audience::Devices, Arc::clone(&context)));
+    let mut operators = tokio::spawn(serve(operators, Audience::Operators, context));
     tracing::info!("metrics and health on http://{admin_address}");
     // Whoever started this program may have closed its standard error; it serves all the same.
     let _ = writeln!(std::io::stderr(), "everlogd ready on http://{address}");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Neither ends before it is asked to: without one of them this process would only look alive.
+        ended = &mut devices => return Err(ended_early(ended)),
+        ended = &mut operators => return Err(ended_early(ended)),
     }
     tracing::info!("stopping");
     // Nobody may be listening any more, which is the aim.
     let _ = stop.send(true);
     let (devices, operators) = tokio::join!(devices, operators);
-    match devices.and(operators) {
-        Ok(()) => Ok(()),
-        Err(e) => Err(Failure::new(1, format!("a listener stopped: {e}"), "report this as a defect")),
-    }
+    devices.and(operators).map_err(|e| ended_early(Err(e)))
+}
+
+fn ended_early(ended: Result<(), tokio::task::JoinError>) -> Failure {
+    let why = ended.map_or_else(|e| e.to_string(), |()| "nobody asked it to".to_owned());
+    Failure::new(1, format!("a listener stopped: {why}"), "start the server again, and report this as a defect")
 }

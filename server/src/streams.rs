@@ -17,9 +17,13 @@ use everlog::{
 use quick_cache::sync::Cache;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Streams whose configuration is kept in memory; an entry takes about 200 bytes.
+/// Streams whose configuration is kept in memory; an entry takes a few hundred bytes, its name of up to 1 KiB included.
 const KNOWN_MAX: usize = 65_536;
+/// How long an append waits for memory before it is turned away.
+const OVERLOAD_PATIENCE: Duration = Duration::from_secs(5);
 /// What one answer holds at most, unless a single record is larger.
 const PAGE: ReadLimit = ReadLimit { records: 16_384, bytes: 1 << 20 };
 
@@ -180,17 +184,44 @@ impl Streams {
         self.known.remove(name);
     }
 
-    /// Carries `request` out, and comes back once that is durable.
+    /// What the log that was created at `created` was created with, if that is the one of this name by now.
+    ///
+    /// # Errors
+    /// As [`Self::info`].
+    pub async fn known_as(&self, name: &str, created: Lsn) -> Result<Option<Known>> {
+        let known = self.known(name).await?;
+        if known.created == created {
+            return Ok(Some(known));
+        }
+        self.forget(name);
+        Ok(Some(self.known(name).await?).filter(|known| known.created == created))
+    }
+
+    /// Carries `request` out, and comes back once that is durable. Where memory is full it waits a while, as a task.
     ///
     /// # Errors
     /// Those of [`Store::append`] and of its acknowledgement.
     pub async fn append(&self, request: Request) -> Result<LogReceipt> {
-        let mut ack: Result<Ack> = self.store.try_append(&request.batch());
-        if must_wait(&ack) {
-            let store = self.store.clone();
-            ack = blocking(move || store.append(request.batch())).await;
+        let request = Arc::new(request);
+        let until = Instant::now() + OVERLOAD_PATIENCE;
+        loop {
+            match self.stage(&request).await {
+                Ok(ack) => return Ok(ack.await?.logs[0]),
+                Err(e) if e.kind() == ErrorKind::Overloaded && Instant::now() < until => {
+                    tokio::time::sleep(e.retry_after().unwrap_or_default().max(Duration::from_millis(5))).await;
+                }
+                Err(e) => return Err(e),
+            }
         }
-        Ok(ack?.await?.logs[0])
+    }
+
+    async fn stage(&self, request: &Arc<Request>) -> Result<Ack> {
+        let ack = self.store.try_append(&request.batch());
+        if !must_wait(&ack) {
+            return ack;
+        }
+        let (store, request) = (self.store.clone(), Arc::clone(request));
+        blocking(move || store.append(request.batch())).await
     }
 
     /// Reads a page.

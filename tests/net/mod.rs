@@ -1,10 +1,12 @@
-//! Servers and the way to them, for tests that need real processes: everlogd, and a proxy that knows what is in flight.
+//! Servers, devices and the way between them, for tests that need real processes.
 //!
 //! Devices connect to the proxy, whose address stays the same while the server behind it comes and goes. Invariant:
 //! whatever is started here ends with its handle.
 
+mod device;
 mod proxy;
 mod server;
 
+pub use device::{COLLECTIONS, Device, told};
 pub use proxy::Proxy;
 pub use server::Server;

@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 pub struct Server {
     process: Child,
     address: SocketAddr,
+    admin_address: SocketAddr,
     log: std::thread::JoinHandle<String>,
 }
 
@@ -27,26 +28,37 @@ impl Server {
         let mut process = command.spawn().expect("everlogd starts");
         let mut lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();
         let mut told = String::new();
+        let mut admin_address = None;
         let address = loop {
             let Some(Ok(line)) = lines.next() else { panic!("everlogd did not become ready:\n{told}") };
             told = told + &line + "\n";
-            if let Some(url) = line.strip_prefix("everlogd ready on http://") {
-                break url.parse().expect("an address");
+            if let Some((_, address)) = line.split_once("metrics and health on http://") {
+                admin_address = Some(address.parse().expect("an address"));
+            }
+            if let Some(address) = line.strip_prefix("everlogd ready on http://") {
+                break address.parse().expect("an address");
             }
         };
+        let admin_address = admin_address.expect("it is told before the ready line");
         let log = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 told = told + &line + "\n";
             }
             told
         });
-        Self { process, address, log }
+        Self { process, address, admin_address, log }
     }
 
     /// Where devices connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where operators connect.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
     }
 
     /// Sends it SIGKILL; comes back once it is gone, with what it printed.

@@ -305,6 +305,8 @@ fn repeated(log: &Log, part: &Part) -> Result<Option<Answer>, ErrorKind> {
             assert!(*number >= known.next(), "nobody asks for a number that has left the window");
             known.next()
         }
+        // A new epoch that does not begin at 0 is no gap that another request could fill.
+        None if *number != 0 && log.producers.contains_key(id) => return Err(ErrorKind::Invalid),
         None => 0,
     };
     if *number == next { Ok(None) } else { Err(ErrorKind::ProducerGap) }

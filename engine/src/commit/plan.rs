@@ -160,9 +160,11 @@ fn check_producer(
     }
     Ok(match issued {
         Some(issued) if issued.digest == digest => Numbering::Repeated(issued, last.number),
-        Some(_) => {
+        Some(issued) => {
             let what = format!("the producer used number {} for other content before", numbers.number);
             let error = wrong(ErrorKind::ProducerConflict, what).expecting(last.number + 1);
+            // Where that content ends.
+            let error = error.lsns(issued.lsn.0..issued.lsn.0 + 1);
             Numbering::Wrong(error.remedy("begin a higher epoch"))
         }
         None => {

@@ -64,8 +64,8 @@ pub struct TimelineStart {
 pub enum TimelineCause {
     /// The store was created.
     Creation = 0,
-    /// An open that did not follow a clean close.
-    UncleanOpen = 1,
+    /// The store was opened again.
+    Open = 1,
 }
 
 /// A segment, as the manifest knows it.
@@ -263,7 +263,7 @@ impl TimelineStart {
             began: TimeUs(reader.u64()?),
             cause: match reader.u8()? {
                 0 => TimelineCause::Creation,
-                1 => TimelineCause::UncleanOpen,
+                1 => TimelineCause::Open,
                 _ => return Err(reader.malformed("an unknown cause of a timeline")),
             },
         })
@@ -340,7 +340,7 @@ pub(crate) mod tests {
                 last_lsn: Lsn(17),
                 hash: [18; 16],
             },
-            timelines: vec![start(1, TimelineCause::Creation), start(2, TimelineCause::UncleanOpen)],
+            timelines: vec![start(1, TimelineCause::Creation), start(2, TimelineCause::Open)],
             segments: vec![segment(1), segment(2), segment(3)],
         }
     }

@@ -13,7 +13,7 @@ use std::ops::Range;
 pub enum Action {
     /// Nothing was ever written: take any file and begin with frame 1. No new timeline.
     Begin,
-    /// The store was closed cleanly: go on behind the last frame, on the same timeline.
+    /// The store was closed cleanly: go on behind the last frame, on a new timeline.
     GoOn,
     /// Go on in another file, on a new timeline, leaving the journal at the last accepted frame. Nothing that any
     /// proof covers is lost.

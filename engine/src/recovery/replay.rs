@@ -94,7 +94,7 @@ impl<'a> Replay<'a> {
                 parent: last,
                 first_lsn: header.first_lsn,
                 began: header.time,
-                cause: TimelineCause::UncleanOpen,
+                cause: TimelineCause::Open,
             });
         }
     }

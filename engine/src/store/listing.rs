@@ -31,6 +31,9 @@ pub struct LogInfo {
     pub timelines: Vec<(Timeline, Seq)>,
     /// The LSN of its creation.
     pub created: Lsn,
+    /// The LSN of the last change beside its records and metadata: creation, tag, trim, close, deletion. Of a closed
+    /// log that is the close, unless it was trimmed since.
+    pub changed: Lsn,
     /// The seq at which it was forked from its parent, if it was.
     pub forked_at: Option<u64>,
 }
@@ -59,6 +62,7 @@ impl LogInfo {
             tag: state.life.tag.clone(),
             timelines: state.timelines.clone(),
             created: state.life.created,
+            changed: state.changed.life,
             forked_at: state.life.fork.filter(|(_, at)| *at >= state.life.trim).map(|(_, at)| at.0),
         }
     }
@@ -81,21 +85,22 @@ pub(super) fn try_info(index: &Index, name: &str) -> Result<LogInfo> {
 }
 
 fn durable_info(slot: &Slot, inner: &SlotInner, name: &str) -> Result<LogInfo> {
-    let replayed;
-    let state = if inner.staged.last_lsn == inner.visible.lsn {
-        &inner.staged
-    } else {
-        let mut state = (**inner.base.as_ref().expect("the state was looked up just now")).clone();
-        for entry in &inner.mem {
-            apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
-        }
-        replayed = state;
-        &replayed
-    };
-    if state.life.phase == Phase::Absent {
+    if inner.visible.phase == Phase::Absent {
         return Err(Error::new(ErrorKind::NotFound, "the log does not exist").log(name));
     }
-    Ok(LogInfo::new(name, state))
+    let (staged, visible) = (&inner.staged, inner.visible);
+    if staged.changed.life <= visible.lsn && staged.changed.metadata <= visible.lsn {
+        // What is staged are records alone: they move the end, and add timelines behind it.
+        let mut info = LogInfo::new(name, staged);
+        info.next_seq = visible.next_seq.0;
+        info.timelines.retain(|(_, first)| *first < visible.next_seq);
+        return Ok(info);
+    }
+    let mut state = (**inner.base.as_ref().expect("the state was looked up just now")).clone();
+    for entry in &inner.mem {
+        apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
+    }
+    Ok(LogInfo::new(name, &state))
 }
 
 /// The logs with `prefix`, behind `after`, at most `limit`.

@@ -215,8 +215,10 @@ impl Store {
     /// [`ErrorKind::Invalid`], [`ErrorKind::NotFound`], [`ErrorKind::Damaged`].
     pub fn subscribe(&self, log: &str) -> Result<Subscription> {
         // Taken first: what is in use keeps its state in memory, so that no look of the subscription waits for the disk.
+        self.inner.core.check_open()?;
+        crate::names::check(log)?;
         let subscription = Subscription::new(&self.inner.core, log);
-        self.info(log)?;
+        subscription.check_exists(false)?;
         Ok(subscription)
     }
 
@@ -225,8 +227,10 @@ impl Store {
     /// # Errors
     /// As [`Self::subscribe`], and [`ErrorKind::WouldBlock`] where it would have to wait.
     pub fn try_subscribe(&self, log: &str) -> Result<Subscription> {
+        self.inner.core.check_open()?;
+        crate::names::check(log)?;
         let subscription = Subscription::new(&self.inner.core, log);
-        self.try_info(log)?;
+        subscription.check_exists(true)?;
         Ok(subscription)
     }
 

@@ -1,7 +1,7 @@
 //! The writing half of an open: what recovery decided is carried out, and the parts are put together.
 //!
 //! In this order: the lock; scan and decide, which only read; what was accepted is made durable; what was cut is kept;
-//! a place for the next frame, in a fresh file and on a new timeline unless the close was clean; a flush first, if no
+//! a place for the next frame, on a new timeline and, unless the close was clean, in a fresh file; a flush first, if no
 //! file is free; the frame of the open. Only then is anything visible.
 
 use super::create::random;
@@ -141,10 +141,11 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
     Ok((ring, end_file))
 }
 
-/// The timeline of this open: the last one after a clean close, else a new one.
+/// The timeline of this open: a new one, but for the first. A directory that was copied after a clean close and put back
+/// later looks like one that went on, so that a clean close is no reason to keep the old one (docs/adr/0005).
 fn timeline(loaded: &mut Loaded, clock: &dyn Clock) -> Result<Timeline> {
     let last = loaded.timelines.last().map(|start| start.timeline).unwrap_or_default();
-    if !matches!(loaded.action, Action::Cut { .. }) {
+    if loaded.action == Action::Begin {
         return Ok(last);
     }
     let timeline = Timeline { counter: last.counter + 1, random: u32::from_le_bytes(random()?) };
@@ -153,7 +154,7 @@ fn timeline(loaded: &mut Loaded, clock: &dyn Clock) -> Result<Timeline> {
         parent: last,
         first_lsn: loaded.facts.end.last_lsn.next(),
         began: clock.wall(),
-        cause: TimelineCause::UncleanOpen,
+        cause: TimelineCause::Open,
     });
     Ok(timeline)
 }

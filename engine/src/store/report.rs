@@ -94,6 +94,8 @@ pub struct Stats {
     pub memtable_bytes: usize,
     /// Bytes taken from the memory pool.
     pub pool_bytes: usize,
+    /// Its bound.
+    pub pool_bytes_max: usize,
     /// Log heads in memory.
     pub heads: usize,
     /// Log heads looked up in segments.
@@ -120,6 +122,10 @@ pub struct Stats {
     pub payload_bytes: u64,
     /// Flushes.
     pub flushes: u64,
+    /// Passes of the flush that failed and were tried again.
+    pub flush_failures: u64,
+    /// Why the last pass failed, if it did: until one succeeds, records stay in memory and in the journal.
+    pub flush_error: Option<String>,
     /// Bytes written to segments.
     pub segment_bytes_written: u64,
     /// Segments written anew because they did not read back.
@@ -152,6 +158,7 @@ impl Stats {
             journal_files: core.journal.ring.files(),
             memtable_bytes: index.mem_bytes(),
             pool_bytes: index.pool.taken(),
+            pool_bytes_max: index.pool.bytes_max(),
             heads: index.heads.count(),
             head_loads: metrics.head_loads.get(),
             frames: metrics.frames.get(),
@@ -165,6 +172,8 @@ impl Stats {
             records: metrics.records.get(),
             payload_bytes: metrics.payload_bytes.get(),
             flushes: metrics.flushes.get(),
+            flush_failures: metrics.flush_failures.get(),
+            flush_error: core.flush_signal.last_error().map(|error| error.to_string()),
             segment_bytes_written: metrics.segment_bytes.get(),
             segment_rewrites: metrics.segment_rewrites.get(),
             manifests: metrics.manifests.get(),

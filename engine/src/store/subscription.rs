@@ -5,6 +5,7 @@
 use super::Core;
 use super::threads::Threads;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::state::Phase;
 use crate::index::slot::{Slot, SlotInner};
 use crate::read::Page;
 use crate::sync::{Arc, MutexGuard, Ordering, park_timeout};
@@ -41,6 +42,20 @@ impl Subscription {
     pub(super) fn new(core: &Arc<Core>, name: &str) -> Self {
         let slot = core.index.heads.get(core.index.log_id(name));
         Self { core: Arc::clone(core), slot, name: name.to_owned() }
+    }
+
+    /// Fails if the log was never created; without waiting, if `now`. From then on its state stays in memory.
+    pub(super) fn check_exists(&self, now: bool) -> Result<()> {
+        let index = &self.core.index;
+        let inner = if now {
+            index.try_resolve_visible(&self.slot, &self.name)?
+        } else {
+            index.resolve_visible(&self.slot, Some(&self.name))?
+        };
+        match inner.visible.phase {
+            Phase::Absent => Err(Error::new(ErrorKind::NotFound, "the log does not exist").log(&*self.name)),
+            Phase::Live | Phase::Deleted => Ok(()),
+        }
     }
 
     /// The log's next seq at this moment.
@@ -91,7 +106,7 @@ impl Subscription {
 
     fn head(mut inner: MutexGuard<'_, SlotInner>, target: Option<(u64, Target)>, after: u64) -> Head {
         let visible = inner.visible;
-        let ended = visible.closed || visible.phase != crate::format::state::Phase::Live;
+        let ended = visible.closed || visible.phase != Phase::Live;
         if visible.next_seq.0 <= after
             && !ended
             && let Some((key, target)) = target
@@ -145,8 +160,12 @@ impl<'a> Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        if self.registered {
-            self.subscription.slot.lock().unwatch(self.key);
+        if self.registered
+            // Somebody at the log may be reading the disk, which is not to be waited for here. What then stays registered
+            // is woken once, to no effect, with the next record.
+            && let Some(mut inner) = self.subscription.slot.try_lock()
+        {
+            inner.unwatch(self.key);
         }
     }
 }

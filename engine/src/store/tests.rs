@@ -144,14 +144,15 @@ fn a_subscriber_is_woken_and_a_batch_over_logs_is_one() {
 }
 
 #[test]
-fn an_open_without_a_close_starts_a_timeline_and_a_second_open_is_refused() {
+fn each_open_starts_a_timeline_and_a_second_one_beside_it_is_refused() {
     let (dir, config) = fresh();
     let store = Store::open(dir.path(), config.clone()).expect("a store");
     let first = store.recovery().timeline;
     assert_eq!(Store::open(dir.path(), config.clone()).expect_err("locked").kind(), ErrorKind::Locked);
     store.close().expect("clean");
     let store = Store::open(dir.path(), config).expect("a store");
-    assert_eq!(store.recovery().timeline, first);
+    assert_eq!(store.recovery().timeline.counter, first.counter + 1, "also after a clean close");
+    assert!(store.recovery().clean);
     assert_eq!(Store::create(dir.path(), &Config::small()).expect_err("there").kind(), ErrorKind::Refused);
 }
 

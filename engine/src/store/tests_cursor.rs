@@ -40,13 +40,14 @@ fn a_cursor_survives_a_restart_and_not_the_loss_of_what_it_rests_on() {
     std::fs::remove_dir_all(dir.path()).expect("removed");
     std::fs::rename(&backup, dir.path()).expect("put back");
     let store = Store::open(dir.path(), config).expect("a store");
-    append(&store, "log", &[b"x"]);
-    let error = store.read("log", ahead, ALL).expect_err("past the end");
-    assert_eq!(error.kind(), ErrorKind::Rewound);
+    // What comes then overtakes the reader.
+    append(&store, "log", &[b"x", b"y", b"z"]);
+    let error = store.read("log", ahead, ALL).expect_err("another history");
+    assert_eq!((error.kind(), error.cut()), (ErrorKind::Rewound, Some(kept)), "also after a clean close");
     assert_eq!(store.read("log", kept, ALL).expect("before the loss").records[0].payload, b"x");
-    let foreign = Cursor { timeline: Timeline { counter: 9, random: 9 }, seq: 3 };
+    let foreign = Cursor { timeline: Timeline { counter: 9, random: 9 }, seq: 5 };
     let error = store.read("log", foreign, ALL).expect_err("another history");
-    assert_eq!((error.kind(), error.cut().map(|cut| cut.seq)), (ErrorKind::Rewound, Some(3)));
+    assert_eq!((error.kind(), error.cut().map(|cut| cut.seq)), (ErrorKind::Rewound, Some(5)));
     let cut = error.cut().expect("named");
     assert_eq!(store.read("log", cut, ALL).expect("the cut is valid").next, cut);
     assert_eq!(store.read("log", 7, ALL).expect_err("a bare seq").kind(), ErrorKind::Invalid);

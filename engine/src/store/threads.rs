@@ -173,6 +173,11 @@ impl FlushSignal {
         moved
     }
 
+    /// Why the last pass failed, if it did.
+    pub(super) fn last_error(&self) -> Option<Error> {
+        self.state.lock().last_error.clone()
+    }
+
     fn stop(&self) {
         self.state.lock().stopped = true;
         self.done.notify_all();
@@ -309,6 +314,7 @@ fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, committer: 
     while !stop.load(Ordering::SeqCst) {
         let result = flusher.step(committer);
         failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
+        core.index.metrics.flush_failures.add(u64::from(failures > 0));
         if let Err(error) = &result
             && !core.poison.is_set()
             && (failures.is_power_of_two() && failures < TELL_EVERY || failures.is_multiple_of(TELL_EVERY))

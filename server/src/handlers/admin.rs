@@ -4,6 +4,7 @@
 
 use super::Context;
 use crate::protocol::answer::{Answer, put, whole, with};
+use everlog::Stats;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::{Method, Request, StatusCode};
@@ -39,20 +40,27 @@ fn typed(status: StatusCode, content_type: &str, body: String) -> Answer {
 }
 
 /// Why no append would be taken, if none would.
-fn unready(context: &Context) -> Option<&'static str> {
+fn unready(context: &Context, stats: &Stats) -> Option<String> {
     if *context.stopping.borrow() {
-        Some("the server is stopping\n")
-    } else if context.streams.stats().poisoned {
-        Some("the store stopped acknowledging after a failed write; see the log, mend the disk, and start again\n")
-    } else {
-        None
+        return Some("the server is stopping".to_owned());
     }
+    if stats.poisoned {
+        let told = "the store stopped acknowledging after a failed write; see the log, mend the disk, and start again";
+        return Some(told.to_owned());
+    }
+    // What cannot be flushed stays in memory: once that is full, appends are turned away.
+    let nearly_full = stats.pool_bytes > stats.pool_bytes_max / 4 * 3;
+    stats
+        .flush_error
+        .as_ref()
+        .filter(|_| nearly_full)
+        .map(|error| format!("memory is full, since a flush fails: {error}"))
 }
 
 fn ready(context: &Context) -> Answer {
-    match unready(context) {
+    match unready(context, &context.streams.stats()) {
         None => text(StatusCode::OK, "appends are taken\n"),
-        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
+        Some(reason) => typed(StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", reason + "\n"),
     }
 }
 
@@ -65,14 +73,15 @@ fn metrics(context: &Context) -> Answer {
 
 fn status(context: &Context) -> Answer {
     let stats = context.streams.stats();
+    let reason = unready(context, &stats);
     let recovery = context.streams.recovery();
     let possibly_lost = recovery.possibly_acknowledged.map(|(first, last)| json!([first.0, last.map(|last| last.0)]));
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "store": context.streams.store_id().to_string(),
         "data": context.settings.data,
-        "ready": unready(context).is_none(),
-        "reason": unready(context).map(str::trim_end),
+        "ready": reason.is_none(),
+        "reason": reason,
         "timeline": context.streams.timeline().to_string(),
         "durability": "local",
         "cold": {
@@ -95,6 +104,9 @@ fn status(context: &Context) -> Answer {
         "journal_files": stats.journal_files,
         "memtable_bytes": stats.memtable_bytes,
         "memory_pool_bytes": stats.pool_bytes,
+        "memory_pool_bytes_max": stats.pool_bytes_max,
+        "flush_failures": stats.flush_failures,
+        "flush_error": stats.flush_error,
         "records": stats.records,
         "payload_bytes": stats.payload_bytes,
     });

@@ -4,13 +4,16 @@
 
 use super::{Context, body};
 use crate::protocol::answer::{Answer, Refusal, empty, set};
+use crate::protocol::content::StreamConfig;
 use crate::protocol::request::{self, Producer};
 use crate::protocol::{content, headers};
-use crate::streams;
+use crate::streams::{self, Known};
+use bytes::Bytes;
 use everlog::types::Cursor;
 use everlog::{Error, ErrorKind, LogReceipt};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -41,8 +44,9 @@ impl Asked {
 
 pub async fn append(context: &Arc<Context>, name: String, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let asked = Asked::read(&request)?;
-    let body = body(request).await?;
+    let body = body(context, request).await?;
     let begun = Instant::now();
+    let body = &body.bytes;
     if body.is_empty() && !asked.closes {
         return Err(Refusal::bad_request("the body is empty; only a request that closes the stream may be"));
     }
@@ -51,13 +55,13 @@ pub async fn append(context: &Arc<Context>, name: String, request: Request<Incom
     }
     for _ in 0..ATTEMPTS {
         let known = context.streams.known(&name).await?;
-        if let Some(content_type) = asked.content_type.as_deref()
-            && !body.is_empty()
-            && !known.config.accepts(content_type)
-        {
-            return Err(mismatch(context, &name, &known.config.content_type).await);
-        }
-        let records = if body.is_empty() { Vec::new() } else { content::split(known.config.framing(), &body)? };
+        let records = match records(&known.config, asked.content_type.as_deref(), body) {
+            Ok(records) => records,
+            Err(refusal) => match objected(context, &name, &known, refusal).await? {
+                Some(refusal) => return Err(refusal),
+                None => continue,
+            },
+        };
         if records.is_empty() && !asked.closes {
             return Err(Refusal::bad_request("an empty array appends nothing"));
         }
@@ -110,7 +114,9 @@ async fn closed_before(context: &Context, name: &str) -> Result<Option<Answer>, 
 async fn closed_by(context: &Context, name: &str, asked: &Asked, error: &Error) -> Option<Answer> {
     let producer = asked.producer.as_ref().filter(|_| asked.closes && error.kind() == ErrorKind::ProducerConflict)?;
     let info = context.streams.info(name).await.ok()?;
-    if !info.closed || error.expected() != Some(producer.number + 1) {
+    // The stream's last change is its close; that is the request's if its content ends there.
+    let issued = error.lsn_range().map(|lsns| lsns.start);
+    if !info.closed || error.expected() != Some(producer.number + 1) || issued != Some(info.changed.0) {
         return None;
     }
     let mut answer = closed_answer(info.end());
@@ -137,19 +143,35 @@ async fn done(
         set(&mut answer, headers::PRODUCER_EPOCH, producer.epoch.to_string());
         set(&mut answer, headers::PRODUCER_SEQ, receipt.producer_highest.unwrap_or(producer.number).to_string());
     }
-    if asked.closes || (receipt.duplicate && context.streams.info(name).await?.closed) {
+    // A repetition closes nothing: what it repeats may have.
+    let closed = if receipt.duplicate { context.streams.info(name).await?.closed } else { asked.closes };
+    if closed {
         set(&mut answer, headers::CLOSED, "true");
     }
     Ok(answer)
 }
 
-/// The refusal for another content type; that the stream is closed counts for more.
-async fn mismatch(context: &Context, name: &str, content_type: &str) -> Refusal {
-    match context.streams.info(name).await {
-        Ok(info) if info.closed => closed(info.end()),
-        Ok(_) => Refusal::conflict(format!("the stream's content type is {content_type}")),
-        Err(error) => error.into(),
+/// The parts of the body that become records of a stream of this configuration.
+fn records(config: &StreamConfig, content_type: Option<&str>, body: &Bytes) -> Result<Vec<Range<usize>>, Refusal> {
+    if body.is_empty() {
+        return Ok(Vec::new());
     }
+    if !content_type.is_some_and(|content_type| config.accepts(content_type)) {
+        return Err(Refusal::conflict(format!("the stream's content type is {}", config.content_type)));
+    }
+    content::split(config.framing(), body)
+}
+
+/// What a body that a stream objects to is answered with; that the stream is closed counts for more. None if it is
+/// another stream by now than the one that objected.
+async fn objected(context: &Context, name: &str, known: &Known, refusal: Refusal) -> Result<Option<Refusal>, Refusal> {
+    let info = context.streams.info(name).await?;
+    if info.created != known.created {
+        context.streams.forget(name);
+        return Ok(None);
+    }
+    let conflicts = refusal.status() == StatusCode::CONFLICT;
+    Ok(Some(if info.closed && conflicts { closed(info.end()) } else { refusal }))
 }
 
 fn closed(end: Cursor) -> Refusal {

@@ -13,7 +13,10 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, LOCATION};
 use hyper::{Request, StatusCode};
 use std::sync::Arc;
+use std::time::Instant;
 
+/// A longer content type is no media type that anybody knows.
+const CONTENT_TYPE_BYTES_MAX: usize = 256;
 /// How often a stream may vanish between its creation by another and the look at it.
 const ATTEMPTS: usize = 8;
 
@@ -23,18 +26,20 @@ pub async fn create(context: &Arc<Context>, name: String, request: Request<Incom
     let closes = request::closes(request.headers())?;
     let config = StreamConfig { content_type };
     let metadata = config.metadata();
-    if metadata.len() > everlog::limits::METADATA_BYTES_MAX {
-        return Err(Refusal::bad_request("the content type is too long"));
+    if config.content_type.len() > CONTENT_TYPE_BYTES_MAX {
+        return Err(Refusal::bad_request(format!("the content type has more than {CONTENT_TYPE_BYTES_MAX} bytes")));
     }
     let location = location(&request, &name);
-    let body = body(request).await?;
+    let body = body(context, request).await?;
+    let body = &body.bytes;
+    let begun = Instant::now();
     for _ in 0..ATTEMPTS {
         match context.streams.info(&name).await {
             Ok(info) => return found(&config, closes, &info),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Deleted) => {}
             Err(e) => return Err(e.into()),
         }
-        let records = if body.is_empty() { Vec::new() } else { split(config.framing(), &body)? };
+        let records = if body.is_empty() { Vec::new() } else { split(config.framing(), body)? };
         let staged = Staged {
             name: name.clone(),
             create: Some(metadata.clone()),
@@ -45,7 +50,7 @@ pub async fn create(context: &Arc<Context>, name: String, request: Request<Incom
         };
         match context.streams.append(staged).await {
             Ok(receipt) => {
-                context.streams.forget(&name);
+                context.metrics.acknowledged(begun.elapsed());
                 let mut answer = described(StatusCode::CREATED, &config, closes, receipt.next());
                 put(&mut answer, LOCATION, &location);
                 set(&mut answer, headers::DURABILITY, "local");

@@ -10,7 +10,6 @@ use crate::protocol::content::Framing;
 use crate::protocol::headers;
 use crate::protocol::query::Query;
 use crate::protocol::sse::{self, Control, Events};
-use crate::streams::Known;
 use bytes::Bytes;
 use everlog::types::Position;
 use everlog::{Page, Subscription};
@@ -79,18 +78,18 @@ async fn more(context: &Context, subscription: &Subscription, head: u64, until: 
     }
 }
 
-pub async fn long_poll(context: &Context, name: &str, known: &Known, query: &Query) -> Result<Answer, Refusal> {
+pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<Answer, Refusal> {
     let until = Instant::now() + Duration::from_millis(context.settings.long_poll_ms);
     let _counted = Counted::new(&context.metrics.live_readers);
-    let mut page = page(context, name, query.from).await?;
+    let (mut page, mut known) = page(context, name, query.from).await?;
     if page.records.is_empty() && !page.closed {
         let subscription = context.streams.subscribe(name).await?;
         let waited = more(context, &subscription, page.head, until).await;
         if waited.map_err(|error| refused(context, name, &error))? {
-            page = self::page(context, name, Position::Cursor(page.next)).await?;
+            (page, known) = self::page(context, name, Position::Cursor(page.next)).await?;
         }
     }
-    let mut answer = described(StatusCode::OK, known, &page);
+    let mut answer = described(StatusCode::OK, &known, &page);
     if page.records.is_empty() {
         *answer.status_mut() = StatusCode::NO_CONTENT;
         *answer.body_mut() = whole("");
@@ -102,11 +101,11 @@ pub async fn long_poll(context: &Context, name: &str, known: &Known, query: &Que
     Ok(answer)
 }
 
-pub async fn events(context: &Arc<Context>, name: String, known: &Known, query: &Query) -> Result<Answer, Refusal> {
+pub async fn events(context: &Arc<Context>, name: String, query: &Query) -> Result<Answer, Refusal> {
     // The first page is read before the answer begins, so that what is wrong still has a status of its own.
-    let first = page(context, &name, query.from).await?;
+    let (first, known) = page(context, &name, query.from).await?;
     let framing = known.config.framing();
-    if framing == Framing::Text && sse::whole_characters(&first.records).is_none() {
+    if framing == Framing::Text && never_text(&first) {
         let told = "what follows is not UTF-8, which events cannot carry; read it without live=sse";
         return Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, told));
     }
@@ -129,6 +128,14 @@ pub async fn events(context: &Arc<Context>, name: String, known: &Known, query: 
     Ok(answer)
 }
 
+/// Whether what follows can be no text: it is not UTF-8, or the stream was closed within a character.
+fn never_text(page: &Page) -> bool {
+    match sse::whole_characters(&page.records) {
+        None => true,
+        Some(whole) => whole == 0 && !page.records.is_empty() && at_end(page) && page.closed,
+    }
+}
+
 /// Whoever makes the events of one connection.
 struct Reader {
     context: Arc<Context>,
@@ -145,11 +152,12 @@ impl Reader {
     async fn run(self, mut page: Page) {
         let _counted = Counted::new(&self.context.metrics.live_readers);
         let Ok(subscription) = self.context.streams.subscribe(&self.name).await else { return };
+        let created = page.created;
         loop {
             let (head, seen_all, closed) = (page.head, at_end(&page), page.closed);
             let Some(sent) = self.whole(page).await else { return };
             let Some(text) = self.text(&sent) else { return };
-            if self.sender.send(text.into()).await.is_err() || (seen_all && closed) {
+            if !self.send(text.into()).await || (seen_all && closed) {
                 return;
             }
             if seen_all {
@@ -163,24 +171,46 @@ impl Reader {
                 return;
             }
             let next = self.context.streams.read(&self.name, Position::Cursor(sent.next)).await;
-            let Ok(next) = next else { return };
+            let Some(next) = next.ok().filter(|next| next.created == created) else { return };
             page = next;
+        }
+    }
+
+    /// Whether the client took the event, or has room for it.
+    async fn send(&self, event: Bytes) -> bool {
+        tokio::select! {
+            sent = self.sender.send(event) => sent.is_ok(),
+            () = sleep_until(self.until) => false,
+            () = self.context.stopped() => false,
         }
     }
 
     /// As much of a page as is whole characters, where it is to be text; the rest waits until the character is whole.
     /// None where nothing can be sent any more.
-    async fn whole(&self, page: Page) -> Option<Page> {
+    async fn whole(&self, mut page: Page) -> Option<Page> {
         if self.framing != Framing::Text {
             return Some(page);
         }
-        match sse::whole_characters(&page.records)? {
-            whole if whole == page.records.len() => Some(page),
-            0 if at_end(&page) => {
-                Some(Page { records: Vec::new(), next: page.start, next_seq: page.start.seq, ..page })
+        loop {
+            match sse::whole_characters(&page.records)? {
+                whole if whole == page.records.len() => return Some(page),
+                0 if at_end(&page) => {
+                    return Some(Page { records: Vec::new(), next: page.start, next_seq: page.start.seq, ..page });
+                }
+                // A record as large as a page may end within a character, which the next one goes on with.
+                0 => {
+                    let more = self.context.streams.read(&self.name, Position::Cursor(page.next)).await.ok()?;
+                    let more = Some(more).filter(|more| more.created == page.created)?;
+                    page.records.extend(more.records);
+                    (page.next, page.next_seq, page.head, page.closed) =
+                        (more.next, more.next_seq, more.head, more.closed);
+                }
+                whole => {
+                    let (start, created) = (Position::Cursor(page.start), page.created);
+                    let read = self.context.streams.read_some(&self.name, start, whole).await.ok();
+                    return read.filter(|page| page.created == created);
+                }
             }
-            0 => None,
-            whole => self.context.streams.read_some(&self.name, Position::Cursor(page.start), whole).await.ok(),
         }
     }
 

@@ -21,15 +21,20 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, EXPECT, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, StatusCode};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// The largest body of a request: a record's limit.
 pub const BODY_BYTES_MAX: usize = everlog::limits::RECORD_BYTES_MAX;
-/// How long a client may take to send one.
+/// Bodies of at most so many bytes take no share of the memory below: there are not more of them than connections.
+const SMALL_BODY_BYTES: usize = 64 << 10;
+/// Memory for all larger bodies that are being received or stored, in KiB.
+pub const BODIES_KIB: usize = 256 << 10;
+/// How long a client may take to send one, and wait for the memory.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
 const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";
 
@@ -42,6 +47,8 @@ pub struct Context {
     pub settings: Settings,
     /// What is counted.
     pub metrics: Metrics,
+    /// Memory for large bodies, in KiB: a body takes its share before it is read.
+    pub bodies: Arc<Semaphore>,
     /// Turns true when the server begins to stop: who waits for more is answered then.
     pub stopping: watch::Receiver<bool>,
 }
@@ -56,7 +63,7 @@ impl Context {
 }
 
 /// Answers a device.
-pub async fn answer(context: &std::sync::Arc<Context>, request: Request<Incoming>) -> Answer {
+pub async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Answer {
     let method = method_name(request.method());
     let mut answer = match route(context, request).await {
         Ok(answer) => answer,
@@ -72,7 +79,7 @@ pub async fn answer(context: &std::sync::Arc<Context>, request: Request<Incoming
     answer
 }
 
-async fn route(context: &std::sync::Arc<Context>, request: Request<Incoming>) -> Result<Answer, Refusal> {
+async fn route(context: &Arc<Context>, request: Request<Incoming>) -> Result<Answer, Refusal> {
     if request.method() == Method::OPTIONS {
         return Ok(preflight());
     }
@@ -101,21 +108,32 @@ fn preflight() -> Answer {
     answer
 }
 
+/// A body, and its share of the memory for bodies, which goes back with it.
+struct Body {
+    bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
 /// The request's whole body.
-async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+async fn body(context: &Context, request: Request<Incoming>) -> Result<Body, Refusal> {
     let too_large = || {
         let told = format!("the body is larger than {BODY_BYTES_MAX} bytes; send it in several requests");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, told)
     };
     let declared = crate::protocol::request::declared_length(request.headers());
+    // Who asks first has sent nothing yet.
+    let asks_first = request.headers().contains_key(EXPECT);
     let mut incoming = request.into_body();
     let whole = async {
         if declared.is_some_and(|len| len > BODY_BYTES_MAX as u64) {
-            discard(&mut incoming).await;
+            if !asks_first {
+                discard(&mut incoming).await;
+            }
             return Err(too_large());
         }
+        let share = share(context, declared).await?;
         match Limited::new(&mut incoming, BODY_BYTES_MAX).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
+            Ok(collected) => Ok(Body { bytes: collected.to_bytes(), _share: share }),
             Err(e) if e.is::<LengthLimitError>() => {
                 discard(&mut incoming).await;
                 Err(too_large())
@@ -125,6 +143,17 @@ async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
     };
     let slow = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took longer than a minute");
     tokio::time::timeout(BODY_PATIENCE, whole).await.map_err(|_| slow())?
+}
+
+/// The memory that a body of the declared length takes; one of no declared length may be the largest.
+async fn share(context: &Context, declared: Option<u64>) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+    let bytes = declared.and_then(|len| usize::try_from(len).ok()).unwrap_or(BODY_BYTES_MAX);
+    if bytes <= SMALL_BODY_BYTES {
+        return Ok(None);
+    }
+    let kib = u32::try_from(bytes.div_ceil(1 << 10)).expect("a body is bounded");
+    let share = Arc::clone(&context.bodies).acquire_many_owned(kib).await;
+    share.map(Some).map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"))
 }
 
 /// Reads what is left of a body that is too large, within reason: a client that is still sending when the connection is

@@ -18,13 +18,12 @@ use std::sync::Arc;
 
 pub async fn read(context: &Arc<Context>, name: String, request: &Request<Incoming>) -> Result<Answer, Refusal> {
     let query = Query::parse(request.uri().query())?;
-    let known = known(context, &name).await?;
     match query.live {
-        Live::LongPoll => return live::long_poll(context, &name, &known, &query).await,
-        Live::Sse => return live::events(context, name, &known, &query).await,
+        Live::LongPoll => return live::long_poll(context, &name, &query).await,
+        Live::Sse => return live::events(context, name, &query).await,
         Live::No => {}
     }
-    let page = page(context, &name, query.from).await?;
+    let (page, known) = page(context, &name, query.from).await?;
     if query.now {
         let mut answer = described(StatusCode::OK, &known, &page);
         put(&mut answer, CACHE_CONTROL, "no-store");
@@ -43,17 +42,19 @@ pub async fn read(context: &Arc<Context>, name: String, request: &Request<Incomi
     Ok(answer)
 }
 
-/// The stream's configuration.
-async fn known(context: &Context, name: &str) -> Result<Known, Refusal> {
-    Ok(context.streams.known(name).await?)
-}
+/// How often a stream may be deleted and created again under one read.
+const ATTEMPTS: usize = 8;
 
-/// Reads, and tells a reader from another history where it stands.
-pub(super) async fn page(context: &Context, name: &str, from: Position) -> Result<Page, Refusal> {
-    match context.streams.read(name, from).await {
-        Ok(page) => Ok(page),
-        Err(error) => Err(refused(context, name, &error)),
+/// Reads, with the configuration of the very log that was read, and tells a reader from another history where it stands.
+pub(super) async fn page(context: &Context, name: &str, from: Position) -> Result<(Page, Known), Refusal> {
+    for _ in 0..ATTEMPTS {
+        let page = context.streams.read(name, from).await.map_err(|error| refused(context, name, &error))?;
+        let known = context.streams.known_as(name, page.created).await;
+        if let Some(known) = known.map_err(|error| refused(context, name, &error))? {
+            return Ok((page, known));
+        }
     }
+    Err(Refusal::conflict("the stream was deleted and created again all the while"))
 }
 
 /// The refusal that a failed read becomes.

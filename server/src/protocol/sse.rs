@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Events that may wait for a slow client; whoever makes them waits for room.
-const QUEUE: usize = 2;
+const QUEUE: usize = 1;
 
 /// A body that ends when whoever makes the events does.
 #[derive(Debug)]

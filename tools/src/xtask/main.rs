@@ -6,6 +6,7 @@
 
 mod conformance;
 mod posix;
+mod readme;
 mod steps;
 mod tidy;
 
@@ -50,6 +51,8 @@ enum Command {
     Posix,
     /// The protocol's own suite against everlogd; needs node, npm and a network
     Conformance,
+    /// The README's first command, as it is written
+    Readme,
     /// The documentation builds without a warning
     Doc,
     /// The concurrency protocols under the model checker
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Test => steps::run_one("test", &root),
         Command::Posix => steps::run_one("posix", &root),
         Command::Conformance => steps::run_one("conformance", &root),
+        Command::Readme => steps::run_one("readme", &root),
         Command::Doc => steps::run_one("doc", &root),
         Command::Loom => steps::run_one("loom", &root),
         Command::Benches => steps::run_one("benches", &root),

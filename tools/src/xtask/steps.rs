@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{conformance, posix, tidy};
+use crate::{conformance, posix, readme, tidy};
 
 /// Why a step failed: what happened, and what to do about it.
 #[derive(Debug)]
@@ -45,6 +45,7 @@ const STEPS: &[Step] = &[
     Step { name: "test", run: test },
     Step { name: "posix", run: posix::run },
     Step { name: "conformance", run: conformance::run },
+    Step { name: "readme", run: readme::run },
     Step { name: "doc", run: doc },
     Step { name: "loom", run: loom },
     Step { name: "benches", run: benches },

@@ -1,10 +1,11 @@
-//! `everlog bench`: what the engine does on this machine, as numbers.
+//! `everlog bench`: what the engine, or a server in front of it, does on this machine, as numbers.
 //!
 //! It measures with the default configuration unless a flag says otherwise, and says which it was. Payloads are
 //! incompressible. Invariant: setting up (stores, logs, payloads) lies outside of every measured time.
 
 mod append;
 mod fill;
+mod http;
 mod open;
 mod payload;
 mod process;
@@ -31,6 +32,9 @@ pub enum Command {
     /// Read logs chosen at random, each of them wholly, with nothing of them in the page cache
     #[command(after_help = "Example:\n  everlog bench read --data ./scratch --sample 1000 --json")]
     Read(read::Args),
+    /// Append to streams of a running server, over HTTP
+    #[command(after_help = http::EXAMPLES)]
+    Http(http::Args),
 }
 
 pub fn run(command: &Command) -> Result<(), Failure> {
@@ -39,10 +43,11 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Fill(args) => fill::run(args),
         Command::Open(args) => open::run(args),
         Command::Read(args) => read::run(args),
+        Command::Http(args) => http::run(args),
     }
 }
 
-/// What every bench takes.
+/// What every bench of the engine takes.
 #[derive(Args)]
 pub struct Common {
     /// The store's directory

@@ -4,6 +4,9 @@
 //! buffer is far larger than what is compressed together, so that hardly any two slices there share bytes, and small
 //! beside the memory of a store, which it is counted with.
 
+use bytes::Bytes;
+use std::ops::Range;
+
 /// splitmix64 (Steele, Lea, Flood, 2014).
 pub struct Random(u64);
 
@@ -30,7 +33,7 @@ const POOL_BYTES: usize = 4 << 20;
 
 /// The buffer that records are taken from.
 pub struct Payloads {
-    pool: Vec<u8>,
+    pool: Bytes,
     record_bytes: usize,
 }
 
@@ -41,13 +44,22 @@ impl Payloads {
         while pool.len() < POOL_BYTES + record_bytes {
             pool.extend_from_slice(&random.next().to_le_bytes());
         }
-        Self { pool, record_bytes }
+        Self { pool: pool.into(), record_bytes }
     }
 
     /// A record's payload.
     pub fn record(&self, random: &mut Random) -> &[u8] {
+        &self.pool[self.place(random)]
+    }
+
+    /// The same, to be kept, without a copy.
+    pub fn shared_record(&self, random: &mut Random) -> Bytes {
+        self.pool.slice(self.place(random))
+    }
+
+    fn place(&self, random: &mut Random) -> Range<usize> {
         let at = random.below(POOL_BYTES as u64) as usize;
-        &self.pool[at..at + self.record_bytes]
+        at..at + self.record_bytes
     }
 }
 

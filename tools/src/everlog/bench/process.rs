@@ -1,8 +1,10 @@
-//! What the kernel counts of this process: memory that is resident, and bytes read from devices.
+//! What the kernel counts of this process: memory that is resident, processor time, and bytes read from devices.
 //!
 //! Invariant: a number that the kernel does not give is None and never 0.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::path::Path;
+use std::time::Duration;
 
 /// Resident memory.
 pub struct Memory {
@@ -21,6 +23,12 @@ pub fn memory() -> Memory {
 /// Bytes that this process had read from devices so far: the page cache does not count.
 pub fn device_read_bytes() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/io").ok()?, "read_bytes:")
+}
+
+/// The time that the processors spent on this process so far.
+pub fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// The bytes of all files below `dir`.
