@@ -172,7 +172,7 @@ fn a_server_that_is_killed_over_and_over_costs_nothing() {
             b.write(&format!("notes/{round}-{i}"), format!("of b, {i}"));
         }
         a.write("photos/p.jpg", vec![round; (3 << 20) + usize::from(round)]);
-        let mut sync = a.start_patient_sync();
+        let mut sync = a.start_sync();
         // In the middle of it, as far as a machine under load has a middle.
         while world.proxy.in_flight() == 0 && sync.try_wait().expect("it was started").is_none() {
             std::thread::yield_now();
@@ -220,6 +220,37 @@ fn a_server_put_back_to_an_earlier_day_is_healed_by_its_devices() {
     let c = world.device("c");
     c.sync();
     assert!(c.files() == a.files());
+}
+
+#[test]
+fn an_edit_after_a_restore_is_not_overwritten_by_a_device_from_before_it() {
+    let mut world = World::new();
+    let [a, b] = ["a", "b"].map(|name| world.device(name));
+    a.write("notes/one", "v1");
+    a.sync();
+    b.sync();
+    world.stop();
+    copy_dir(&world.store("store"), &world.store("earlier"));
+    world.start("store");
+    // Each kill starts a timeline, of none of which the restored server knows.
+    for i in 0..4 {
+        a.write(&format!("notes/filler {i}"), "v1");
+        a.write("notes/one", format!("of a, {i}"));
+        a.sync();
+        world.kill();
+        world.start("store");
+    }
+    world.kill();
+    world.start("earlier");
+    world.kill();
+    world.start("earlier");
+    b.write("notes/one", "of b");
+    b.sync();
+    a.sync();
+    b.sync();
+    assert!(a.files() == b.files());
+    assert_eq!(a.files().len(), 2 + 4);
+    assert!(a.files().values().any(|bytes| bytes == b"of b") && a.files().values().any(|bytes| bytes == b"of a, 3"));
 }
 
 #[test]

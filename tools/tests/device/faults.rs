@@ -134,6 +134,47 @@ fn files_that_were_written_before_a_crash_are_no_conflict_after_it() {
 }
 
 #[test]
+fn a_merge_that_lost_power_is_not_taken_for_the_users_work() {
+    let (dir, server) = (scratch(), StandIn::start());
+    let (a, b) = (Device::new(dir.path(), "a", &server.url()), Device::new(dir.path(), "b", &server.url()));
+    a.write("photos/deleted.jpg", "v1");
+    a.write("photos/edited.jpg", "v1");
+    a.sync();
+    b.sync();
+    a.remove("photos/deleted.jpg");
+    a.write("photos/edited.jpg", "v2");
+    a.sync();
+    a.write("photos/late.jpg", "v1");
+    a.sync();
+    // The two are merged, and power goes while the third is on its way.
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    let late = blake3::hash(b"v1").to_string();
+    server.hook(move |_, request| {
+        if request.method == "GET" && request.path.ends_with(&late) {
+            asked.send(()).expect("the test waits for it");
+            return Fault::Before;
+        }
+        Fault::None
+    });
+    let mut sync = b.start_sync();
+    is_asked.recv().expect("the server runs");
+    sync.kill().expect("it runs");
+    sync.wait().expect("it was started");
+    server.unhook();
+    assert!(!b.has("photos/deleted.jpg") && b.read("photos/edited.jpg") == "v2" && !b.has("photos/late.jpg"));
+    assert_eq!(b.status()["pending"], 0);
+    // Meanwhile both become something else: one is what it once was again.
+    a.write("photos/deleted.jpg", "v1");
+    a.write("photos/edited.jpg", "v3");
+    a.sync();
+    let done = b.sync();
+    assert_eq!((&done["conflicts"], &done["pushed"], &done["deleted"]), (&0.into(), &0.into(), &0.into()));
+    a.sync();
+    assert!(a.files() == b.files());
+    assert_eq!((a.files().len(), a.read("photos/edited.jpg")), (3, "v3".to_owned()));
+}
+
+#[test]
 fn devices_put_back_what_a_restored_server_lost() {
     let (dir, server) = (scratch(), StandIn::start());
     let [a, b, c] = ["a", "b", "c"].map(|name| Device::new(dir.path(), name, &server.url()));
@@ -161,6 +202,25 @@ fn devices_put_back_what_a_restored_server_lost() {
     assert!(!a.has("notes/n1"));
     // Four were left; n4, n5, n0, n1 and new were put back once; n2 was edited.
     assert_eq!(server.world().changes("notes").len(), 4 + 5 + 1);
+}
+
+#[test]
+fn an_edit_back_to_an_earlier_version_survives_a_loss_of_history() {
+    let (dir, server) = (scratch(), StandIn::start());
+    let (a, b) = (Device::new(dir.path(), "a", &server.url()), Device::new(dir.path(), "b", &server.url()));
+    for content in ["v1", "v2"] {
+        a.write("notes/one", content);
+        a.sync();
+        b.sync();
+    }
+    a.write("notes/one", "v1");
+    a.sync();
+    // The server is back at the first version, as a is; b followed the lost history to the second.
+    server.world().rewind("notes", 1);
+    [&a, &b, &a].iter().for_each(|device| _ = device.sync());
+    assert_eq!(a.files(), b.files());
+    assert_eq!((a.files().len(), a.read("notes/one")), (2, "v1".to_owned()));
+    assert!(a.files().values().any(|bytes| bytes == b"v2"));
 }
 
 #[test]
@@ -384,7 +444,7 @@ fn two_syncs_on_one_folder_exclude_each_other() {
         asked.send(()).expect("the test waits for it");
         Fault::Status(503)
     });
-    let mut first = a.start_patient_sync();
+    let mut first = a.start_sync();
     is_asked.recv().expect("the server runs");
     let second = a.run("sync", &[]);
     assert_eq!(code(&second), 3, "{}", stderr(&second));

@@ -36,6 +36,12 @@ pub fn offset_before(next: &str, count: u64) -> String {
     }
 }
 
+/// Whether the records before the offsets belong to one timeline. Offsets that name none belong to no common one.
+pub fn is_same_timeline(one: &str, other: &str) -> bool {
+    let timeline = |offset: &str| offset.split_once('_').map(|(timeline, _)| timeline.to_owned());
+    timeline(one).is_some() && timeline(one) == timeline(other)
+}
+
 impl Reread {
     /// Whether the change that ends at the offset is lost, or can only be thought so.
     fn is_beyond(&self, offset: &str) -> bool {
@@ -49,6 +55,14 @@ impl Reread {
     /// Whether the version, written past the cut, is the one that was agreed on: then it was put back.
     pub fn puts_back(&self, state: &State, key: &str, version: Version, offset: &str) -> bool {
         version.is_some() && version == state.base(key) && self.is_beyond(offset)
+    }
+
+    /// Whether the agreed version, though the server has the same, has to be said again: it was agreed on once more in
+    /// the lost history, and a device that followed that history only halfway would take its own version for a newer.
+    pub fn must_be_said_again(&self, state: &State, key: &str, last: &LastWord<'_>) -> bool {
+        let known = state.items.get(key);
+        known.is_some_and(|item| Some(item.hash) == last.version && self.is_beyond(&item.offset))
+            && !self.is_beyond(last.offset)
     }
 
     /// The version that both sides' changes are measured by.
@@ -129,6 +143,26 @@ mod tests {
         assert_eq!(healed("v1", 50, "v1", "-", 55, false), Decision::Delete);
         assert_eq!(healed("v1", 5, "v2", "v1", 5, false), Decision::Keep);
         assert_eq!(healed("-", 5, "-", "v3", 55, false), Decision::Write);
+    }
+
+    #[test]
+    fn what_became_again_what_the_server_went_back_to_is_said_again() {
+        let says_again = |at, last_at, remote| {
+            let mut state = State::new("d".into());
+            state.agree("k", version("v1"), &offset(at));
+            let last = LastWord { version: version(remote), offset: &offset(last_at), was_put_back: false };
+            Reread { cut: Some(offset(50)) }.must_be_said_again(&state, "k", &last)
+        };
+        assert!(says_again(60, 5, "v1"));
+        assert!(!says_again(60, 55, "v1"), "somebody did");
+        assert!(!says_again(5, 5, "v1"), "nothing was lost");
+        assert!(!says_again(60, 5, "v0"), "it is put back in any case");
+    }
+
+    #[test]
+    fn timelines_are_told_apart() {
+        assert!(is_same_timeline("1_2", "1_9"));
+        assert!(!is_same_timeline("1_2", "2_2") && !is_same_timeline("7", "7"));
     }
 
     #[test]

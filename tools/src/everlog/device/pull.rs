@@ -6,20 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
 use super::digest::Digest;
-use super::folder::{Done, Found};
-use super::heal::{LastWord, Reread, offset_before};
+use super::folder::{Done, Folder, Found};
+use super::heal::{LastWord, Reread, is_same_timeline, offset_before};
 use super::item::{Change, Content, Element, decode};
 use super::merge::{Decision, Version, decide};
 use super::photos::{self, Download};
 use super::remote::{Page, START};
 use super::report::cause;
 use super::session::Session;
-use super::state::Wanted;
+use super::state::{Intent, State, Wanted};
 use crate::progress::Progress;
 use everlog_server::failure::Failure;
 
@@ -29,8 +28,6 @@ const HELD_BYTES_MAX: usize = 32 << 20;
 const REREADS_MAX: u32 = 8;
 /// How often a file may change under a decision about it.
 const DECISIONS_MAX: u32 = 10;
-/// After a crash, at most so much work has to be looked at again.
-const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// The cut of a server that lost everything.
 const NOTHING_KEPT: &str = "0000000000000000_0000000000000000";
 
@@ -73,6 +70,8 @@ struct Gathered {
     /// Keys in the order of their pages, for those whose content has to be read again.
     pages: Vec<String>,
     cursor: String,
+    /// The ends of all pages.
+    ends: Vec<String>,
     held_bytes: usize,
     /// What has no usable key: a name for it, and what is wrong.
     bad: Vec<(String, String)>,
@@ -109,7 +108,7 @@ pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
         let from = if reread.is_some() { START } else { cursor.unwrap_or(START) }.to_owned();
         match gather(session, from, reread.as_ref())? {
             Gathering::Done(gathered) => return merge(session, gathered, reread.as_ref()),
-            Gathering::Cut(cut) => reread = Some(Reread { cut: Some(cut.unwrap_or(NOTHING_KEPT.into())) }),
+            Gathering::Cut(cut) => reread = Some(Reread { cut: Some(find_cut(session, cut)?) }),
             Gathering::Missing => {
                 session.remote.create(session.collection)?;
                 reread = Some(Reread { cut: Some(NOTHING_KEPT.into()) });
@@ -125,6 +124,29 @@ pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
     }
     let cause = format!("the server's history of {} goes on changing while it is read", session.collection.name);
     Err(Failure::new(1, cause, "sync again once the server has been restored"))
+}
+
+/// Up to where the server still has what this device has read. What it says of that is exact if it knows the timeline
+/// of the cursor. If it does not, it can only guess, and an older cursor is tried whose timeline it may know: of two
+/// places, the earlier makes more be said again, while a later one would let old versions win over new ones.
+fn find_cut(session: &Session<'_>, told: Option<String>) -> Result<String, Failure> {
+    let state = &session.state;
+    let mut lost = state.cursor.as_deref();
+    let mut told = told;
+    for mark in state.marks.iter().rev() {
+        match (&told, lost) {
+            (Some(cut), Some(lost)) if is_same_timeline(cut, lost) => break,
+            (_, Some(lost)) if is_same_timeline(mark, lost) => continue,
+            _ => {}
+        }
+        match session.remote.read(session.collection, mark)? {
+            Page::Content { .. } => return Ok(mark.clone()),
+            Page::Cut(cut) => (told, lost) = (cut, Some(mark.as_str())),
+            Page::Trimmed | Page::Missing => break,
+        }
+    }
+    let exact = told.filter(|cut| lost.is_some_and(|lost| is_same_timeline(cut, lost)));
+    Ok(exact.unwrap_or(NOTHING_KEPT.into()))
 }
 
 fn gather(session: &Session<'_>, from: String, reread: Option<&Reread>) -> Result<Gathering, Failure> {
@@ -146,6 +168,7 @@ fn gather(session: &Session<'_>, from: String, reread: Option<&Reread>) -> Resul
             gathered.hear(session, element, after, &offset, reread);
         }
         offset = next;
+        gathered.ends.push(offset.clone());
         if at_end {
             gathered.cursor = offset;
             return Ok(Gathering::Done(gathered));
@@ -214,6 +237,7 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         session.report.damaged(session.collection, &name, why);
     }
     let cursor = gathered.cursor.clone();
+    let ends = std::mem::take(&mut gathered.ends);
     let silent: Vec<String> = match reread {
         Some(_) => {
             // Everything is said anew.
@@ -224,23 +248,56 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         None => Vec::new(),
     };
     let words = gathered.into_words(session);
+    intend(session, &words)?;
     let mut progress = Progress::new("pulling", words.len() as u64);
     let mut merger = Merger { session, reread, again: Again::default() };
-    let mut saved = Instant::now();
     for (done, (key, last)) in words.into_iter().enumerate() {
         let settled = merger.settle(&key, last);
-        // What is agreed on so far is kept also where the rest fails: the cursor stays, and all is heard again.
-        if settled.is_err() || saved.elapsed() >= SAVE_AFTER {
+        if settled.is_err() {
+            // What is agreed on so far is kept also where the rest fails: the cursor stays, and all is heard again.
+            merger.session.state.merging.clear();
             merger.session.save()?;
-            saved = Instant::now();
         }
         settled?;
         progress.reached(done as u64 + 1);
     }
     // The server lost all trace of these: what is here of them is news to it.
     silent.iter().for_each(|key| session.state.forget(key));
+    if reread.is_some() {
+        session.state.marks.clear();
+    }
+    ends.iter().for_each(|end| session.state.mark(end));
     session.state.cursor = Some(cursor);
+    session.state.merging.clear();
     session.save()
+}
+
+/// Writes down what the merge is about to make of the files. Without it, a crash before the state is saved would leave
+/// files that look as if the user had edited them, or had deleted what an old version said to delete.
+fn intend(session: &mut Session<'_>, words: &[(String, Last)]) -> Result<(), Failure> {
+    let state = &mut session.state;
+    for (key, last) in words.iter().filter(|(_, last)| !matches!(last.said, Said::Unreadable(_))) {
+        if last.version() != state.base(key) {
+            let intent = Intent { hash: last.version(), offset: last.offset.clone() };
+            state.merging.insert(key.clone(), intent);
+        }
+    }
+    if session.state.merging.is_empty() { Ok(()) } else { session.save() }
+}
+
+/// Finds out how far a merge came that a crash ended. To be done before anything is decided about the files.
+pub fn recover(folder: &Folder, state: &mut State) -> Result<(), Failure> {
+    for (key, intent) in std::mem::take(&mut state.merging) {
+        let done = match folder.find(&key)? {
+            Found::Nothing => intent.hash.is_none(),
+            Found::File(hash) => intent.hash == Some(hash),
+            Found::Unknown(_) => false,
+        };
+        if done {
+            state.agree(&key, intent.hash, &intent.offset);
+        }
+    }
+    Ok(())
 }
 
 struct Merger<'s, 'a> {
@@ -257,7 +314,7 @@ impl Merger<'_, '_> {
             return Ok(());
         }
         let remote = last.version();
-        let base = self.base(key, &last);
+        let (base, must_be_said_again) = self.base(key, &last);
         let mut ready = None;
         for _ in 0..DECISIONS_MAX {
             let local = match self.session.folder.find(key)? {
@@ -286,6 +343,9 @@ impl Merger<'_, '_> {
                 Done::Yes => {
                     self.count(decision);
                     self.session.state.agree(key, remote, &last.offset);
+                    if must_be_said_again {
+                        self.session.state.forget(key);
+                    }
                     return Ok(());
                 }
             }
@@ -293,11 +353,12 @@ impl Merger<'_, '_> {
         self.leave(key, &last, "the file goes on changing".into())
     }
 
-    fn base(&self, key: &str, last: &Last) -> Version {
+    /// What the changes are measured by, and whether what is agreed on has to be said again.
+    fn base(&self, key: &str, last: &Last) -> (Version, bool) {
         let state = &self.session.state;
-        let Some(reread) = self.reread else { return state.base(key) };
+        let Some(reread) = self.reread else { return (state.base(key), false) };
         let word = LastWord { version: last.version(), offset: &last.offset, was_put_back: last.was_put_back };
-        reread.base(state, key, &word)
+        (reread.base(state, key, &word), reread.must_be_said_again(state, key, &word))
     }
 
     fn put(&self, key: &str, content: Option<&Ready>, local: Version) -> Result<Done, Failure> {

@@ -96,6 +96,7 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
             arrived(session, &batch, &next, level);
             // Nothing came between what has been read and this batch.
             if session.state.cursor.as_ref() == Some(&batch.expect) {
+                session.state.mark(&next);
                 session.state.cursor = Some(next);
             }
             Ok(Pushed::All)

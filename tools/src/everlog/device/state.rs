@@ -15,9 +15,12 @@ use serde::{Deserialize, Serialize};
 use super::collection::Collection;
 use super::digest::Digest;
 use super::disk;
+use super::heal::is_same_timeline;
 use everlog_server::failure::Failure;
 
 const VERSION: u32 = 1;
+/// Timelines that are remembered. Each unclean end of a server starts one.
+const MARKS_MAX: usize = 64;
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct State {
@@ -26,6 +29,9 @@ pub struct State {
     pub store: Option<String>,
     /// Up to where the stream has been read and merged; None: nothing yet.
     pub cursor: Option<String>,
+    /// The last cursor in each timeline that the stream was read in, the newest at the end. They tell how much of its
+    /// history a server still has that does not know the newest of them.
+    pub marks: Vec<String>,
     /// Under which name this device writes to the stream, and the number of its next batch.
     pub producer: String,
     pub epoch: u64,
@@ -38,6 +44,9 @@ pub struct State {
     pub items: BTreeMap<String, Item>,
     /// The deletions that both sides agreed on: key and offset.
     pub deleted: BTreeMap<String, String>,
+    /// What a merge was about to make of these files. After a crash a file that is what it was to become was made so by
+    /// the merge, and not by the user.
+    pub merging: BTreeMap<String, Intent>,
     /// Versions that the server has and this device could not take yet.
     pub wanted: BTreeMap<String, Wanted>,
     /// Sent, or about to be sent, and not known to have arrived.
@@ -48,6 +57,13 @@ pub struct State {
 pub struct Item {
     pub hash: Digest,
     /// The offset after its change, as nearly as it is known, never less.
+    pub offset: String,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Intent {
+    /// None: it was to be deleted.
+    pub hash: Option<Digest>,
     pub offset: String,
 }
 
@@ -79,6 +95,7 @@ impl State {
             version: VERSION,
             store: None,
             cursor: None,
+            marks: Vec::new(),
             producer,
             epoch: 0,
             number: 0,
@@ -86,6 +103,7 @@ impl State {
             synced: None,
             items: BTreeMap::new(),
             deleted: BTreeMap::new(),
+            merging: BTreeMap::new(),
             wanted: BTreeMap::new(),
             outbox: Vec::new(),
         }
@@ -109,6 +127,16 @@ impl State {
                 self.deleted.insert(key.to_owned(), offset.to_owned());
             }
         }
+    }
+
+    /// The stream was read up to there.
+    pub fn mark(&mut self, cursor: &str) {
+        if self.marks.last().is_some_and(|mark| is_same_timeline(mark, cursor)) {
+            self.marks.pop();
+        }
+        self.marks.push(cursor.to_owned());
+        let surplus = self.marks.len().saturating_sub(MARKS_MAX);
+        self.marks.drain(..surplus);
     }
 
     /// Nothing is known any more about what the server has under the key.
@@ -212,6 +240,7 @@ mod tests {
         state.agree("b.vcf", None, "0_2");
         let wanted = Wanted { hash: Some(Digest::of(b"c")), size: Some(1), offset: "0_3".into(), page: "-1".into() };
         state.wanted.insert("c.jpg".into(), wanted);
+        state.merging.insert("d.vcf".into(), Intent { hash: None, offset: "0_4".into() });
         let changes = vec![("a.vcf".into(), None)];
         state.outbox.push(Batch { number: 0, expect: "0_7".into(), body: "[]".into(), changes });
         state
@@ -241,6 +270,15 @@ mod tests {
         let mut later = sample();
         later.version = VERSION + 1;
         assert_eq!(parse(&render(&later)), Err(Bad::Newer(VERSION + 1)));
+    }
+
+    #[test]
+    fn each_timeline_leaves_its_last_cursor() {
+        let mut state = sample();
+        ["1_1", "1_2", "2_2", "2_5", "3_6"].iter().for_each(|cursor| state.mark(cursor));
+        assert_eq!(state.marks, ["1_2", "2_5", "3_6"]);
+        (4..100).for_each(|timeline| state.mark(&format!("{timeline}_7")));
+        assert_eq!((state.marks.len(), state.marks[MARKS_MAX - 1].as_str()), (MARKS_MAX, "99_7"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::account::Device;
 use super::collection::{ALL, Collection};
 use super::folder::{self, Folder};
+use super::pull;
 use super::push::changed;
 use super::state::{self, State};
 use crate::output;
@@ -71,7 +72,10 @@ pub fn run(device: &Device, json: bool) -> Result<(), Failure> {
 /// A collection's folder and state. One that was never saved is as good as new.
 pub fn look(device: &Device, collection: Collection) -> Result<(Folder, State), Failure> {
     let folder = Folder::new(&device.dir, &device.home(), collection);
-    let state = state::load(&device.home(), collection)?.unwrap_or_else(|| State::new(String::new()));
+    let mut state = state::load(&device.home(), collection)?.unwrap_or_else(|| State::new(String::new()));
+    if folder.exists() {
+        pull::recover(&folder, &mut state)?;
+    }
     Ok((folder, state))
 }
 

@@ -98,6 +98,7 @@ fn sync_one(session: &mut Session<'_>) -> Result<(), Failure> {
     if session.state.cursor.is_none() {
         session.remote.create(session.collection)?;
     }
+    pull::recover(session.folder, &mut session.state)?;
     push::resend(session)?;
     for _ in 0..ROUNDS_MAX {
         pull::pull(session)?;
