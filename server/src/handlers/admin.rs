@@ -3,7 +3,8 @@
 //! Invariant: /readyz says 200 only while the store acknowledges; what is not there yet is said to be so.
 
 use super::Context;
-use crate::protocol::answer::{Answer, put, whole, with};
+use crate::protocol::answer::{Answer, put, with};
+use crate::protocol::body::whole;
 use everlog::Stats;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};

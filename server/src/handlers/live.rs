@@ -4,13 +4,14 @@
 //! that has gone is noticed and forgotten.
 
 use super::Context;
-use super::read::{at_end, described, page, refused};
+use super::page::{self, at_end, described, refused};
 use crate::metrics::Counted;
-use crate::protocol::answer::{Answer, Refusal, put, set, whole, with};
+use crate::protocol::answer::{Answer, Refusal, put, set, with};
+use crate::protocol::body::{Events, whole};
 use crate::protocol::content::Framing;
 use crate::protocol::headers;
 use crate::protocol::query::Query;
-use crate::protocol::sse::{self, Control, Events};
+use crate::protocol::sse::{self, Control};
 use bytes::Bytes;
 use everlog::types::Position;
 use everlog::{Page, Subscription};
@@ -65,12 +66,12 @@ async fn more(context: &Context, subscription: &Subscription, head: u64, until: 
 pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<Answer, Refusal> {
     let until = Instant::now() + Duration::from_millis(context.settings.long_poll_ms);
     let _counted = Counted::new(&context.metrics.live_readers);
-    let (mut page, mut known) = page(context, name, query.from).await?;
+    let (mut page, mut known) = page::read(context, name, query.from).await?;
     if page.records.is_empty() && !page.closed {
         let subscription = context.streams.subscribe(name).await?;
         let waited = more(context, &subscription, page.head, until).await;
         if waited.map_err(|error| refused(context, name, &error))? {
-            (page, known) = self::page(context, name, Position::Cursor(page.next)).await?;
+            (page, known) = page::read(context, name, Position::Cursor(page.next)).await?;
         }
     }
     let mut answer = described(StatusCode::OK, &known, &page);
@@ -87,7 +88,7 @@ pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<A
 
 pub async fn events(context: &Arc<Context>, name: String, query: &Query) -> Result<Answer, Refusal> {
     // The first page is read before the answer begins, so that what is wrong still has a status of its own.
-    let (first, known) = page(context, &name, query.from).await?;
+    let (first, known) = page::read(context, &name, query.from).await?;
     let framing = known.config.framing();
     if framing == Framing::Text && never_text(&first) {
         let told = "what follows is not UTF-8, which events cannot carry; read it without live=sse";

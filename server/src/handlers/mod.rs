@@ -9,6 +9,7 @@ mod create;
 mod delete;
 mod head;
 mod live;
+mod page;
 mod read;
 
 use crate::config::Settings;

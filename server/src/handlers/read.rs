@@ -1,16 +1,13 @@
-//! GET: a page of a stream. What waits for more is in `live`.
+//! GET: a page of a stream, or of what a client has already, which it is told. What waits for more is in `live`.
 //!
-//! Invariant: `Stream-Up-To-Date` and `Stream-Closed` are said only of a page that reaches the stream's end, and what is
-//! missing or damaged is an error and never a shorter page.
+//! Invariant: an entity tag names the same bytes and the same end for ever.
 
-use super::{Context, live};
-use crate::protocol::answer::{Answer, Refusal, put, set, whole, with};
-use crate::protocol::content::join;
-use crate::protocol::headers;
+use super::page::{at_end, described};
+use super::{Context, live, page};
+use crate::protocol::answer::{Answer, Refusal, put};
+use crate::protocol::body::whole;
 use crate::protocol::query::{Live, Query};
-use crate::streams::Known;
-use everlog::types::Position;
-use everlog::{Error, ErrorKind, Page};
+use everlog::Page;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use hyper::{Request, StatusCode};
@@ -23,7 +20,7 @@ pub async fn read(context: &Arc<Context>, name: String, request: &Request<Incomi
         Live::Sse => return live::events(context, name, &query).await,
         Live::No => {}
     }
-    let (page, known) = page(context, &name, query.from).await?;
+    let (page, known) = page::read(context, &name, query.from).await?;
     if query.now {
         let mut answer = described(StatusCode::OK, &known, &page);
         put(&mut answer, CACHE_CONTROL, "no-store");
@@ -40,52 +37,6 @@ pub async fn read(context: &Arc<Context>, name: String, request: &Request<Incomi
     let mut answer = described(StatusCode::OK, &known, &page);
     put(&mut answer, ETAG, &tag);
     Ok(answer)
-}
-
-/// How often a stream may be deleted and created again under one read.
-const ATTEMPTS: usize = 8;
-
-/// Reads, with the configuration of the very log that was read, and tells a reader from another history where it stands.
-pub(super) async fn page(context: &Context, name: &str, from: Position) -> Result<(Page, Known), Refusal> {
-    for _ in 0..ATTEMPTS {
-        let page = context.streams.read(name, from).await.map_err(|error| refused(context, name, &error))?;
-        let known = context.streams.known_as(name, page.created).await;
-        if let Some(known) = known.map_err(|error| refused(context, name, &error))? {
-            return Ok((page, known));
-        }
-    }
-    Err(Refusal::conflict("the stream was deleted and created again all the while"))
-}
-
-/// The refusal that a failed read becomes.
-pub(super) fn refused(context: &Context, name: &str, error: &Error) -> Refusal {
-    let refusal = Refusal::from(error);
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::Deleted => context.streams.forget(name),
-        ErrorKind::Rewound => return refusal.header(headers::TIMELINE, context.streams.timeline().to_string()),
-        _ => {}
-    }
-    refusal
-}
-
-/// The answer with a page.
-pub(super) fn described(status: StatusCode, known: &Known, page: &Page) -> Answer {
-    let mut answer = with(status, whole(join(known.config.framing(), &page.records)));
-    put(&mut answer, CONTENT_TYPE, &known.config.content_type);
-    put(&mut answer, CACHE_CONTROL, "private, no-cache");
-    set(&mut answer, headers::NEXT_OFFSET, page.next.to_string());
-    if at_end(page) {
-        set(&mut answer, headers::UP_TO_DATE, "true");
-        if page.closed {
-            set(&mut answer, headers::CLOSED, "true");
-        }
-    }
-    answer
-}
-
-/// Whether the page reaches the stream's end.
-pub(super) fn at_end(page: &Page) -> bool {
-    page.next_seq == page.head
 }
 
 /// Names the page's bytes: which log, from where to where, and whether it ends there.

@@ -3,25 +3,16 @@
 //! Invariant: an error of the engine becomes exactly one status, chosen here and nowhere else; damage is 500 and never
 //! looks like an empty or a missing stream.
 
+use super::body::{Body, whole};
 use super::headers;
 use bytes::Bytes;
 use everlog::types::Cursor;
 use everlog::{Error, ErrorKind};
-use http_body_util::{Either, Full};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
-use super::sse::Events;
-
-/// The body of an answer: at once, or event by event.
-pub type Body = Either<Full<Bytes>, Events>;
 /// An answer.
 pub type Answer = Response<Body>;
-
-/// A body that is there.
-pub fn whole(bytes: impl Into<Bytes>) -> Body {
-    Either::Left(Full::new(bytes.into()))
-}
 
 /// An answer without content.
 #[must_use]

@@ -4,6 +4,7 @@
 //! engine said, and nothing that it did not.
 
 pub mod answer;
+pub mod body;
 pub mod content;
 pub mod headers;
 pub mod path;

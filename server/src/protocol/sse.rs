@@ -1,4 +1,4 @@
-//! Server-sent events: the body that carries them, and how records become their text.
+//! Server-sent events: how records become their text.
 //!
 //! Invariant: each data event is followed by a control event that says where to go on behind it, and a reader who puts
 //! the data events' lines together again has the records' bytes.
@@ -6,41 +6,8 @@
 use super::content::{Framing, join};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use everlog::Record;
-use hyper::body::{Body, Frame};
 use serde::Serialize;
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
-
-/// Events that may wait for a slow client; whoever makes them waits for room.
-const QUEUE: usize = 1;
-
-/// A body that ends when whoever makes the events does.
-#[derive(Debug)]
-pub struct Events(Receiver<Bytes>);
-
-impl Events {
-    /// The body, and where its events are put. The sender learns when the client has gone.
-    #[must_use]
-    pub fn channel() -> (Sender<Bytes>, Self) {
-        let (sender, receiver) = channel(QUEUE);
-        (sender, Self(receiver))
-    }
-}
-
-impl Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>, context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
 
 /// What a control event says.
 #[derive(Debug, Serialize)]

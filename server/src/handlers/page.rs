@@ -1,0 +1,61 @@
+//! A page of a stream: reading it with the configuration of the very log that was read, and describing it.
+//!
+//! Invariant: `Stream-Up-To-Date` and `Stream-Closed` are said only of a page that reaches the stream's end, and what is
+//! missing or damaged is an error and never a shorter page.
+
+use super::Context;
+use crate::protocol::answer::{Answer, Refusal, put, set, with};
+use crate::protocol::body::whole;
+use crate::protocol::content::join;
+use crate::protocol::headers;
+use crate::streams::Known;
+use everlog::types::Position;
+use everlog::{Error, ErrorKind, Page};
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+
+/// How often a stream may be deleted and created again under one read.
+const ATTEMPTS: usize = 8;
+
+/// Reads, with the configuration of the very log that was read, and tells a reader from another history where it stands.
+pub async fn read(context: &Context, name: &str, from: Position) -> Result<(Page, Known), Refusal> {
+    for _ in 0..ATTEMPTS {
+        let page = context.streams.read(name, from).await.map_err(|error| refused(context, name, &error))?;
+        let known = context.streams.known_as(name, page.created).await;
+        if let Some(known) = known.map_err(|error| refused(context, name, &error))? {
+            return Ok((page, known));
+        }
+    }
+    Err(Refusal::conflict("the stream was deleted and created again all the while"))
+}
+
+/// The refusal that a failed read becomes.
+pub fn refused(context: &Context, name: &str, error: &Error) -> Refusal {
+    let refusal = Refusal::from(error);
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::Deleted => context.streams.forget(name),
+        ErrorKind::Rewound => return refusal.header(headers::TIMELINE, context.streams.timeline().to_string()),
+        _ => {}
+    }
+    refusal
+}
+
+/// The answer with a page.
+pub fn described(status: StatusCode, known: &Known, page: &Page) -> Answer {
+    let mut answer = with(status, whole(join(known.config.framing(), &page.records)));
+    put(&mut answer, CONTENT_TYPE, &known.config.content_type);
+    put(&mut answer, CACHE_CONTROL, "private, no-cache");
+    set(&mut answer, headers::NEXT_OFFSET, page.next.to_string());
+    if at_end(page) {
+        set(&mut answer, headers::UP_TO_DATE, "true");
+        if page.closed {
+            set(&mut answer, headers::CLOSED, "true");
+        }
+    }
+    answer
+}
+
+/// Whether the page reaches the stream's end.
+pub fn at_end(page: &Page) -> bool {
+    page.next_seq == page.head
+}
