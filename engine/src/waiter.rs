@@ -217,15 +217,15 @@ impl<V> Future for Waiter<Result<V>> {
 }
 
 /// A waker that panics, as one of a runtime that is gone may.
-#[cfg(all(test, not(everlog_loom)))]
+#[cfg(test)]
 pub fn panicking_waker() -> Waker {
     struct Panics;
     impl std::task::Wake for Panics {
-        fn wake(self: Arc<Self>) {
+        fn wake(self: std::sync::Arc<Self>) {
             panic!("a waker of a runtime that is gone");
         }
     }
-    Waker::from(Arc::new(Panics))
+    Waker::from(std::sync::Arc::new(Panics))
 }
 
 #[cfg(all(test, not(everlog_loom)))]
