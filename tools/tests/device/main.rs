@@ -7,4 +7,5 @@
 mod device;
 mod everlogd;
 mod faults;
+mod losses;
 mod stand_in;

@@ -110,6 +110,11 @@ impl World {
     /// As a restore does that lost all but the first records.
     pub fn rewind(&mut self, collection: &str, keep: usize) {
         self.timeline += 1;
+        self.forget(collection, keep);
+    }
+
+    /// The same, but without noticing it.
+    pub fn forget(&mut self, collection: &str, keep: usize) {
         let stream = self.streams.get_mut(&format!("users/alice/{collection}")).expect("it is there");
         stream.records.truncate(keep);
         stream.producers.clear();

@@ -10,6 +10,7 @@ mod digest;
 mod disk;
 mod folder;
 mod heal;
+mod history;
 mod http;
 mod item;
 mod merge;

@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 
 use super::digest::Digest;
 use super::folder::{Done, Folder, Found};
-use super::heal::{LastWord, Reread, is_same_timeline, offset_before};
+use super::heal::{LastWord, NOTHING_KEPT, Reread, offset_before};
+use super::history;
 use super::item::{Change, Content, Element, decode};
 use super::merge::{Decision, Version, decide};
 use super::photos::{self, Download};
@@ -28,8 +29,6 @@ const HELD_BYTES_MAX: usize = 32 << 20;
 const REREADS_MAX: u32 = 8;
 /// How often a file may change under a decision about it.
 const DECISIONS_MAX: u32 = 10;
-/// The cut of a server that lost everything.
-const NOTHING_KEPT: &str = "0000000000000000_0000000000000000";
 
 /// The last word on one key.
 struct Last {
@@ -102,13 +101,23 @@ enum Ready {
 /// Brings the folder up to what the server has.
 pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
     // Without a cursor the whole stream is read, against whatever was agreed on before.
-    let mut reread = session.state.cursor.is_none().then_some(Reread { cut: None });
+    let mut reread = session.state.cursor.is_none().then(|| Reread { cut: session.state.cut.clone() });
+    // If nothing speaks of what is past the cursor, reading from it on will tell the same.
+    if session.state.cursor != session.state.heard
+        && let Some(cut) = history::find_loss(session)?
+    {
+        session.become_another()?;
+        reread = Some(reread.unwrap_or(Reread { cut: None }).and_lost(cut));
+    }
     for _ in 0..REREADS_MAX {
-        let cursor = session.state.cursor.as_deref();
-        let from = if reread.is_some() { START } else { cursor.unwrap_or(START) }.to_owned();
+        let cursor = session.state.cursor.clone().unwrap_or(START.to_owned());
+        let from = if reread.is_some() { START } else { cursor.as_str() };
         match gather(session, from, reread.as_ref())? {
             Gathering::Done(gathered) => return merge(session, gathered, reread.as_ref()),
-            Gathering::Cut(cut) => reread = Some(Reread { cut: Some(find_cut(session, cut)?) }),
+            Gathering::Cut(cut) => {
+                let cut = history::find_cut(session, &cursor, cut)?;
+                reread = Some(reread.unwrap_or(Reread { cut: None }).and_lost(cut));
+            }
             Gathering::Missing => {
                 session.remote.create(session.collection)?;
                 reread = Some(Reread { cut: Some(NOTHING_KEPT.into()) });
@@ -126,32 +135,9 @@ pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
     Err(Failure::new(1, cause, "sync again once the server has been restored"))
 }
 
-/// Up to where the server still has what this device has read. What it says of that is exact if it knows the timeline
-/// of the cursor. If it does not, it can only guess, and an older cursor is tried whose timeline it may know: of two
-/// places, the earlier makes more be said again, while a later one would let old versions win over new ones.
-fn find_cut(session: &Session<'_>, told: Option<String>) -> Result<String, Failure> {
-    let state = &session.state;
-    let mut lost = state.cursor.as_deref();
-    let mut told = told;
-    for mark in state.marks.iter().rev() {
-        match (&told, lost) {
-            (Some(cut), Some(lost)) if is_same_timeline(cut, lost) => break,
-            (_, Some(lost)) if is_same_timeline(mark, lost) => continue,
-            _ => {}
-        }
-        match session.remote.read(session.collection, mark)? {
-            Page::Content { .. } => return Ok(mark.clone()),
-            Page::Cut(cut) => (told, lost) = (cut, Some(mark.as_str())),
-            Page::Trimmed | Page::Missing => break,
-        }
-    }
-    let exact = told.filter(|cut| lost.is_some_and(|lost| is_same_timeline(cut, lost)));
-    Ok(exact.unwrap_or(NOTHING_KEPT.into()))
-}
-
-fn gather(session: &Session<'_>, from: String, reread: Option<&Reread>) -> Result<Gathering, Failure> {
+fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<Gathering, Failure> {
     let mut gathered = Gathered::default();
-    let mut offset = from;
+    let mut offset = from.to_owned();
     loop {
         let (elements, next, at_end) = match session.remote.read(session.collection, &offset)? {
             Page::Content { elements, next, at_end } => (elements, next, at_end),
@@ -248,6 +234,15 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         None => Vec::new(),
     };
     let words = gathered.into_words(session);
+    match reread {
+        None => session.state.hear(&cursor),
+        // What is agreed on from here on speaks of the history that was read now. A crash lets all begin again.
+        Some(reread) => {
+            session.state.cursor = None;
+            session.state.cut = reread.cut.clone();
+            session.state.heard = Some(cursor.clone());
+        }
+    }
     intend(session, &words)?;
     let mut progress = Progress::new("pulling", words.len() as u64);
     let mut merger = Merger { session, reread, again: Again::default() };
@@ -265,6 +260,7 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
     silent.iter().for_each(|key| session.state.forget(key));
     if reread.is_some() {
         session.state.marks.clear();
+        session.state.cut = None;
     }
     ends.iter().for_each(|end| session.state.mark(end));
     session.state.cursor = Some(cursor);

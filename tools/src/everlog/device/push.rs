@@ -11,7 +11,8 @@ use super::clock;
 use super::collection::Collection;
 use super::digest::Digest;
 use super::folder::{self, Bytes, Scan};
-use super::heal::offset_before;
+use super::heal::{NOTHING_KEPT, offset_after, offset_before};
+use super::history;
 use super::item::{Content, Operation, Stamp, encode};
 use super::merge::Version;
 use super::photos::{self, Print, Upload};
@@ -93,6 +94,7 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
     match session.remote.append(session.collection, &state.producer, state.epoch, batch)? {
         Append::Accepted { next, level } => {
             let batch = state.outbox.remove(0);
+            state.hear(&next);
             arrived(session, &batch, &next, level);
             // Nothing came between what has been read and this batch.
             if session.state.cursor.as_ref() == Some(&batch.expect) {
@@ -103,9 +105,14 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
         }
         Append::Duplicate { next, level } => {
             let batch = state.outbox.remove(0);
-            // Others may have written since it arrived: it is read like any other change.
-            let next = next.unwrap_or(batch.expect.clone());
-            arrived(session, &batch, &next, level);
+            session.state.number = batch.number + 1;
+            // Others may have written since it arrived: it is read like any other change. How far the stream goes by
+            // now says nothing of where the batch lies in it, but what the batch expected does.
+            if let Some(next) = next {
+                session.state.hear(&next);
+                let end = offset_after(&batch.expect, batch.changes.len() as u64);
+                arrived(session, &batch, &end, level);
+            }
             Ok(Pushed::All)
         }
         Append::Moved => {
@@ -113,11 +120,11 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
             state.outbox.clear();
             Ok(Pushed::Refused)
         }
-        Append::Estranged => {
-            session.become_another()?;
-            session.state.cursor = None;
-            session.save()?;
-            Ok(Pushed::Refused)
+        Append::Estranged => read_all_anew(session, None),
+        Append::Forgotten => {
+            // If it does not say what it has lost, it may be anything.
+            let cut = history::find_loss(session)?.unwrap_or(NOTHING_KEPT.to_owned());
+            read_all_anew(session, Some(cut))
         }
         Append::TooLarge => {
             let batch = state.outbox.remove(0);
@@ -131,6 +138,15 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
             Ok(Pushed::Refused)
         }
     }
+}
+
+/// Has the next pull read the whole stream, also after a crash, and goes on under another name.
+fn read_all_anew(session: &mut Session<'_>, cut: Option<String>) -> Result<Pushed, Failure> {
+    session.become_another()?;
+    session.state.cursor = None;
+    session.state.cut = cut;
+    session.save()?;
+    Ok(Pushed::Refused)
 }
 
 /// The server has the batch: its versions are what both sides agree on.

@@ -3,6 +3,8 @@
 //! It keeps no state and merges nothing. Invariant: each answer becomes one case of an enumeration, or a failure; "not
 //! there" is never made of anything but the server's own word for it.
 
+use std::cmp::Ordering;
+
 use serde_json::value::RawValue;
 use ureq::http::Method;
 
@@ -51,8 +53,10 @@ pub enum Append {
     },
     /// The stream does not end where the batch expects it.
     Moved,
-    /// Somebody else has written under this device's name, or the server has forgotten what it had written.
+    /// Somebody else has written under this device's name: the device's folder was copied.
     Estranged,
+    /// The server does not know what this device had written before.
+    Forgotten,
     TooLarge,
 }
 
@@ -143,17 +147,21 @@ impl Remote {
         let level = answer.header("everlog-durability").map(str::to_owned);
         match (answer.status, next) {
             (200, Some(next)) => Ok(Append::Accepted { next, level }),
-            // A device sends one batch at a time. If the server has seen a later number than this one, it was not this
-            // device that sent it, and what arrived under this number is not known.
-            (204, _) if answer.number("producer-seq").is_some_and(|highest| highest != batch.number) => {
-                Ok(Append::Estranged)
+            (204, next) => {
+                // A device sends one batch at a time. If the server has seen a later number than this one, it was not
+                // this device that sent it, and what arrived under this number is not known.
+                match answer.number("producer-seq").map_or(Ordering::Equal, |highest| highest.cmp(&batch.number)) {
+                    Ordering::Equal => Ok(Append::Duplicate { next, level }),
+                    Ordering::Greater => Ok(Append::Estranged),
+                    Ordering::Less => Ok(Append::Forgotten),
+                }
             }
-            (204, next) => Ok(Append::Duplicate { next, level }),
             // A stream that is missing, or whose history is another by now, is read before anything is appended to it.
             (404 | 410 | 412, _) => Ok(Append::Moved),
             (403, _) => Ok(Append::Estranged),
-            (409, _) if answer.says("producer-conflict") || answer.header("producer-expected-seq").is_some() => {
-                Ok(Append::Estranged)
+            (409, _) if answer.says("producer-conflict") => Ok(Append::Estranged),
+            (409, _) if let Some(expected) = answer.number("producer-expected-seq") => {
+                Ok(if expected < batch.number { Append::Forgotten } else { Append::Estranged })
             }
             (413, _) => Ok(Append::TooLarge),
             _ => Err(answer.unexpected("an append")),
