@@ -1,13 +1,16 @@
 //! Devices against a stand-in that has lost what they rely on: each test is one way in which an item could be gone for
 //! good although a device has it.
 
-use crate::device::{Device, scratch};
+use std::fs;
+
+use crate::device::{Device, scratch, stderr};
 use crate::stand_in::{Fault, StandIn};
 
-const OTHER: &str =
+pub const OTHER: &str =
     r#"{"type":"note","key":"other","value":{"encoding":"utf-8","data":"x"},"headers":{"operation":"insert"}}"#;
 
-fn devices<const N: usize>(names: [&str; N]) -> (tempfile::TempDir, StandIn, [Device; N]) {
+/// Devices of one user, and the stand-in that they sync with.
+pub fn devices<const N: usize>(names: [&str; N]) -> (tempfile::TempDir, StandIn, [Device; N]) {
     let (dir, server) = (scratch(), StandIn::start());
     let devices = names.map(|name| Device::new(dir.path(), name, &server.url()));
     (dir, server, devices)
@@ -126,5 +129,67 @@ fn a_server_that_forgot_does_not_win_over_the_device() {
     a.sync();
     assert_eq!((a.read("notes/one"), a.files().len()), ("v2".to_owned(), 3));
     let changes = server.world().changes("notes");
-    assert!(changes.iter().filter(|change| change.contains("one")).next_back().is_some_and(|last| last.contains("v2")));
+    assert!(changes.iter().rfind(|change| change.contains("one")).is_some_and(|last| last.contains("v2")));
+}
+
+#[test]
+fn an_empty_folder_is_not_the_wish_to_delete_everything() {
+    let (_dir, server, [a]) = devices(["a"]);
+    let names = ["notes/one", "notes/two", "notes/three"];
+    names.iter().for_each(|name| a.write(name, "1"));
+    a.sync();
+    // A disk that is not mounted leaves its mount point.
+    fs::rename(a.dir.join("notes"), a.dir.join("unmounted")).expect("it is there");
+    fs::create_dir(a.dir.join("notes")).expect("there is room");
+    let refused = a.sync_to(3);
+    assert!(stderr(&refused).contains("--allow-empty"), "{}", stderr(&refused));
+    assert_eq!(server.world().changes("notes").len(), 3);
+    fs::remove_dir(a.dir.join("notes")).expect("it is empty");
+    fs::rename(a.dir.join("unmounted"), a.dir.join("notes")).expect("it is there");
+    assert_eq!(a.sync()["deleted"], 0);
+    // Few may go without a word, and many with one.
+    a.remove(names[0]);
+    assert_eq!(a.sync()["deleted"], 1);
+    names[1..].iter().for_each(|name| a.remove(name));
+    assert_eq!(a.sync()["deleted"], 2);
+    names.iter().for_each(|name| a.write(name, "1"));
+    a.sync();
+    names.iter().for_each(|name| a.remove(name));
+    a.sync_to(3);
+    let done = a.run("sync", &["--allow-empty", "--json"]);
+    assert!(String::from_utf8_lossy(&done.stdout).contains(r#""deleted":3"#), "{done:?}");
+}
+
+#[test]
+fn a_copy_of_a_lost_version_is_not_deleted_in_the_same_breath() {
+    let (_dir, _server, [a, b]) = devices(["a", "b"]);
+    a.write("notes/k", "v1");
+    a.sync();
+    b.sync();
+    a.write("notes/k", "x");
+    b.write("notes/k", "y");
+    b.sync();
+    assert_eq!(a.sync()["conflicts"], 1);
+    b.sync();
+    // The same version loses once more, while the other device deletes the copy of the first time.
+    a.write("notes/k", "x");
+    let files = b.files();
+    let copy = files.keys().find(|name| name.contains(".conflict-")).expect("it was kept");
+    b.remove(copy);
+    b.write("notes/k", "z");
+    b.sync();
+    assert_eq!(a.sync()["conflicts"], 1);
+    b.sync();
+    assert_eq!((a.read("notes/k"), a.read(copy)), ("z".to_owned(), "x".to_owned()));
+    assert_eq!(a.files(), b.files());
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_does_not_keep_the_others_waiting() {
+    let (_dir, server, [a]) = devices(["a"]);
+    fs::remove_dir(a.dir.join("contacts")).expect("it is empty");
+    a.write("contacts", "a file");
+    a.write("notes/one", "1");
+    a.sync_to(5);
+    assert_eq!(server.world().changes("notes").len(), 1);
 }

@@ -8,4 +8,5 @@ mod device;
 mod everlogd;
 mod faults;
 mod losses;
+mod resets;
 mod stand_in;

@@ -130,7 +130,9 @@ mod tests {
     fn healed(known: &str, at: u64, local: &str, remote: &str, last_at: u64, was_put_back: bool) -> Decision {
         let mut state = State::new("d".into());
         state.agree("k", version(known), &offset(at));
-        let last = LastWord { version: version(remote), offset: &offset(last_at), was_put_back };
+        // What was written after the loss belongs to another timeline.
+        let last_at = if last_at > 50 { format!("0000000200000001_{last_at:016x}") } else { offset(last_at) };
+        let last = LastWord { version: version(remote), offset: &last_at, was_put_back };
         let base = Reread { cut: Some(offset(50)) }.base(&state, "k", &last);
         decide(base, version(local), version(remote))
     }

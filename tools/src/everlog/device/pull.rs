@@ -228,6 +228,7 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         Some(_) => {
             // Everything is said anew.
             session.state.wanted.clear();
+            session.state.unreadable.clear();
             let known = session.state.items.keys().chain(session.state.deleted.keys());
             known.filter(|key| !gathered.last.contains_key(*key)).cloned().collect()
         }
@@ -265,6 +266,9 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
     ends.iter().for_each(|end| session.state.mark(end));
     session.state.cursor = Some(cursor);
     session.state.merging.clear();
+    for (key, why) in &session.state.unreadable {
+        session.report.damaged(session.collection, key, why.clone());
+    }
     session.save()
 }
 
@@ -305,8 +309,9 @@ struct Merger<'s, 'a> {
 impl Merger<'_, '_> {
     /// Makes the file what the last word on it, what is here, and what was agreed on make of it together.
     fn settle(&mut self, key: &str, mut last: Last) -> Result<(), Failure> {
-        if let Said::Unreadable(why) = &last.said {
-            self.session.report.damaged(self.session.collection, key, why.clone());
+        if let Said::Unreadable(why) = last.said {
+            self.session.state.wanted.remove(key);
+            self.session.state.unreadable.insert(key.to_owned(), why);
             return Ok(());
         }
         let remote = last.version();
@@ -328,9 +333,10 @@ impl Merger<'_, '_> {
             let done = match (decision, local) {
                 (Decision::Settled | Decision::Keep, _) => Done::Yes,
                 (Decision::Delete, _) => self.session.folder.remove(key, local)?,
-                (Decision::Conflict, Some(hash)) if self.session.folder.keep_both(key, hash)?.is_none() => {
-                    Done::Changed
-                }
+                (Decision::Conflict, Some(hash)) => match self.keep_both(key, hash)? {
+                    Done::Yes => self.put(key, ready.as_ref(), local)?,
+                    not => not,
+                },
                 (Decision::Write | Decision::Conflict, _) => self.put(key, ready.as_ref(), local)?,
             };
             match done {
@@ -355,6 +361,22 @@ impl Merger<'_, '_> {
         let Some(reread) = self.reread else { return (state.base(key), false) };
         let word = LastWord { version: last.version(), offset: &last.offset, was_put_back: last.was_put_back };
         (reread.base(state, key, &word), reread.must_be_said_again(state, key, &word))
+    }
+
+    /// Keeps the file's version under another name before the server's takes its own.
+    fn keep_both(&mut self, key: &str, hash: Digest) -> Result<Done, Failure> {
+        let name = match self.session.folder.keep_both(key, hash)? {
+            Ok(name) => name,
+            Err(not) => return Ok(not),
+        };
+        // A copy that was there already, agreed on with the server, may be what the same pull is about to delete. From
+        // now on it is an edit of this device, also after a crash that comes before its turn.
+        let state = &mut self.session.state;
+        let (item, intent) = (state.items.remove(&name), state.merging.remove(&name));
+        if item.is_some() || intent.is_some() {
+            self.session.save()?;
+        }
+        Ok(Done::Yes)
     }
 
     fn put(&self, key: &str, content: Option<&Ready>, local: Version) -> Result<Done, Failure> {

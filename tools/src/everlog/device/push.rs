@@ -27,6 +27,10 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 /// A batch is closed when it would grow beyond this.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// So few items may be deleted by hand and leave an empty folder. Where there were more, something else has happened
+/// to them, as far as a device can tell.
+pub const EMPTIED_MAX: usize = 2;
+
 #[derive(PartialEq, Eq, Debug)]
 pub enum Pushed {
     All,
@@ -53,6 +57,10 @@ pub fn resend(session: &mut Session<'_>) -> Result<(), Failure> {
 /// Sends every change that the folder has against what was agreed on.
 pub fn push(session: &mut Session<'_>) -> Result<Pushed, Failure> {
     let scan = folder::scan(session.folder, session.state.items.keys())?;
+    let known = session.state.items.len();
+    if scan.items.is_empty() && scan.unknown.is_empty() && known > EMPTIED_MAX && !session.allow_empty {
+        return Err(session.folder.emptied(known));
+    }
     for (name, why) in &scan.odd {
         session.report.skip(session.collection, name, *why);
     }
@@ -60,7 +68,8 @@ pub fn push(session: &mut Session<'_>) -> Result<Pushed, Failure> {
         session.report.skip(session.collection, key, why.clone());
     }
     let mut keys = changed(&session.state, &scan);
-    keys.retain(|key| !session.too_large.contains(key));
+    // What the server has in another version that could not be taken yet is left alone.
+    keys.retain(|key| !session.too_large.contains(key) && !session.state.wanted.contains_key(key));
     let total = keys.len();
     let mut progress = Progress::new("pushing", total as u64);
     let mut plan = Plan { keys: keys.into_iter(), carried: None };
@@ -75,15 +84,11 @@ pub fn push(session: &mut Session<'_>) -> Result<Pushed, Failure> {
     Ok(Pushed::All)
 }
 
-/// Keys whose file is not what was agreed on. What the server has in another version that could not be taken yet is
-/// left alone, and what cannot be read is no deletion.
+/// Keys whose file is not what was agreed on. What cannot be read is no deletion.
 pub fn changed(state: &State, scan: &Scan) -> Vec<String> {
     let keys: BTreeSet<&String> = scan.items.keys().chain(state.items.keys()).collect();
-    let is_change = |key: &&String| {
-        scan.items.get(*key).copied() != state.base(key)
-            && !scan.unknown.contains_key(*key)
-            && !state.wanted.contains_key(*key)
-    };
+    let is_change =
+        |key: &&String| scan.items.get(*key).copied() != state.base(key) && !scan.unknown.contains_key(*key);
     keys.into_iter().filter(is_change).cloned().collect()
 }
 

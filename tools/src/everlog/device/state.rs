@@ -57,6 +57,9 @@ pub struct State {
     pub merging: BTreeMap<String, Intent>,
     /// Versions that the server has and this device could not take yet.
     pub wanted: BTreeMap<String, Wanted>,
+    /// Keys whose last word on the server nobody can read, and why, until a readable one comes.
+    #[serde(default)]
+    pub unreadable: BTreeMap<String, String>,
     /// Sent, or about to be sent, and not known to have arrived.
     pub outbox: Vec<Batch>,
 }
@@ -115,6 +118,7 @@ impl State {
             deleted: BTreeMap::new(),
             merging: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             outbox: Vec::new(),
         }
     }
@@ -127,6 +131,7 @@ impl State {
     /// From now on this is what both sides agree on for the key.
     pub fn agree(&mut self, key: &str, version: Option<Digest>, offset: &str) {
         self.wanted.remove(key);
+        self.unreadable.remove(key);
         match version {
             Some(hash) => {
                 self.deleted.remove(key);
@@ -162,6 +167,11 @@ impl State {
         self.items.remove(key);
         self.deleted.remove(key);
         self.wanted.remove(key);
+    }
+
+    /// Whether the version is agreed on, or is what a merge was about to make of the file: then the server has it.
+    pub fn knows(&self, key: &str, version: Digest) -> bool {
+        self.base(key) == Some(version) || self.merging.get(key).is_some_and(|intent| intent.hash == Some(version))
     }
 
     /// Another writer to the stream, of whom the server has never heard. What was in the outbox is not sent under the
@@ -204,7 +214,7 @@ impl Bad {
             Self::Damaged => Failure::new(
                 4,
                 format!("the device's state {} is damaged", path.display()),
-                "keep a copy of the folder, then run `everlog device reset --force` on it and sync again",
+                "run `everlog device reset --keep-files` on the folder and sync again: the files stay and are merged",
             ),
             Self::Newer(version) => Failure::new(
                 3,
