@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::collection::{Collection, conflict_name};
+use super::collection::{Collection, conflict_name, is_leaving};
 use super::digest::Digest;
 use super::disk::{self, failed};
 use super::merge::Version;
@@ -36,6 +36,8 @@ pub struct Names {
     pub items: Vec<String>,
     /// What cannot be an item though it looks like one: name and reason.
     pub odd: Vec<(String, &'static str)>,
+    /// What the user may take for an item though it is none: name and reason.
+    pub others: Vec<(String, &'static str)>,
 }
 
 /// What is under one name.
@@ -108,13 +110,14 @@ impl Folder {
         let entries = fs::read_dir(&self.path).map_err(|e| self.unread(e))?;
         for entry in entries {
             let entry = entry.map_err(|e| self.unread(e))?;
-            if !entry.file_type().map_err(failed("looking at", &entry.path()))?.is_file() {
-                continue;
-            }
+            let is_file = entry.file_type().map_err(failed("looking at", &entry.path()))?.is_file();
             match entry.file_name().into_string() {
+                Ok(name) if is_leaving(&name) => {}
+                Ok(name) if !is_file => names.others.push((name, "it is no file")),
+                Err(_) if !is_file => {}
                 Err(name) if name.as_encoded_bytes().starts_with(b".") => {}
                 Err(name) => names.odd.push((name.to_string_lossy().into_owned(), "its name is not UTF-8")),
-                Ok(name) if !self.collection.takes(&name) => {}
+                Ok(name) if !self.collection.takes(&name) => names.others.push((name, self.collection.wants())),
                 Ok(name) => match self.collection.refuses(&name) {
                     Some(why) => names.odd.push((name, why)),
                     None => names.items.push(name),
@@ -380,12 +383,13 @@ pub struct Scan {
     pub items: BTreeMap<String, Digest>,
     pub unknown: BTreeMap<String, String>,
     pub odd: Vec<(String, &'static str)>,
+    pub others: Vec<(String, &'static str)>,
 }
 
 /// Reads everything. `known`: keys whose absence is a deletion, so that it must be certain.
 pub fn scan<'a>(folder: &Folder, known: impl Iterator<Item = &'a String>) -> Result<Scan, Failure> {
     let names = folder.names()?;
-    let mut scan = Scan { items: BTreeMap::new(), unknown: BTreeMap::new(), odd: names.odd };
+    let mut scan = Scan { items: BTreeMap::new(), unknown: BTreeMap::new(), odd: names.odd, others: names.others };
     for key in names.items.into_iter().chain(known.cloned()) {
         if scan.items.contains_key(&key) || scan.unknown.contains_key(&key) {
             continue;
@@ -482,9 +486,11 @@ mod tests {
         fs::write(notes.join(std::ffi::OsStr::from_bytes(b"\xff")), "x").expect("there is room");
         fs::create_dir(notes.join("dir")).expect("there is room");
         std::os::unix::fs::symlink("a", notes.join("link")).expect("there is room");
-        let names = folder.names().expect("it can be read");
+        let mut names = folder.names().expect("it can be read");
         assert_eq!(names.items, ["a", "b"]);
         assert_eq!(names.odd.len(), 2, "{:?}", names.odd);
+        names.others.sort_unstable();
+        assert_eq!(names.others, [("dir".to_owned(), "it is no file"), ("link".to_owned(), "it is no file")]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::item::{Change, Content, Element, decode};
 use super::merge::{Decision, Version, decide};
 use super::photos::{self, Download};
 use super::remote::{Page, START};
-use super::report::cause;
+use super::report::{NAMED_MAX, cause};
 use super::session::Session;
 use super::state::{Intent, State, Wanted};
 use crate::progress::Progress;
@@ -25,6 +25,8 @@ use everlog_server::failure::Failure;
 
 /// As much content is held until all has been read; what is beyond is read once more when its turn comes.
 const HELD_BYTES_MAX: usize = 32 << 20;
+/// So many pages without an element, one after the other, are the work of no server that means well.
+const EMPTY_PAGES_MAX: u32 = 100;
 /// How often the history may change under a read of it.
 const REREADS_MAX: u32 = 8;
 /// How often a file may change under a decision about it.
@@ -74,6 +76,8 @@ struct Gathered {
     held_bytes: usize,
     /// What has no usable key: a name for it, and what is wrong.
     bad: Vec<(String, String)>,
+    /// All of them, also those that are too many to be named.
+    bad_count: usize,
 }
 
 enum Gathering {
@@ -96,6 +100,14 @@ struct Again {
 enum Ready {
     Bytes(Vec<u8>),
     File(PathBuf),
+}
+
+/// Why content is not at hand.
+enum NotHad {
+    /// The server does not have it, or not as it should be.
+    Damaged(String),
+    /// There is no room for it here.
+    Here(String),
 }
 
 /// Brings the folder up to what the server has.
@@ -138,6 +150,7 @@ pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
 fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<Gathering, Failure> {
     let mut gathered = Gathered::default();
     let mut offset = from.to_owned();
+    let mut empty = 0;
     loop {
         let (elements, next, at_end) = match session.remote.read(session.collection, &offset)? {
             Page::Content { elements, next, at_end } => (elements, next, at_end),
@@ -145,7 +158,8 @@ fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<
             Page::Trimmed => return Ok(Gathering::Trimmed),
             Page::Missing => return Ok(Gathering::Missing),
         };
-        if !at_end && next == offset {
+        empty = if elements.is_empty() { empty + 1 } else { 0 };
+        if !at_end && (next == offset || empty > EMPTY_PAGES_MAX) {
             let cause = format!("the server gives no more of {} and no end either", session.collection.name);
             return Err(Failure::new(1, cause, "look into the server's log; nothing was changed"));
         }
@@ -166,7 +180,7 @@ impl Gathered {
     fn hear(&mut self, session: &Session<'_>, element: &RawValue, offset: String, page: &str, reread: Option<&Reread>) {
         let (key, said) = match decode(session.collection, element.get()) {
             Element::Control => return,
-            Element::Unreadable(None, why) => return self.bad.push((format!("(record before {offset})"), why)),
+            Element::Unreadable(None, why) => return self.refuse(format!("(record before {offset})"), why),
             Element::Unreadable(Some(key), why) => (key, Said::Unreadable(why)),
             Element::Change(Change { key, content: Content::Deleted }) => (key, Said::Deleted),
             Element::Change(Change { key, content: Content::Photo { hash, size } }) => {
@@ -179,7 +193,7 @@ impl Gathered {
             }
         };
         if let Some(why) = session.collection.refuses(&key) {
-            return self.bad.push((key, why.to_owned()));
+            return self.refuse(key, why.to_owned());
         }
         self.held_bytes += held(&said);
         let mut last = Last { said, offset, page: page.to_owned(), was_put_back: false };
@@ -192,6 +206,13 @@ impl Gathered {
             last.was_put_back |= earlier.was_put_back;
         }
         self.last.insert(key, last);
+    }
+
+    fn refuse(&mut self, name: String, why: String) {
+        self.bad_count += 1;
+        if self.bad.len() < NAMED_MAX {
+            self.bad.push((name, why));
+        }
     }
 
     /// The words in the order of their pages, and after them what earlier syncs could not take.
@@ -219,6 +240,7 @@ fn held(said: &Said) -> usize {
 }
 
 fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Reread>) -> Result<(), Failure> {
+    session.report.damaged_more(gathered.bad_count - gathered.bad.len());
     for (name, why) in std::mem::take(&mut gathered.bad) {
         session.report.damaged(session.collection, &name, why);
     }
@@ -327,7 +349,8 @@ impl Merger<'_, '_> {
             if matches!(decision, Decision::Write | Decision::Conflict) && ready.is_none() {
                 match self.fetch(key, &mut last)? {
                     Ok(content) => ready = Some(content),
-                    Err(why) => return self.miss(key, &last, why),
+                    Err(NotHad::Damaged(why)) => return self.miss(key, &last, why),
+                    Err(NotHad::Here(why)) => return self.leave(key, &last, why),
                 }
             }
             let done = match (decision, local) {
@@ -420,25 +443,32 @@ impl Merger<'_, '_> {
     }
 
     /// The content of the last word, or why it cannot be had.
-    fn fetch(&mut self, key: &str, last: &mut Last) -> Result<Result<Ready, String>, Failure> {
+    fn fetch(&mut self, key: &str, last: &mut Last) -> Result<Result<Ready, NotHad>, Failure> {
         match &mut last.said {
             Said::File { hash, bytes } => match bytes.take() {
                 Some(bytes) => Ok(Ok(Ready::Bytes(bytes))),
-                None => self.read_again(key, *hash, &last.page),
+                None => Ok(self.read_again(key, *hash, &last.page)?.map_err(NotHad::Damaged)),
             },
             Said::Photo { hash, size } => {
                 let partial = self.session.home.join("partial");
                 let fetched = &mut self.session.report.photo_bytes_downloaded;
                 match photos::download(self.session.remote, &partial, *hash, *size, fetched) {
                     Ok(Download::Complete(path)) => Ok(Ok(Ready::File(path))),
-                    Ok(Download::Incomplete) => Ok(Err("its bytes are not complete on the server yet".into())),
-                    Ok(Download::Damaged(what)) => Ok(Err(what)),
-                    // One photo that the server cannot read is no reason to keep the others away.
-                    Err(failure) if failure.code() == 4 => Ok(Err(cause(&failure))),
+                    Ok(Download::Incomplete) => {
+                        Ok(Err(NotHad::Damaged("its bytes are not complete on the server yet".into())))
+                    }
+                    Ok(Download::Damaged(what)) => Ok(Err(NotHad::Damaged(what))),
+                    // One photo that the server cannot read, or for which there is no room, is no reason to keep the
+                    // others away.
+                    Err(failure) if failure.code() == 4 => Ok(Err(NotHad::Damaged(cause(&failure)))),
+                    Err(failure) if failure.code() == 5 => {
+                        photos::discard(&partial, *hash)?;
+                        Ok(Err(NotHad::Here(cause(&failure))))
+                    }
                     Err(failure) => Err(failure),
                 }
             }
-            Said::Deleted | Said::Unreadable(_) => Ok(Err("there is nothing to be had".into())),
+            Said::Deleted | Said::Unreadable(_) => Ok(Err(NotHad::Damaged("there is nothing to be had".into()))),
         }
     }
 

@@ -5,6 +5,7 @@
 //! request that may have left this device is in the saved outbox, word for word, until its fate is known.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::ErrorKind;
 
 use super::clock;
@@ -17,6 +18,7 @@ use super::item::{Content, Operation, Stamp, encode};
 use super::merge::Version;
 use super::photos::{self, Print, Upload};
 use super::remote::Append;
+use super::report::cause;
 use super::session::Session;
 use super::state::{Batch, State};
 use crate::progress::Progress;
@@ -63,6 +65,9 @@ pub fn push(session: &mut Session<'_>) -> Result<Pushed, Failure> {
     }
     for (name, why) in &scan.odd {
         session.report.skip(session.collection, name, *why);
+    }
+    for (name, why) in &scan.others {
+        session.report.note(session.collection, name, why);
     }
     for (key, why) in &scan.unknown {
         session.report.skip(session.collection, key, why.clone());
@@ -218,7 +223,8 @@ impl Plan {
             };
             let json = encode(session.collection, &key, &content, operation, stamp);
             if json.len() + "[]".len() > BODY_BYTES_MAX {
-                skip_large(session, &key);
+                let is_text = matches!(&content, Content::File(bytes) if std::str::from_utf8(bytes).is_ok());
+                skip_large(session, &key, is_text);
                 continue;
             }
             return Ok(Some(Message { key, version, json }));
@@ -227,8 +233,9 @@ impl Plan {
     }
 }
 
-fn skip_large(session: &mut Session<'_>, key: &str) {
-    session.report.skip(session.collection, key, "it does not fit into one record of 8 MiB");
+fn skip_large(session: &mut Session<'_>, key: &str, is_text: bool) {
+    let more = if is_text { "" } else { ", in which its bytes take a third more, as base64" };
+    session.report.skip(session.collection, key, format!("it does not fit into one record of 8 MiB{more}"));
 }
 
 /// What the item is now, the bytes of a photo being on the server. None if it cannot be told, which is in the report.
@@ -243,7 +250,7 @@ fn content(session: &mut Session<'_>, key: &str) -> Result<Option<(Content, Vers
             Ok(Some((Content::File(bytes), Some(hash))))
         }
         Bytes::TooLarge => {
-            skip_large(session, key);
+            skip_large(session, key, true);
             Ok(None)
         }
         Bytes::Unknown(why) => {
@@ -280,18 +287,41 @@ fn photo(session: &mut Session<'_>, key: &str) -> Result<Option<(Content, Versio
     if Some(print.hash) == session.state.base(key) {
         return Ok(None);
     }
-    match photos::upload(session.remote, &file, &print)? {
-        Upload::Complete(bytes) => {
+    match upload(session, &file, &print) {
+        Ok(Upload::Complete(bytes)) => {
             session.report.photo_bytes_uploaded += bytes;
+            session.verified.insert(print.hash);
             Ok(Some((Content::Photo { hash: print.hash, size: print.size }, Some(print.hash))))
         }
-        Upload::Changed => {
+        Ok(Upload::Changed) => {
             session.report.skip(collection, key, "it changed while it was uploaded");
             Ok(None)
         }
-        Upload::Conflict => {
-            session.report.damaged(collection, key, "its stream on the server holds other bytes than the photo's");
+        Ok(Upload::Conflict(why)) => {
+            session.report.damaged(collection, key, why);
             Ok(None)
         }
+        // One photo that the server cannot read back, or that has no room to be read back to, is no reason to keep the
+        // others away.
+        Err(failure) if failure.code() == 4 => {
+            session.report.damaged(collection, key, cause(&failure));
+            Ok(None)
+        }
+        Err(failure) if failure.code() == 5 => {
+            photos::discard(&session.home.join("partial"), print.hash)?;
+            session.report.skip(collection, key, cause(&failure));
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
+}
+
+/// Uploads a photo, unless it is known that the server has it: it may only have a new name.
+fn upload(session: &mut Session<'_>, file: &File, print: &Print) -> Result<Upload, Failure> {
+    let is_agreed = session.state.items.values().any(|item| item.hash == print.hash);
+    if is_agreed || session.verified.contains(&print.hash) {
+        return Ok(Upload::Complete(0));
+    }
+    let fetched = &mut session.report.photo_bytes_downloaded;
+    photos::upload(session.remote, file, print, &session.home.join("partial"), fetched)
 }

@@ -4,7 +4,9 @@
 //! there" is never made of anything but the server's own word for it.
 
 use std::cmp::Ordering;
+use std::fmt;
 
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use ureq::http::Method;
 
@@ -244,9 +246,52 @@ fn page(answer: &Answer) -> Result<Page, Failure> {
     let next = next_offset(answer)?;
     // At the end of a stream a server may leave the body away.
     let body = if answer.body.is_empty() { b"[]" } else { answer.body.as_slice() };
-    let elements = serde_json::from_slice(body).map_err(|e| {
+    let Elements(elements) = serde_json::from_slice(body).map_err(|e| {
         let cause = format!("the server answered a read with something that is no list of changes: {e}");
         Failure::new(1, cause, "see whether the address leads to everlog; nothing was changed")
     })?;
     Ok(Page::Content { elements, next, at_end: answer.is_set("stream-up-to-date") })
+}
+
+/// The elements of one page. There may be no more than a page of everlog has by far, however small they are.
+struct Elements(Vec<Box<RawValue>>);
+
+const ELEMENTS_MAX: usize = 1 << 17;
+
+impl<'de> Deserialize<'de> for Elements {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded;
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Elements;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of changes")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Elements, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = list.next_element()? {
+                    if elements.len() == ELEMENTS_MAX {
+                        return Err(de::Error::custom("there are too many of them in one page"));
+                    }
+                    elements.push(element);
+                }
+                Ok(Elements(elements))
+            }
+        }
+        deserializer.deserialize_seq(Bounded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_no_more_elements_than_can_be_held() {
+        let list = |count: usize| format!("[{}]", vec!["1"; count].join(","));
+        let read = |text: String| serde_json::from_str::<Elements>(&text).map(|elements| elements.0.len());
+        assert_eq!(read(list(ELEMENTS_MAX)).expect("it fits"), ELEMENTS_MAX);
+        assert!(read(list(ELEMENTS_MAX + 1)).is_err());
+    }
 }

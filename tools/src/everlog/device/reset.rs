@@ -101,10 +101,8 @@ fn prove_safe(device: &Device, patience: Duration) -> Result<Vec<Doomed>, Failur
     if let Some(failure) = failure {
         return Err(refuse(&report::cause(&failure)));
     }
-    if let Some(item) = report.skipped.first() {
-        let rest = report.skipped.len() - 1;
-        let more = if rest > 0 { format!(" (and {rest} more)") } else { String::new() };
-        return Err(refuse(&format!("{}/{} was not synced: {}{more}", item.collection, item.key, item.why)));
+    if let Some(left_out) = report.left_out() {
+        return Err(refuse(&left_out));
     }
     let mut doomed = Vec::new();
     for collection in ALL {

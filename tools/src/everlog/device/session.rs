@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::account::random_id;
 use super::collection::Collection;
+use super::digest::Digest;
 use super::folder::Folder;
 use super::remote::Remote;
 use super::report::Report;
@@ -31,6 +32,8 @@ pub struct Session<'a> {
     pub allow_empty: bool,
     /// Keys of items that the server found too large.
     pub too_large: BTreeSet<String>,
+    /// Photos whose bytes are known to be on the server.
+    pub verified: BTreeSet<Digest>,
 }
 
 impl<'a> Session<'a> {
@@ -49,6 +52,7 @@ impl<'a> Session<'a> {
             batch_changes_max,
             allow_empty,
             too_large: BTreeSet::new(),
+            verified: BTreeSet::new(),
         }
     }
 
