@@ -4,13 +4,13 @@
 //! every connection has finished its request or the time for that is up, and none was taken since the stop.
 
 use crate::handlers::{self, Context};
+use crate::metrics::Counted;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
-use prometheus_client::metrics::gauge::Gauge;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,7 +72,7 @@ pub async fn serve(listener: TcpListener, audience: Audience, context: Arc<Conte
         };
         let connection = connect(stream, audience, Arc::clone(&context));
         let watched = graceful.watch(connection);
-        let open = Open::new(&context.metrics.connections);
+        let open = Counted::new(&context.metrics.connections);
         tokio::spawn(async move {
             // An error is the client's: it broke off, was too slow, or did not speak HTTP.
             if let Err(error) = watched.await {
@@ -128,21 +128,5 @@ impl Told {
             self.0 = Some(Instant::now());
             tracing::warn!("{trouble}");
         }
-    }
-}
-
-/// Counts a connection for as long as it is open.
-struct Open(Gauge);
-
-impl Open {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

@@ -80,6 +80,25 @@ impl Metrics {
     }
 }
 
+/// Counts something for as long as it is there.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// One more of what `gauge` counts.
+    #[must_use]
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The engine's figures, read when they are asked for.
 #[derive(Debug)]
 struct Engine(Store);

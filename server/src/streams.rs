@@ -233,12 +233,12 @@ impl Streams {
         if must_wait(&page) { self.store.read_async(name, from, PAGE).await } else { page }
     }
 
-    /// Reads the first `records` of a page.
+    /// Reads exactly so many records that are known to be there.
     ///
     /// # Errors
     /// Those of [`Store::read`].
     pub async fn read_some(&self, name: &str, from: Position, records: usize) -> Result<Page> {
-        self.store.read_async(name, from, ReadLimit { records, ..PAGE }).await
+        self.store.read_async(name, from, ReadLimit { records, bytes: usize::MAX }).await
     }
 
     /// Watches a log for more.

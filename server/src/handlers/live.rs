@@ -5,6 +5,7 @@
 
 use super::Context;
 use super::read::{at_end, described, page, refused};
+use crate::metrics::Counted;
 use crate::protocol::answer::{Answer, Refusal, put, set, whole, with};
 use crate::protocol::content::Framing;
 use crate::protocol::headers;
@@ -16,7 +17,6 @@ use everlog::{Page, Subscription};
 use http_body_util::Either;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
-use prometheus_client::metrics::gauge::Gauge;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::Sender;
@@ -28,22 +28,6 @@ const CURSOR_EPOCH_S: u64 = 1_728_432_000;
 const CURSOR_INTERVAL_S: u64 = 20;
 /// The most seconds by which a cursor is moved on that did not change by itself.
 const CURSOR_JITTER_S: u64 = 3600;
-
-/// Counts a reader for as long as it waits.
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
 
 /// The next cursor: the number of the present interval, or, if the client had that, one further on by chance, so that no
 /// cache gives the same answer for ever.

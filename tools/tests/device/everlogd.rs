@@ -174,7 +174,7 @@ fn a_server_that_is_killed_over_and_over_costs_nothing() {
             b.write(&format!("notes/{round}-{i}"), format!("of b, {i}"));
         }
         a.write("photos/p.jpg", vec![round; (3 << 20) + usize::from(round)]);
-        let mut sync = a.start_patient_sync();
+        let mut sync = a.start_sync();
         // In the middle of it, as far as a machine under load has a middle.
         while world.proxy.in_flight() == 0 && sync.try_wait().expect("it was started").is_none() {
             std::thread::yield_now();

@@ -156,7 +156,7 @@ fn a_merge_that_lost_power_is_not_taken_for_the_users_work() {
         }
         Fault::None
     });
-    let mut sync = b.start_patient_sync();
+    let mut sync = b.start_sync();
     is_asked.recv().expect("the server runs");
     sync.kill().expect("it runs");
     sync.wait().expect("it was started");
@@ -445,7 +445,7 @@ fn two_syncs_on_one_folder_exclude_each_other() {
         asked.send(()).expect("the test waits for it");
         Fault::Status(503)
     });
-    let mut first = a.start_patient_sync();
+    let mut first = a.start_sync();
     is_asked.recv().expect("the server runs");
     let second = a.run("sync", &[]);
     assert_eq!(code(&second), 3, "{}", stderr(&second));

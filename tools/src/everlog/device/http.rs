@@ -143,7 +143,9 @@ impl Http {
     pub fn send_to(&self, request: &Request<'_>, mut place: Option<Place<'_>>) -> Result<Answer, Failure> {
         let begun = Instant::now();
         let mut pause = PAUSE_MIN;
+        let mut attempts = 0_u64;
         loop {
+            attempts += 1;
             let (why, wait) = match self.attempt(request, place.as_mut()) {
                 Ok(answer) if answer.passes() => {
                     let wait = answer.number("retry-after").map(Duration::from_secs);
@@ -157,7 +159,7 @@ impl Http {
                 self.gave_up.set(true);
                 return Err(Failure::new(
                     1,
-                    format!("the server could not be reached: {why}"),
+                    format!("the server could not be reached: {why} (attempts: {attempts})"),
                     "run the sync again once it can be; nothing is lost",
                 ));
             }

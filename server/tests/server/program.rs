@@ -118,17 +118,19 @@ impl Drop for Program {
 }
 
 /// A connection on which `request` was sent.
-pub fn send(address: &str, request: &str) -> TcpStream {
+pub fn send(address: &str, request: impl AsRef<[u8]>) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a patience that is not zero");
-    stream.write_all(request.as_bytes()).expect("the server reads");
+    stream.write_all(request.as_ref()).expect("the server reads");
     stream
 }
 
 /// The whole answer to a request that ends its connection.
-pub fn ask(address: &str, request: &str) -> String {
-    let request = request.replacen("\r\n", "\r\nHost: test\r\nConnection: close\r\n", 1);
-    let mut answer = String::new();
-    send(address, &request).read_to_string(&mut answer).expect("an answer");
-    answer
+pub fn ask(address: &str, request: impl AsRef<[u8]>) -> String {
+    let request = request.as_ref();
+    let line = request.windows(2).position(|pair| pair == b"\r\n").expect("a request has a first line");
+    let request = [&request[..line], b"\r\nHost: test\r\nConnection: close", &request[line..]].concat();
+    let mut answer = Vec::new();
+    send(address, request).read_to_end(&mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer).into_owned()
 }

@@ -4,10 +4,8 @@
 //! Exit codes: 2 wrong settings, 3 refused, 4 damage, 5 the disk. The full disk is a memory file system that the test
 //! mounts for the server alone, which needs user namespaces or root.
 
-mod program;
-
+use crate::program::{Ended, Program, QUIET, ask, everlogd, plain, send};
 use everlog::{Batch, Config, Store};
-use program::{Ended, Program, QUIET, ask, everlogd, plain, send};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;

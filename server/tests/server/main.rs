@@ -1,0 +1,5 @@
+//! The program everlogd from outside: how it ends, and what a client of its streams sees.
+
+mod exits;
+mod program;
+mod streams;
