@@ -256,6 +256,28 @@ fn an_edit_after_a_restore_is_not_overwritten_by_a_device_from_before_it() {
 }
 
 #[test]
+fn a_reset_takes_nothing_that_a_server_put_back_to_an_earlier_day_has_lost() {
+    let mut world = World::new();
+    let a = world.device("a");
+    a.write("notes/edited", "v1");
+    a.sync();
+    world.stop();
+    copy_dir(&world.store("store"), &world.store("earlier"));
+    world.start("store");
+    a.write("notes/edited", "v2");
+    a.write("photos/new.jpg", vec![8; (1 << 20) + 8]);
+    a.sync();
+    let before = a.files();
+    world.stop();
+    world.start("earlier");
+    let done = a.run("reset", &[]);
+    assert_eq!(code(&done), 0, "{}", stderr(&done));
+    assert!(a.files().is_empty());
+    a.sync();
+    assert!(a.files() == before);
+}
+
+#[test]
 fn another_store_is_refused() {
     let mut world = World::new();
     let a = world.device("a");

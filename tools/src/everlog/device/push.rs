@@ -154,7 +154,8 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
 fn read_all_anew(session: &mut Session<'_>, cut: Option<String>) -> Result<Pushed, Failure> {
     session.become_another()?;
     session.state.cursor = None;
-    session.state.cut = cut;
+    // A loss that is not healed yet stays one.
+    session.state.cut = cut.or(session.state.cut.take());
     session.save()?;
     Ok(Pushed::Refused)
 }
