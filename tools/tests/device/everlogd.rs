@@ -278,6 +278,34 @@ fn a_reset_takes_nothing_that_a_server_put_back_to_an_earlier_day_has_lost() {
 }
 
 #[test]
+fn a_server_put_back_behind_what_a_broken_off_sync_was_told_is_healed() {
+    let mut world = World::new();
+    let [a, b] = ["a", "b"].map(|name| world.device(name));
+    b.write("photos/p0.jpg", "p0");
+    b.sync();
+    a.sync();
+    world.stop();
+    copy_dir(&world.store("store"), &world.store("earlier"));
+    world.start("store");
+    b.write("photos/p1.jpg", "p1");
+    b.write("photos/p2.jpg", vec![2; 64 << 20]);
+    b.sync();
+    // The first is there and the second, as far as a machine under load lets it be seen, is on its way.
+    let mut sync = a.start_sync();
+    while !a.has("photos/p1.jpg") && sync.try_wait().expect("it was started").is_none() {
+        std::thread::yield_now();
+    }
+    sync.kill().expect("it may have ended");
+    sync.wait().expect("it was started");
+    world.kill();
+    world.start("earlier");
+    a.sync();
+    let c = world.device("c");
+    c.sync();
+    assert!(a.read("photos/p1.jpg") == "p1" && c.files() == a.files());
+}
+
+#[test]
 fn another_store_is_refused() {
     let mut world = World::new();
     let a = world.device("a");
