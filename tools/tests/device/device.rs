@@ -49,6 +49,14 @@ impl Device {
         sync.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
     }
 
+    /// A sync on a disk that takes no file beyond a few MiB.
+    pub fn sync_in_little_room(&self) -> Output {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"trap '' XFSZ; ulimit -f 4096; exec "$@""#, "sh", env!("CARGO_BIN_EXE_everlog")]);
+        shell.args(["device", "sync"]).arg(&self.dir).env_remove("EVERLOG_TOKEN");
+        shell.output().expect("the shell starts")
+    }
+
     /// A sync that ends with this code.
     pub fn sync_to(&self, expected: i32) -> Output {
         // Where the server is to be missed, it need not be missed for long. Where it is not, the machine may stand still.

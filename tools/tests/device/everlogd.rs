@@ -71,9 +71,11 @@ fn what_real_programs_wrote_comes_back_byte_for_byte_after_a_reset() {
     let mut world = World::new();
     let a = world.device("a");
     let items = fill(&a);
-    let refused = a.run("reset", &[]);
+    world.stop();
+    let refused = a.run("reset", &["--retry-seconds", "0"]);
     assert_eq!(code(&refused), 3, "{}", stderr(&refused));
     assert!(a.files() == items, "a refusal removes nothing");
+    world.start("store");
     let done = a.sync();
     assert_eq!(done["pushed"].as_u64(), Some(items.len() as u64));
     assert_eq!(a.sync()["pushed"], 0);
@@ -254,6 +256,56 @@ fn an_edit_after_a_restore_is_not_overwritten_by_a_device_from_before_it() {
 }
 
 #[test]
+fn a_reset_takes_nothing_that_a_server_put_back_to_an_earlier_day_has_lost() {
+    let mut world = World::new();
+    let a = world.device("a");
+    a.write("notes/edited", "v1");
+    a.sync();
+    world.stop();
+    copy_dir(&world.store("store"), &world.store("earlier"));
+    world.start("store");
+    a.write("notes/edited", "v2");
+    a.write("photos/new.jpg", vec![8; (1 << 20) + 8]);
+    a.sync();
+    let before = a.files();
+    world.stop();
+    world.start("earlier");
+    let done = a.run("reset", &[]);
+    assert_eq!(code(&done), 0, "{}", stderr(&done));
+    assert!(a.files().is_empty());
+    a.sync();
+    assert!(a.files() == before);
+}
+
+#[test]
+fn a_server_put_back_behind_what_a_broken_off_sync_was_told_is_healed() {
+    let mut world = World::new();
+    let [a, b] = ["a", "b"].map(|name| world.device(name));
+    b.write("photos/p0.jpg", "p0");
+    b.sync();
+    a.sync();
+    world.stop();
+    copy_dir(&world.store("store"), &world.store("earlier"));
+    world.start("store");
+    b.write("photos/p1.jpg", "p1");
+    b.write("photos/p2.jpg", vec![2; 64 << 20]);
+    b.sync();
+    // The first is there and the second, as far as a machine under load lets it be seen, is on its way.
+    let mut sync = a.start_sync();
+    while !a.has("photos/p1.jpg") && sync.try_wait().expect("it was started").is_none() {
+        std::thread::yield_now();
+    }
+    sync.kill().expect("it may have ended");
+    sync.wait().expect("it was started");
+    world.kill();
+    world.start("earlier");
+    a.sync();
+    let c = world.device("c");
+    c.sync();
+    assert!(a.read("photos/p1.jpg") == "p1" && c.files() == a.files());
+}
+
+#[test]
 fn another_store_is_refused() {
     let mut world = World::new();
     let a = world.device("a");
@@ -265,12 +317,12 @@ fn another_store_is_refused() {
     let refused = a.run("sync", &[]);
     assert_eq!(code(&refused), 3, "{}", stderr(&refused));
     assert_eq!(a.files().len(), 2);
+    assert!(stderr(&refused).contains("--keep-files"), "{}", stderr(&refused));
     // Its user decides to begin anew there.
     assert_eq!(code(&a.run("reset", &[])), 3);
-    a.remove("notes/two");
-    assert_eq!(code(&a.run("reset", &[])), 0);
-    a.sync();
-    assert!(a.files().is_empty());
+    assert_eq!(code(&a.run("reset", &["--keep-files"])), 0);
+    assert_eq!(a.sync()["pushed"], 2);
+    assert_eq!(a.files().len(), 2);
 }
 
 #[test]

@@ -322,7 +322,8 @@ fn a_missing_folder_is_not_the_wish_to_delete() {
     let refused = a.sync_to(3);
     assert!(stderr(&refused).contains("missing"), "{}", stderr(&refused));
     assert_eq!(server.world().changes("notes").len(), 1);
-    assert_eq!(code(&a.run("reset", &[])), 0);
+    assert!(stderr(&refused).contains("--keep-files"), "{}", stderr(&refused));
+    assert_eq!(code(&a.run("reset", &["--keep-files"])), 0);
     a.sync();
     assert_eq!(a.read("notes/one"), "1");
 }
@@ -417,7 +418,7 @@ fn an_upload_goes_on_where_any_device_stopped() {
 }
 
 #[test]
-fn a_damaged_state_is_refused_and_reset_by_force_begins_anew() {
+fn a_damaged_state_is_refused_and_a_reset_that_keeps_the_files_begins_anew() {
     let (dir, server) = (scratch(), StandIn::start());
     let a = Device::new(dir.path(), "a", &server.url());
     a.write("notes/one", "1");
@@ -429,9 +430,9 @@ fn a_damaged_state_is_refused_and_reset_by_force_begins_anew() {
     fs::write(&path, state).expect("there is room");
     a.sync_to(4);
     assert_eq!(code(&a.run("reset", &[])), 4);
-    assert_eq!(code(&a.run("reset", &["--force"])), 0);
-    a.sync();
-    assert_eq!(a.read("notes/one"), "1");
+    assert_eq!(code(&a.run("reset", &["--keep-files"])), 0);
+    assert_eq!((a.read("notes/one"), a.sync()["conflicts"].clone()), ("1".to_owned(), 0.into()));
+    assert_eq!(server.world().changes("notes").len(), 1);
 }
 
 #[test]

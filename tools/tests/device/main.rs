@@ -7,4 +7,7 @@
 mod device;
 mod everlogd;
 mod faults;
+mod hostile;
+mod losses;
+mod resets;
 mod stand_in;

@@ -19,6 +19,8 @@ pub enum Fault {
     After,
     Status(u16),
     Damaged,
+    /// Something else is answered, with status 200.
+    Answer(Vec<(String, String)>, Vec<u8>),
 }
 
 pub struct Request {
@@ -107,9 +109,21 @@ impl World {
         stream.records.push((timeline, record.as_bytes().to_vec()));
     }
 
+    /// A photo's stream that holds anything, complete and closed.
+    pub fn put_photo(&mut self, hash: &str, bytes: &[u8]) {
+        let records = vec![(self.timeline, bytes.to_vec())];
+        let stream = Stream { closed: true, records, ..Stream::default() };
+        self.streams.insert(format!("users/alice/photos/{hash}"), stream);
+    }
+
     /// As a restore does that lost all but the first records.
     pub fn rewind(&mut self, collection: &str, keep: usize) {
         self.timeline += 1;
+        self.forget(collection, keep);
+    }
+
+    /// The same, but without noticing it.
+    pub fn forget(&mut self, collection: &str, keep: usize) {
         let stream = self.streams.get_mut(&format!("users/alice/{collection}")).expect("it is there");
         stream.records.truncate(keep);
         stream.producers.clear();
@@ -272,6 +286,7 @@ fn serve(connection: &TcpStream, shared: &(Mutex<World>, Mutex<Option<Hook>>)) {
                 return;
             }
             Fault::Status(status) => (status, vec![store], Vec::new()),
+            Fault::Answer(headers, body) => (200, [vec![store], headers].concat(), body),
             Fault::Damaged => (500, vec![store, ("Everlog-Error".to_owned(), "damaged".to_owned())], Vec::new()),
         };
         drop(world);

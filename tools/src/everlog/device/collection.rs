@@ -23,6 +23,10 @@ pub const ALL: [Collection; 5] = [
 ];
 
 const KEY_BYTES_MAX: usize = 255;
+/// What follows a full stop in a sentence is no extension.
+const EXTENSION_BYTES_MAX: usize = 16;
+/// What a conflict adds to a name leaves room for some of the name: `.conflict-`, a whole hash, and the extension.
+const _: () = assert!(".conflict-".len() + 64 + 1 + EXTENSION_BYTES_MAX < KEY_BYTES_MAX / 2);
 
 impl Collection {
     /// Photos' bytes travel in streams of their own.
@@ -32,9 +36,17 @@ impl Collection {
 
     /// Whether a file of this name is an item: not hidden, not an editor's leaving, of the collection's kind.
     pub fn takes(&self, name: &str) -> bool {
-        let leaving = name.starts_with('.') || name.ends_with('~') || name.ends_with(".tmp");
         let fits = self.extension.is_none_or(|wanted| split(name).1.strip_prefix('.') == Some(wanted));
-        !leaving && fits
+        !is_leaving(name) && fits
+    }
+
+    /// What is said of a file that is none of the collection's.
+    pub fn wants(&self) -> &'static str {
+        match self.extension {
+            Some("vcf") => "its name does not end in .vcf",
+            Some("ics") => "its name does not end in .ics",
+            _ => "its name is that of no item",
+        }
     }
 
     /// Why a name from the server may not become a file here; None if it may.
@@ -57,10 +69,16 @@ impl Collection {
     }
 }
 
-/// The name before and from its last full stop on. A name that only begins with one has no extension.
+/// Whether a name is hidden or what an editor leaves behind.
+pub fn is_leaving(name: &str) -> bool {
+    name.starts_with('.') || name.ends_with('~') || name.ends_with(".tmp")
+}
+
+/// The name before and from its last full stop on. A name that only begins with one has no extension, nor has one that
+/// goes on for long after it.
 pub fn split(name: &str) -> (&str, &str) {
     match name.rfind('.') {
-        Some(at) if at > 0 => name.split_at(at),
+        Some(at) if at > 0 && name.len() - at <= 1 + EXTENSION_BYTES_MAX => name.split_at(at),
         _ => (name, ""),
     }
 }
@@ -127,6 +145,11 @@ mod tests {
         assert_eq!(conflict_name("a.b.vcf", hash, 8), "a.b.conflict-01234567.vcf");
         let long = format!("{}.txt", "ä".repeat(125));
         let kept = conflict_name(&long, hash, 8);
+        let sentence = format!("a. {}", "b".repeat(252));
+        for digits in [8, 16] {
+            let kept = conflict_name(&sentence, hash, digits);
+            assert!(kept.len() <= 255 && NOTES.refuses(&kept).is_none() && kept.starts_with("a. b"), "{kept}");
+        }
         assert!(kept.len() <= 255 && NOTES.refuses(&kept).is_none() && kept.ends_with("ä.conflict-01234567.txt"));
     }
 }

@@ -2,17 +2,20 @@
 //! the same moment turns into a loss.
 //!
 //! It does not know what was agreed on with the server. Invariant: a file is replaced or removed only if it still is
-//! the version that the caller's decision was based on, and what takes its place is complete and synced before.
+//! the version that the caller's decision was based on, and what takes its place is complete and synced before. A look
+//! cannot promise that, because the user may save between it and the change. So what has to go is put aside in one
+//! step, looked at there, and put back if it is something else.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
-use super::collection::{Collection, conflict_name};
+use super::collection::{Collection, conflict_name, is_leaving};
 use super::digest::Digest;
 use super::disk::{self, failed};
 use super::merge::Version;
@@ -23,6 +26,8 @@ pub struct Folder {
     path: PathBuf,
     /// A folder of the device's own on the same file system.
     scratch: PathBuf,
+    /// Another, for what has just lost its place under its own name and may have to be put back, also after a crash.
+    aside: PathBuf,
 }
 
 /// What a look at all names found.
@@ -31,6 +36,8 @@ pub struct Names {
     pub items: Vec<String>,
     /// What cannot be an item though it looks like one: name and reason.
     pub odd: Vec<(String, &'static str)>,
+    /// What the user may take for an item though it is none: name and reason.
+    pub others: Vec<(String, &'static str)>,
 }
 
 /// What is under one name.
@@ -62,7 +69,12 @@ pub enum Done {
 
 impl Folder {
     pub fn new(dir: &Path, home: &Path, collection: Collection) -> Self {
-        Self { collection, path: dir.join(collection.name), scratch: home.join("tmp") }
+        Self {
+            collection,
+            path: dir.join(collection.name),
+            scratch: home.join("tmp"),
+            aside: home.join("aside").join(collection.name),
+        }
     }
 
     pub fn exists(&self) -> bool {
@@ -77,7 +89,18 @@ impl Folder {
         Failure::new(
             3,
             format!("the folder {} is missing, and its items with it", self.path.display()),
-            "put it back, or let the device begin anew with `everlog device reset`; nothing was deleted on the server",
+            "put it back, or have all fetched anew with `everlog device reset --keep-files`; nothing was deleted on \
+             the server",
+        )
+    }
+
+    /// What is said of a folder without any item where there were many.
+    pub fn emptied(&self, known: usize) -> Failure {
+        Failure::new(
+            3,
+            format!("the folder {} is empty, but {known} items were in it", self.path.display()),
+            "put them back (is the disk mounted?), or, if they are to be deleted everywhere, sync with --allow-empty; \
+             nothing was deleted on the server",
         )
     }
 
@@ -87,13 +110,14 @@ impl Folder {
         let entries = fs::read_dir(&self.path).map_err(|e| self.unread(e))?;
         for entry in entries {
             let entry = entry.map_err(|e| self.unread(e))?;
-            if !entry.file_type().map_err(failed("looking at", &entry.path()))?.is_file() {
-                continue;
-            }
+            let is_file = entry.file_type().map_err(failed("looking at", &entry.path()))?.is_file();
             match entry.file_name().into_string() {
+                Ok(name) if is_leaving(&name) => {}
+                Ok(name) if !is_file => names.others.push((name, "it is no file")),
+                Err(_) if !is_file => {}
                 Err(name) if name.as_encoded_bytes().starts_with(b".") => {}
                 Err(name) => names.odd.push((name.to_string_lossy().into_owned(), "its name is not UTF-8")),
-                Ok(name) if !self.collection.takes(&name) => {}
+                Ok(name) if !self.collection.takes(&name) => names.others.push((name, self.collection.wants())),
                 Ok(name) => match self.collection.refuses(&name) {
                     Some(why) => names.odd.push((name, why)),
                     None => names.items.push(name),
@@ -164,17 +188,59 @@ impl Folder {
         if let Some(not) = self.differs(key, expected)? {
             return Ok(not);
         }
-        let place = self.path.join(key);
-        // Where nothing is expected, the kernel itself sees to it that nothing is replaced.
-        let renamed = match expected {
-            None => rename_new(file, &place),
-            Some(_) => fs::rename(file, &place),
+        match expected {
+            Some(hash) => self.exchange(file, key, hash),
+            // The kernel itself sees to it that nothing is replaced.
+            None => match rename_new(file, &self.path.join(key)) {
+                Ok(()) => Ok(Done::Yes),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(Done::Changed),
+                Err(e) => self.refused("written", key, e),
+            },
+        }
+    }
+
+    /// Lets the file and the expected version change places, and looks at what came out.
+    fn exchange(&self, file: &Path, key: &str, expected: Digest) -> Result<Done, Failure> {
+        let (place, aside) = (self.path.join(key), self.put_aside(key)?);
+        if let Ok(old) = fs::symlink_metadata(&place) {
+            // Whoever could read the old version can read the new one.
+            fs::set_permissions(file, old.permissions()).map_err(failed("writing", file))?;
+        }
+        let made = fs::symlink_metadata(file).map_err(failed("looking at", file))?;
+        fs::rename(file, &aside).map_err(failed("writing", &aside))?;
+        if let Err(e) = renameat_with(CWD, &aside, CWD, &place, RenameFlags::EXCHANGE) {
+            fs::rename(&aside, file).map_err(failed("writing", file))?;
+            return match e {
+                Errno::NOENT => Ok(Done::Changed),
+                Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP => self.replace(file, key, expected),
+                e => self.refused("written", key, e.into()),
+            };
+        }
+        if is_version(&aside, expected) {
+            disk::remove(&aside)?;
+            return Ok(Done::Yes);
+        }
+        match renameat_with(CWD, &aside, CWD, &place, RenameFlags::EXCHANGE) {
+            Ok(()) if is_untouched(&aside, &made) => fs::rename(&aside, file).map_err(failed("writing", file))?,
+            // It was edited even in that moment, or is gone.
+            _ => self.put_back(&aside, key)?,
+        }
+        Ok(Done::Changed)
+    }
+
+    /// As `exchange`, in two steps, for a file system that knows no exchange.
+    fn replace(&self, file: &Path, key: &str, expected: Digest) -> Result<Done, Failure> {
+        let aside = match self.take_out(key, expected)? {
+            Ok(aside) => aside,
+            Err(not) => return Ok(not),
         };
-        match renamed {
-            Ok(()) => Ok(Done::Yes),
-            Err(e) if expected.is_none() && e.kind() == ErrorKind::AlreadyExists => Ok(Done::Changed),
-            Err(e) if lies_in_the_name(&e) => Ok(Done::Refused(format!("the file cannot be written: {e}"))),
-            Err(e) => Err(failed("writing", &place)(e)),
+        match rename_new(file, &self.path.join(key)) {
+            Ok(()) => disk::remove(&aside).map(|()| Done::Yes),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => disk::remove(&aside).map(|()| Done::Changed),
+            Err(e) => {
+                self.put_back(&aside, key)?;
+                self.refused("written", key, e)
+            }
         }
     }
 
@@ -182,43 +248,114 @@ impl Folder {
         if let Some(not) = self.differs(key, expected)? {
             return Ok(not);
         }
-        let place = self.path.join(key);
-        match fs::remove_file(&place) {
-            Ok(()) => Ok(Done::Yes),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Done::Changed),
-            Err(e) if lies_in_the_name(&e) => Ok(Done::Refused(format!("the file cannot be removed: {e}"))),
-            Err(e) => Err(failed("removing", &place)(e)),
+        let Some(expected) = expected else { return Ok(Done::Yes) };
+        match self.take_out(key, expected)? {
+            Ok(aside) => disk::remove(&aside).map(|()| Done::Yes),
+            Err(not) => Ok(not),
         }
     }
 
-    /// Keeps the expected version under a name of its own as well, made of its hash. None if the file is another
-    /// version by now.
-    pub fn keep_both(&self, key: &str, expected: Digest) -> Result<Option<String>, Failure> {
+    /// Puts the expected version aside, and tells where it is.
+    fn take_out(&self, key: &str, expected: Digest) -> Result<Result<PathBuf, Done>, Failure> {
+        let (place, aside) = (self.path.join(key), self.put_aside(key)?);
+        match fs::rename(&place, &aside) {
+            Ok(()) if is_version(&aside, expected) => Ok(Ok(aside)),
+            Ok(()) => {
+                self.put_back(&aside, key)?;
+                Ok(Err(Done::Changed))
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Err(Done::Changed)),
+            Err(e) => self.refused("removed", key, e).map(Err),
+        }
+    }
+
+    /// A place to put a file aside in.
+    fn put_aside(&self, key: &str) -> Result<PathBuf, Failure> {
+        fs::create_dir_all(&self.aside).map_err(failed("creating", &self.aside))?;
+        Ok(self.aside.join(key))
+    }
+
+    /// Gives a file its name back, or another if that is taken by now.
+    fn put_back(&self, aside: &Path, key: &str) -> Result<(), Failure> {
+        let place = self.path.join(key);
+        match rename_new(aside, &place) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed("writing", &place)(e)),
+            Err(_) => {}
+        }
+        let hash =
+            File::open(aside).and_then(|mut file| Digest::of_reader(&mut file)).map_err(failed("reading", aside))?;
+        match self.name_second(aside, key, hash.0)? {
+            Ok(_) => Ok(()),
+            Err(why) => Err(Failure::new(5, why, format!("look into {}, where it is", self.aside.display()))),
+        }
+    }
+
+    /// Puts back what a crash left aside, except for versions that the caller knows to be kept elsewhere.
+    pub fn recover(&self, is_known: impl Fn(&str, Digest) -> bool) -> Result<(), Failure> {
+        let entries = match fs::read_dir(&self.aside) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(failed("reading", &self.aside)(e)),
+        };
+        let mut is_changed = false;
+        for entry in entries {
+            is_changed = true;
+            let aside = entry.map_err(failed("reading", &self.aside))?.path();
+            let Some(key) = aside.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+            let hash = File::open(&aside).and_then(|mut file| Digest::of_reader(&mut file));
+            let (hash, _) = hash.map_err(failed("reading", &aside))?;
+            if is_known(&key, hash) || self.find(&key)? == Found::File(hash) {
+                disk::remove(&aside)?;
+            } else {
+                self.put_back(&aside, &key)?;
+            }
+        }
+        if is_changed { self.sync() } else { Ok(()) }
+    }
+
+    /// What an error on one name means.
+    fn refused(&self, verb: &str, key: &str, e: io::Error) -> Result<Done, Failure> {
+        if lies_in_the_name(&e) {
+            Ok(Done::Refused(format!("the file cannot be {verb}: {e}")))
+        } else {
+            Err(failed("changing", &self.path.join(key))(e))
+        }
+    }
+
+    /// Keeps the expected version under a name of its own as well, made of its hash. If that cannot be, what became of
+    /// it instead.
+    pub fn keep_both(&self, key: &str, expected: Digest) -> Result<Result<String, Done>, Failure> {
         let temporary = self.scratch_file(key);
         let source = match self.open(key) {
             Ok(Some(mut file)) => write_synced(&temporary, &mut file).map_err(failed("writing", &temporary))?,
-            _ => return Ok(None),
+            _ => return Ok(Err(Done::Changed)),
         };
         if source != expected {
             disk::remove(&temporary)?;
-            return Ok(None);
+            return Ok(Err(Done::Changed));
         }
+        Ok(self.name_second(&temporary, key, expected)?.map_err(Done::Refused))
+    }
+
+    /// Moves a second version of an item to a name of its own, or finds that it is there already. Else why not.
+    fn name_second(&self, file: &Path, key: &str, hash: Digest) -> Result<Result<String, String>, Failure> {
         for digits in [8, 16, 32, 64] {
-            let name = conflict_name(key, &expected.to_string(), digits);
+            let name = conflict_name(key, &hash.to_string(), digits);
             let place = self.path.join(&name);
-            match rename_new(&temporary, &place) {
-                Ok(()) => return Ok(Some(name)),
-                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed("writing", &place)(e)),
-                // It was kept before a crash, or on another device.
-                Err(_) if matches!(self.find(&name)?, Found::File(hash) if hash == expected) => {
-                    disk::remove(&temporary)?;
-                    return Ok(Some(name));
-                }
-                Err(_) => {}
+            match rename_new(file, &place) {
+                Ok(()) => return Ok(Ok(name)),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) if lies_in_the_name(&e) => return Ok(Err(format!("{name} cannot be written: {e}"))),
+                Err(e) => return Err(failed("writing", &place)(e)),
+            }
+            // It was kept before a crash, or on another device.
+            if matches!(self.find(&name)?, Found::File(found) if found == hash) {
+                disk::remove(file)?;
+                return Ok(Ok(name));
             }
         }
-        let cause = format!("every name for a second version of {key} in {} is taken", self.path.display());
-        Err(Failure::new(1, cause, "rename the files whose names contain `.conflict-`, then sync again"))
+        Ok(Err("every name for a second version of it, with .conflict- in it, is taken".into()))
     }
 
     /// Makes the names durable. The state may speak of them only after this.
@@ -246,12 +383,13 @@ pub struct Scan {
     pub items: BTreeMap<String, Digest>,
     pub unknown: BTreeMap<String, String>,
     pub odd: Vec<(String, &'static str)>,
+    pub others: Vec<(String, &'static str)>,
 }
 
 /// Reads everything. `known`: keys whose absence is a deletion, so that it must be certain.
 pub fn scan<'a>(folder: &Folder, known: impl Iterator<Item = &'a String>) -> Result<Scan, Failure> {
     let names = folder.names()?;
-    let mut scan = Scan { items: BTreeMap::new(), unknown: BTreeMap::new(), odd: names.odd };
+    let mut scan = Scan { items: BTreeMap::new(), unknown: BTreeMap::new(), odd: names.odd, others: names.others };
     for key in names.items.into_iter().chain(known.cloned()) {
         if scan.items.contains_key(&key) || scan.unknown.contains_key(&key) {
             continue;
@@ -287,13 +425,25 @@ fn write_synced(path: &Path, source: &mut dyn Read) -> io::Result<Digest> {
 /// Renames to a name that must be free. Where the file system cannot tell in the same step, a look comes before.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => match fs::symlink_metadata(to) {
+        Err(Errno::INVAL | Errno::NOSYS) => match fs::symlink_metadata(to) {
             Ok(_) => Err(ErrorKind::AlreadyExists.into()),
             Err(e) if e.kind() == ErrorKind::NotFound => fs::rename(from, to),
             Err(e) => Err(e),
         },
         done => done.map_err(io::Error::from),
     }
+}
+
+fn is_version(path: &Path, expected: Digest) -> bool {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    let hash = is_file.then(|| File::open(path).and_then(|mut file| Digest::of_reader(&mut file)));
+    hash.is_some_and(|hash| hash.is_ok_and(|(hash, _)| hash == expected))
+}
+
+/// Whether nobody has written to the file since.
+fn is_untouched(path: &Path, then: &Metadata) -> bool {
+    let told = |file: &Metadata| (file.ino(), file.len(), file.mtime(), file.mtime_nsec());
+    fs::symlink_metadata(path).is_ok_and(|now| told(&now) == told(then))
 }
 
 /// Errors that another item need not meet.
@@ -336,9 +486,11 @@ mod tests {
         fs::write(notes.join(std::ffi::OsStr::from_bytes(b"\xff")), "x").expect("there is room");
         fs::create_dir(notes.join("dir")).expect("there is room");
         std::os::unix::fs::symlink("a", notes.join("link")).expect("there is room");
-        let names = folder.names().expect("it can be read");
+        let mut names = folder.names().expect("it can be read");
         assert_eq!(names.items, ["a", "b"]);
         assert_eq!(names.odd.len(), 2, "{:?}", names.odd);
+        names.others.sort_unstable();
+        assert_eq!(names.others, [("dir".to_owned(), "it is no file"), ("link".to_owned(), "it is no file")]);
     }
 
     #[test]
@@ -371,13 +523,61 @@ mod tests {
         folder.write("a.txt", b"one", None).expect("there is room");
         let name = folder.keep_both("a.txt", hash).expect("there is room").expect("it is that version");
         assert_eq!(name, format!("a.conflict-{}.txt", &hash.to_string()[..8]));
-        assert_eq!(folder.keep_both("a.txt", hash).expect("there is room"), Some(name.clone()));
+        assert_eq!(folder.keep_both("a.txt", hash).expect("there is room"), Ok(name.clone()));
         fs::write(dir.path().join("notes").join(&name), "edited").expect("there is room");
         let other = folder.keep_both("a.txt", hash).expect("there is room").expect("it is that version");
         assert_ne!(other, name);
         assert_eq!(text(&dir, &other), "one");
-        assert_eq!(folder.keep_both("a.txt", Digest::of(b"two")).expect("there is room"), None);
+        assert_eq!(folder.keep_both("a.txt", Digest::of(b"two")).expect("there is room"), Err(Done::Changed));
         assert_eq!(fs::read_dir(dir.path().join(".everlog/tmp")).expect("it is there").count(), 0);
+    }
+
+    #[test]
+    fn an_edit_after_the_last_look_is_put_back() {
+        let (dir, folder) = sample();
+        let looked_at = Digest::of(b"looked at");
+        let new = dir.path().join(".everlog/tmp/new");
+        let aside = || fs::read_dir(dir.path().join(".everlog/aside/notes")).expect("it is there").count();
+        for write in [Folder::exchange, Folder::replace] {
+            fs::write(dir.path().join("notes/a"), "saved since").expect("there is room");
+            fs::write(&new, "new").expect("there is room");
+            assert_eq!(write(&folder, &new, "a", looked_at).expect("there is room"), Done::Changed);
+            assert_eq!(
+                (text(&dir, "a"), fs::read_to_string(&new).expect("it is there")),
+                ("saved since".into(), "new".into())
+            );
+            assert_eq!(write(&folder, &new, "a", Digest::of(b"saved since")).expect("there is room"), Done::Yes);
+            assert_eq!((text(&dir, "a"), new.exists(), aside()), ("new".into(), false, 0));
+        }
+        assert_eq!(folder.take_out("a", looked_at).expect("there is room"), Err(Done::Changed));
+        assert_eq!((text(&dir, "a"), aside()), ("new".into(), 0));
+    }
+
+    #[test]
+    fn what_a_crash_left_aside_comes_back_unless_it_is_known() {
+        let (dir, folder) = sample();
+        let aside = dir.path().join(".everlog/aside/notes");
+        fs::create_dir_all(&aside).expect("there is room");
+        fs::write(dir.path().join("notes/replaced"), "new").expect("there is room");
+        for (name, content) in [("replaced", "edited"), ("removed", "edited"), ("known", "agreed on")] {
+            fs::write(aside.join(name), content).expect("there is room");
+        }
+        folder.recover(|_, version| version == Digest::of(b"agreed on")).expect("there is room");
+        let copy = conflict_name("replaced", &Digest::of(b"edited").to_string(), 8);
+        assert_eq!(folder.names().expect("it can be read").items, ["removed", "replaced", copy.as_str()]);
+        assert_eq!((text(&dir, "removed"), text(&dir, &copy)), ("edited".into(), "edited".into()));
+        assert_eq!(fs::read_dir(&aside).expect("it is there").count(), 0);
+    }
+
+    #[test]
+    fn a_new_version_can_be_read_by_whoever_could_read_the_old_one() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, folder) = sample();
+        let path = dir.path().join("notes/a");
+        fs::write(&path, "one").expect("there is room");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("it is ours");
+        assert_eq!(folder.write("a", b"two", Some(Digest::of(b"one"))).expect("there is room"), Done::Yes);
+        assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o640);
     }
 
     #[test]

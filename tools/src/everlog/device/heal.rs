@@ -8,6 +8,9 @@
 use super::merge::Version;
 use super::state::State;
 
+/// The cut of a server that lost everything.
+pub const NOTHING_KEPT: &str = "0000000000000000_0000000000000000";
+
 /// How the stream stands beside what this device knew.
 pub struct Reread {
     /// The server has lost all past this offset; None: it has lost nothing that is known of.
@@ -36,13 +39,38 @@ pub fn offset_before(next: &str, count: u64) -> String {
     }
 }
 
+/// The offset `count` records after `offset`, where offsets can be counted; else the offset itself. Its timeline is that
+/// of the offset, which a restart of the server in between makes wrong: it is no cursor.
+pub fn offset_after(offset: &str, count: u64) -> String {
+    match (offset.split_once('_'), position(offset).and_then(|position| position.checked_add(count))) {
+        (Some((timeline, _)), Some(position)) => format!("{timeline}_{position:016x}"),
+        _ => offset.to_owned(),
+    }
+}
+
 /// Whether the records before the offsets belong to one timeline. Offsets that name none belong to no common one.
 pub fn is_same_timeline(one: &str, other: &str) -> bool {
     let timeline = |offset: &str| offset.split_once('_').map(|(timeline, _)| timeline.to_owned());
     timeline(one).is_some() && timeline(one) == timeline(other)
 }
 
+/// Whether one record lies before another in a history that they have in common. Past a cut, two that do not belong to
+/// the same timeline cannot be compared.
+fn is_surely_before(one: &str, other: &str) -> bool {
+    is_same_timeline(one, other) && position(one).is_some() && position(one) < position(other)
+}
+
 impl Reread {
+    /// After another loss, which came while the first was being healed.
+    pub fn and_lost(self, cut: String) -> Self {
+        match self.cut {
+            Some(earlier) if position(&earlier).is_none_or(|e| position(&cut).is_some_and(|c| e < c)) => {
+                Self { cut: Some(earlier) }
+            }
+            _ => Self { cut: Some(cut) },
+        }
+    }
+
     /// Whether the change that ends at the offset is lost, or can only be thought so.
     fn is_beyond(&self, offset: &str) -> bool {
         let Some(cut) = &self.cut else { return false };
@@ -70,9 +98,10 @@ impl Reread {
         let known = state.base(key);
         let offset = state.items.get(key).map(|item| &item.offset).or_else(|| state.deleted.get(key));
         let lost = offset.is_some_and(|offset| self.is_beyond(offset));
+        let came_later = || offset.is_none_or(|offset| !is_surely_before(last.offset, offset));
         if !lost || last.was_put_back || (known.is_some() && known == last.version) {
             known
-        } else if self.is_beyond(last.offset) {
+        } else if self.is_beyond(last.offset) && came_later() {
             // Somebody has written since the cut without knowing what was lost. Nothing is agreed on any more.
             None
         } else {
@@ -101,7 +130,9 @@ mod tests {
     fn healed(known: &str, at: u64, local: &str, remote: &str, last_at: u64, was_put_back: bool) -> Decision {
         let mut state = State::new("d".into());
         state.agree("k", version(known), &offset(at));
-        let last = LastWord { version: version(remote), offset: &offset(last_at), was_put_back };
+        // What was written after the loss belongs to another timeline.
+        let last_at = if last_at > 50 { format!("0000000200000001_{last_at:016x}") } else { offset(last_at) };
+        let last = LastWord { version: version(remote), offset: &last_at, was_put_back };
         let base = Reread { cut: Some(offset(50)) }.base(&state, "k", &last);
         decide(base, version(local), version(remote))
     }
@@ -114,6 +145,19 @@ mod tests {
         // A lost deletion too, and one that was not pushed yet.
         assert_eq!(healed("-", 60, "-", "v1", 5, false), Decision::Keep);
         assert_eq!(healed("v2", 60, "-", "v1", 5, false), Decision::Keep);
+    }
+
+    #[test]
+    fn what_stands_before_what_was_agreed_on_is_older_wherever_the_cut_may_be() {
+        let base = |last_at: &str| {
+            let mut state = State::new("d".into());
+            state.agree("k", version("v2"), &offset(60));
+            let last = LastWord { version: version("v1"), offset: last_at, was_put_back: false };
+            Reread { cut: Some(NOTHING_KEPT.to_owned()) }.base(&state, "k", &last)
+        };
+        assert_eq!(base(&offset(59)), version("v1"), "what is here is put back");
+        assert_eq!(base(&offset(61)), None, "both are kept");
+        assert_eq!(base("0000000200000001_000000000000003b"), None, "it may be an edit");
     }
 
     #[test]
@@ -166,13 +210,23 @@ mod tests {
     }
 
     #[test]
+    fn of_two_losses_the_earlier_place_counts() {
+        let both = |one: Option<u64>, other| Reread { cut: one.map(offset) }.and_lost(offset(other)).cut;
+        assert_eq!(both(None, 7), Some(offset(7)));
+        assert_eq!(both(Some(9), 7), Some(offset(7)));
+        assert_eq!(both(Some(5), 7), Some(offset(5)));
+    }
+
+    #[test]
     fn offsets_are_counted_where_they_can_be() {
         assert_eq!(position(&offset(17)), Some(17));
         assert_eq!(offset_before(&offset(17), 3), offset(14));
         assert_eq!(offset_before(&offset(2), 3), offset(2));
+        assert_eq!(offset_after(&offset(15), 2), offset(17));
         for other in ["-1", "17", "a_b", "0000_11"] {
             assert_eq!(position(other), None);
             assert_eq!(offset_before(other, 1), other);
+            assert_eq!(offset_after(other, 1), other);
         }
     }
 }

@@ -222,7 +222,8 @@ impl Http {
                 return Err(Failure::new(
                     3,
                     format!("the server holds the store {found}, but this device belongs to the store {expected}"),
-                    "point --server at the right one, or let the device begin anew with `everlog device reset`",
+                    "point --server at the right one, or merge the files here with that store's after \
+                     `everlog device reset --keep-files`",
                 ));
             }
             (Some(found), None) => *self.store.borrow_mut() = Some(found.to_owned()),

@@ -10,6 +10,7 @@ mod digest;
 mod disk;
 mod folder;
 mod heal;
+mod history;
 mod http;
 mod item;
 mod merge;
@@ -32,6 +33,8 @@ use clap::{Args, Subcommand};
 
 use account::Device;
 use everlog_server::failure::Failure;
+use reset::Scope;
+use sync::Manner;
 
 pub const EXAMPLES: &str = "Examples:
   everlog device init ./phone --server http://127.0.0.1:4437 --user alice
@@ -68,7 +71,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  everlog device sync ./phone\n  everlog device sync ./phone --retry-seconds 60 \
                             --json\n\nExits 1 if something was left out or the server could not be reached, 3 if \
-                            another store answers, 4 if records could not be had."
+                            another store answers or a folder lost all its items, 4 if records could not be had."
     )]
     Sync {
         #[command(flatten)]
@@ -76,6 +79,9 @@ pub enum Command {
         /// How long to try to reach the server
         #[arg(long, value_name = "S", default_value_t = 10)]
         retry_seconds: u64,
+        /// Take a folder without any item for the wish to delete them all; needed where there were more than two
+        #[arg(long)]
+        allow_empty: bool,
     },
     /// Show what is synced and what waits; works without the server
     #[command(after_help = "Examples:\n  everlog device status ./phone\n  everlog device status ./phone --json")]
@@ -83,15 +89,25 @@ pub enum Command {
         #[command(flatten)]
         which: Which,
     },
-    /// Forget items and state but not the account; the next sync brings all back
-    #[command(after_help = "Examples:\n  everlog device reset ./phone\n  everlog device reset ./phone --force\n\n\
-                            Exits 3 while changes were never acknowledged by the server, unless forced.")]
+    /// Forget items and state but not the account, after a full sync; the next sync brings all back
+    #[command(
+        after_help = "Examples:\n  everlog device reset ./phone\n  everlog device reset ./phone --keep-files\n\nExits 3 \
+                            and removes nothing unless a sync has just shown that the server has every item; what is \
+                            edited meanwhile stays, and then it exits 3 as well. With --keep-files the next sync \
+                            merges the files with whatever store is there."
+    )]
     Reset {
         #[command(flatten)]
         which: Which,
-        /// Give up changes that the server never acknowledged
-        #[arg(long)]
+        /// Remove everything without asking the server, also what is nowhere else
+        #[arg(long, conflicts_with = "keep_files")]
         force: bool,
+        /// Forget the state alone
+        #[arg(long)]
+        keep_files: bool,
+        /// How long to try to reach the server
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        retry_seconds: u64,
     },
 }
 
@@ -140,14 +156,20 @@ pub fn run(command: &Command) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Command::Sync { which, retry_seconds } => {
-            sync::run(&which.open_overridden()?, Duration::from_secs(*retry_seconds), which.json)
+        Command::Sync { which, retry_seconds, allow_empty } => {
+            let manner = Manner { patience: Duration::from_secs(*retry_seconds), allow_empty: *allow_empty };
+            sync::run(&which.open_overridden()?, manner, which.json)
         }
         Command::Status { which } => status::run(&which.open_overridden()?, which.json),
-        Command::Reset { which, force } => {
-            // What the flags say is checked; what is saved is what init wrote, but for the device's name.
-            which.open_overridden()?;
-            reset::run(&mut which.open()?, *force, which.json)
+        Command::Reset { which, force, keep_files, retry_seconds } => {
+            // What the flags say holds for the sync; what is saved is what init wrote, but for the device's name.
+            let (reached, mut device) = (which.open_overridden()?, which.open()?);
+            let scope = match (force, keep_files) {
+                (_, true) => Scope::State,
+                (true, false) => Scope::Everything,
+                (false, false) => Scope::Safe,
+            };
+            reset::run(&mut device, &reached, scope, Duration::from_secs(*retry_seconds), which.json)
         }
     }
 }

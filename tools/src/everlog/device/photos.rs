@@ -21,6 +21,9 @@ use everlog_server::failure::Failure;
 const CHUNK_BYTES: usize = 1 << 20;
 /// How often the server may be found to have lost what it had before it is left alone.
 const SETBACKS_MAX: u32 = 16;
+/// So many answers without a byte, one after the other, are the work of no server that means well.
+const EMPTY_MAX: u32 = 100;
+const OTHER_BYTES: &str = "its stream on the server holds other bytes than the photo's";
 /// A download notes how far it is whenever so much has come.
 const NOTE_BYTES: u64 = 8 << 20;
 
@@ -37,8 +40,8 @@ pub enum Upload {
     Complete(u64),
     /// The file is no longer what it was.
     Changed,
-    /// The stream of this hash holds other bytes.
-    Conflict,
+    /// The stream of this hash does not hold the photo's bytes, for the reason given.
+    Conflict(String),
 }
 
 pub enum Download {
@@ -82,8 +85,24 @@ fn read_chunk(file: &File, number: u64, buffer: &mut [u8]) -> io::Result<usize> 
     Ok(filled)
 }
 
+/// Sees to it that the server has the photo. What this device has not sent all of itself, just now, is read back into
+/// the folder of downloads once: a device that deletes its photo later must be able to count on it.
+pub fn upload(
+    remote: &Remote, file: &File, print: &Print, folder: &Path, fetched: &mut u64,
+) -> Result<Upload, Failure> {
+    let sent = match send(remote, file, print)? {
+        Upload::Complete(sent) if sent < print.size || print.size == 0 => sent,
+        done => return Ok(done),
+    };
+    match download(remote, folder, print.hash, print.size, fetched)? {
+        Download::Complete(path) => disk::remove(&path).map(|()| Upload::Complete(sent)),
+        Download::Incomplete => Ok(Upload::Conflict("it cannot be read back from the server".to_owned())),
+        Download::Damaged(what) => Ok(Upload::Conflict(what)),
+    }
+}
+
 /// Sends what the server lacks of a photo. Any device may have begun, and this one goes on where that one stopped.
-pub fn upload(remote: &Remote, file: &File, print: &Print) -> Result<Upload, Failure> {
+fn send(remote: &Remote, file: &File, print: &Print) -> Result<Upload, Failure> {
     let mut progress = Progress::new("uploading", print.size);
     let mut buffer = vec![0; CHUNK_BYTES];
     let (mut sent, mut setbacks) = (0, 0);
@@ -115,7 +134,7 @@ pub fn upload(remote: &Remote, file: &File, print: &Print) -> Result<Upload, Fai
                 }
                 0
             }
-            Chunk::Conflict => return Ok(Upload::Conflict),
+            Chunk::Conflict => return Ok(Upload::Conflict(OTHER_BYTES.to_owned())),
         };
         if setbacks > SETBACKS_MAX {
             break;
@@ -125,7 +144,13 @@ pub fn upload(remote: &Remote, file: &File, print: &Print) -> Result<Upload, Fai
     }
     // The last chunk closes the stream. One that holds more chunks than the photo has, or goes on losing them, is not
     // this photo's.
-    Ok(Upload::Conflict)
+    Ok(Upload::Conflict(OTHER_BYTES.to_owned()))
+}
+
+/// Removes a download of which nothing more can be had here.
+pub fn discard(folder: &Path, hash: Digest) -> Result<(), Failure> {
+    disk::remove(&folder.join(format!("{hash}.next")))?;
+    disk::remove(&folder.join(hash.to_string()))
 }
 
 /// Removes downloads that nobody waits for any more.
@@ -197,7 +222,7 @@ pub fn download(
 ) -> Result<Download, Failure> {
     let mut progress = Progress::new("downloading", size);
     let mut partial = Partial::open(folder, hash)?;
-    let mut restarts = 0;
+    let (mut restarts, mut empty) = (0, 0);
     loop {
         let most = size.saturating_sub(partial.bytes);
         let place = Place { file: &mut partial.file, at: partial.bytes, most };
@@ -212,7 +237,8 @@ pub fn download(
             PhotoPage::Invalid => return Ok(Download::Incomplete),
         };
         let length = partial.file.metadata().map_err(failed("looking at", &partial.path))?.len();
-        *fetched += length.saturating_sub(partial.bytes);
+        let brought = length.saturating_sub(partial.bytes);
+        *fetched += brought;
         let stands_still = length == partial.bytes && piece.next == partial.next;
         partial.bytes = length;
         partial.next = piece.next;
@@ -224,8 +250,9 @@ pub fn download(
         if piece.at_end && piece.closed {
             return finish(&partial, hash, size);
         }
+        empty = if brought > 0 { 0 } else { empty + 1 };
         // The end of a stream that is still open.
-        if stands_still {
+        if stands_still || empty > EMPTY_MAX {
             partial.note()?;
             return Ok(Download::Incomplete);
         }

@@ -11,12 +11,13 @@ use serde_json::value::RawValue;
 
 use super::digest::Digest;
 use super::folder::{Done, Folder, Found};
-use super::heal::{LastWord, Reread, is_same_timeline, offset_before};
+use super::heal::{LastWord, NOTHING_KEPT, Reread, offset_before};
+use super::history;
 use super::item::{Change, Content, Element, decode};
 use super::merge::{Decision, Version, decide};
 use super::photos::{self, Download};
 use super::remote::{Page, START};
-use super::report::cause;
+use super::report::{NAMED_MAX, cause};
 use super::session::Session;
 use super::state::{Intent, State, Wanted};
 use crate::progress::Progress;
@@ -24,12 +25,12 @@ use everlog_server::failure::Failure;
 
 /// As much content is held until all has been read; what is beyond is read once more when its turn comes.
 const HELD_BYTES_MAX: usize = 32 << 20;
+/// So many pages without an element, one after the other, are the work of no server that means well.
+const EMPTY_PAGES_MAX: u32 = 100;
 /// How often the history may change under a read of it.
 const REREADS_MAX: u32 = 8;
 /// How often a file may change under a decision about it.
 const DECISIONS_MAX: u32 = 10;
-/// The cut of a server that lost everything.
-const NOTHING_KEPT: &str = "0000000000000000_0000000000000000";
 
 /// The last word on one key.
 struct Last {
@@ -75,6 +76,8 @@ struct Gathered {
     held_bytes: usize,
     /// What has no usable key: a name for it, and what is wrong.
     bad: Vec<(String, String)>,
+    /// All of them, also those that are too many to be named.
+    bad_count: usize,
 }
 
 enum Gathering {
@@ -99,16 +102,34 @@ enum Ready {
     File(PathBuf),
 }
 
+/// Why content is not at hand.
+enum NotHad {
+    /// The server does not have it, or not as it should be.
+    Damaged(String),
+    /// There is no room for it here.
+    Here(String),
+}
+
 /// Brings the folder up to what the server has.
 pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
     // Without a cursor the whole stream is read, against whatever was agreed on before.
-    let mut reread = session.state.cursor.is_none().then_some(Reread { cut: None });
+    let mut reread = session.state.cursor.is_none().then(|| Reread { cut: session.state.cut.clone() });
+    // If nothing speaks of what is past the cursor, reading from it on will tell the same.
+    if session.state.cursor != session.state.heard
+        && let Some(cut) = history::find_loss(session)?
+    {
+        session.become_another()?;
+        reread = Some(reread.unwrap_or(Reread { cut: None }).and_lost(cut));
+    }
     for _ in 0..REREADS_MAX {
-        let cursor = session.state.cursor.as_deref();
-        let from = if reread.is_some() { START } else { cursor.unwrap_or(START) }.to_owned();
+        let cursor = session.state.cursor.clone().unwrap_or(START.to_owned());
+        let from = if reread.is_some() { START } else { cursor.as_str() };
         match gather(session, from, reread.as_ref())? {
             Gathering::Done(gathered) => return merge(session, gathered, reread.as_ref()),
-            Gathering::Cut(cut) => reread = Some(Reread { cut: Some(find_cut(session, cut)?) }),
+            Gathering::Cut(cut) => {
+                let cut = history::find_cut(session, &cursor, cut)?;
+                reread = Some(reread.unwrap_or(Reread { cut: None }).and_lost(cut));
+            }
             Gathering::Missing => {
                 session.remote.create(session.collection)?;
                 reread = Some(Reread { cut: Some(NOTHING_KEPT.into()) });
@@ -126,32 +147,10 @@ pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
     Err(Failure::new(1, cause, "sync again once the server has been restored"))
 }
 
-/// Up to where the server still has what this device has read. What it says of that is exact if it knows the timeline
-/// of the cursor. If it does not, it can only guess, and an older cursor is tried whose timeline it may know: of two
-/// places, the earlier makes more be said again, while a later one would let old versions win over new ones.
-fn find_cut(session: &Session<'_>, told: Option<String>) -> Result<String, Failure> {
-    let state = &session.state;
-    let mut lost = state.cursor.as_deref();
-    let mut told = told;
-    for mark in state.marks.iter().rev() {
-        match (&told, lost) {
-            (Some(cut), Some(lost)) if is_same_timeline(cut, lost) => break,
-            (_, Some(lost)) if is_same_timeline(mark, lost) => continue,
-            _ => {}
-        }
-        match session.remote.read(session.collection, mark)? {
-            Page::Content { .. } => return Ok(mark.clone()),
-            Page::Cut(cut) => (told, lost) = (cut, Some(mark.as_str())),
-            Page::Trimmed | Page::Missing => break,
-        }
-    }
-    let exact = told.filter(|cut| lost.is_some_and(|lost| is_same_timeline(cut, lost)));
-    Ok(exact.unwrap_or(NOTHING_KEPT.into()))
-}
-
-fn gather(session: &Session<'_>, from: String, reread: Option<&Reread>) -> Result<Gathering, Failure> {
+fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<Gathering, Failure> {
     let mut gathered = Gathered::default();
-    let mut offset = from;
+    let mut offset = from.to_owned();
+    let mut empty = 0;
     loop {
         let (elements, next, at_end) = match session.remote.read(session.collection, &offset)? {
             Page::Content { elements, next, at_end } => (elements, next, at_end),
@@ -159,7 +158,8 @@ fn gather(session: &Session<'_>, from: String, reread: Option<&Reread>) -> Resul
             Page::Trimmed => return Ok(Gathering::Trimmed),
             Page::Missing => return Ok(Gathering::Missing),
         };
-        if !at_end && next == offset {
+        empty = if elements.is_empty() { empty + 1 } else { 0 };
+        if !at_end && (next == offset || empty > EMPTY_PAGES_MAX) {
             let cause = format!("the server gives no more of {} and no end either", session.collection.name);
             return Err(Failure::new(1, cause, "look into the server's log; nothing was changed"));
         }
@@ -180,7 +180,7 @@ impl Gathered {
     fn hear(&mut self, session: &Session<'_>, element: &RawValue, offset: String, page: &str, reread: Option<&Reread>) {
         let (key, said) = match decode(session.collection, element.get()) {
             Element::Control => return,
-            Element::Unreadable(None, why) => return self.bad.push((format!("(record before {offset})"), why)),
+            Element::Unreadable(None, why) => return self.refuse(format!("(record before {offset})"), why),
             Element::Unreadable(Some(key), why) => (key, Said::Unreadable(why)),
             Element::Change(Change { key, content: Content::Deleted }) => (key, Said::Deleted),
             Element::Change(Change { key, content: Content::Photo { hash, size } }) => {
@@ -193,7 +193,7 @@ impl Gathered {
             }
         };
         if let Some(why) = session.collection.refuses(&key) {
-            return self.bad.push((key, why.to_owned()));
+            return self.refuse(key, why.to_owned());
         }
         self.held_bytes += held(&said);
         let mut last = Last { said, offset, page: page.to_owned(), was_put_back: false };
@@ -206,6 +206,13 @@ impl Gathered {
             last.was_put_back |= earlier.was_put_back;
         }
         self.last.insert(key, last);
+    }
+
+    fn refuse(&mut self, name: String, why: String) {
+        self.bad_count += 1;
+        if self.bad.len() < NAMED_MAX {
+            self.bad.push((name, why));
+        }
     }
 
     /// The words in the order of their pages, and after them what earlier syncs could not take.
@@ -233,6 +240,7 @@ fn held(said: &Said) -> usize {
 }
 
 fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Reread>) -> Result<(), Failure> {
+    session.report.damaged_more(gathered.bad_count - gathered.bad.len());
     for (name, why) in std::mem::take(&mut gathered.bad) {
         session.report.damaged(session.collection, &name, why);
     }
@@ -242,12 +250,22 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         Some(_) => {
             // Everything is said anew.
             session.state.wanted.clear();
+            session.state.unreadable.clear();
             let known = session.state.items.keys().chain(session.state.deleted.keys());
             known.filter(|key| !gathered.last.contains_key(*key)).cloned().collect()
         }
         None => Vec::new(),
     };
     let words = gathered.into_words(session);
+    match reread {
+        None => session.state.hear(&cursor),
+        // What is agreed on from here on speaks of the history that was read now. A crash lets all begin again.
+        Some(reread) => {
+            session.state.cursor = None;
+            session.state.cut = reread.cut.clone();
+            session.state.heard = Some(cursor.clone());
+        }
+    }
     intend(session, &words)?;
     let mut progress = Progress::new("pulling", words.len() as u64);
     let mut merger = Merger { session, reread, again: Again::default() };
@@ -265,10 +283,14 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
     silent.iter().for_each(|key| session.state.forget(key));
     if reread.is_some() {
         session.state.marks.clear();
+        session.state.cut = None;
     }
     ends.iter().for_each(|end| session.state.mark(end));
     session.state.cursor = Some(cursor);
     session.state.merging.clear();
+    for (key, why) in &session.state.unreadable {
+        session.report.damaged(session.collection, key, why.clone());
+    }
     session.save()
 }
 
@@ -309,8 +331,9 @@ struct Merger<'s, 'a> {
 impl Merger<'_, '_> {
     /// Makes the file what the last word on it, what is here, and what was agreed on make of it together.
     fn settle(&mut self, key: &str, mut last: Last) -> Result<(), Failure> {
-        if let Said::Unreadable(why) = &last.said {
-            self.session.report.damaged(self.session.collection, key, why.clone());
+        if let Said::Unreadable(why) = last.said {
+            self.session.state.wanted.remove(key);
+            self.session.state.unreadable.insert(key.to_owned(), why);
             return Ok(());
         }
         let remote = last.version();
@@ -326,15 +349,17 @@ impl Merger<'_, '_> {
             if matches!(decision, Decision::Write | Decision::Conflict) && ready.is_none() {
                 match self.fetch(key, &mut last)? {
                     Ok(content) => ready = Some(content),
-                    Err(why) => return self.miss(key, &last, why),
+                    Err(NotHad::Damaged(why)) => return self.miss(key, &last, why),
+                    Err(NotHad::Here(why)) => return self.leave(key, &last, why),
                 }
             }
             let done = match (decision, local) {
                 (Decision::Settled | Decision::Keep, _) => Done::Yes,
                 (Decision::Delete, _) => self.session.folder.remove(key, local)?,
-                (Decision::Conflict, Some(hash)) if self.session.folder.keep_both(key, hash)?.is_none() => {
-                    Done::Changed
-                }
+                (Decision::Conflict, Some(hash)) => match self.keep_both(key, hash)? {
+                    Done::Yes => self.put(key, ready.as_ref(), local)?,
+                    not => not,
+                },
                 (Decision::Write | Decision::Conflict, _) => self.put(key, ready.as_ref(), local)?,
             };
             match done {
@@ -359,6 +384,22 @@ impl Merger<'_, '_> {
         let Some(reread) = self.reread else { return (state.base(key), false) };
         let word = LastWord { version: last.version(), offset: &last.offset, was_put_back: last.was_put_back };
         (reread.base(state, key, &word), reread.must_be_said_again(state, key, &word))
+    }
+
+    /// Keeps the file's version under another name before the server's takes its own.
+    fn keep_both(&mut self, key: &str, hash: Digest) -> Result<Done, Failure> {
+        let name = match self.session.folder.keep_both(key, hash)? {
+            Ok(name) => name,
+            Err(not) => return Ok(not),
+        };
+        // A copy that was there already, agreed on with the server, may be what the same pull is about to delete. From
+        // now on it is an edit of this device, also after a crash that comes before its turn.
+        let state = &mut self.session.state;
+        let (item, intent) = (state.items.remove(&name), state.merging.remove(&name));
+        if item.is_some() || intent.is_some() {
+            self.session.save()?;
+        }
+        Ok(Done::Yes)
     }
 
     fn put(&self, key: &str, content: Option<&Ready>, local: Version) -> Result<Done, Failure> {
@@ -402,25 +443,32 @@ impl Merger<'_, '_> {
     }
 
     /// The content of the last word, or why it cannot be had.
-    fn fetch(&mut self, key: &str, last: &mut Last) -> Result<Result<Ready, String>, Failure> {
+    fn fetch(&mut self, key: &str, last: &mut Last) -> Result<Result<Ready, NotHad>, Failure> {
         match &mut last.said {
             Said::File { hash, bytes } => match bytes.take() {
                 Some(bytes) => Ok(Ok(Ready::Bytes(bytes))),
-                None => self.read_again(key, *hash, &last.page),
+                None => Ok(self.read_again(key, *hash, &last.page)?.map_err(NotHad::Damaged)),
             },
             Said::Photo { hash, size } => {
                 let partial = self.session.home.join("partial");
                 let fetched = &mut self.session.report.photo_bytes_downloaded;
                 match photos::download(self.session.remote, &partial, *hash, *size, fetched) {
                     Ok(Download::Complete(path)) => Ok(Ok(Ready::File(path))),
-                    Ok(Download::Incomplete) => Ok(Err("its bytes are not complete on the server yet".into())),
-                    Ok(Download::Damaged(what)) => Ok(Err(what)),
-                    // One photo that the server cannot read is no reason to keep the others away.
-                    Err(failure) if failure.code() == 4 => Ok(Err(cause(&failure))),
+                    Ok(Download::Incomplete) => {
+                        Ok(Err(NotHad::Damaged("its bytes are not complete on the server yet".into())))
+                    }
+                    Ok(Download::Damaged(what)) => Ok(Err(NotHad::Damaged(what))),
+                    // One photo that the server cannot read, or for which there is no room, is no reason to keep the
+                    // others away.
+                    Err(failure) if failure.code() == 4 => Ok(Err(NotHad::Damaged(cause(&failure)))),
+                    Err(failure) if failure.code() == 5 => {
+                        photos::discard(&partial, *hash)?;
+                        Ok(Err(NotHad::Here(cause(&failure))))
+                    }
                     Err(failure) => Err(failure),
                 }
             }
-            Said::Deleted | Said::Unreadable(_) => Ok(Err("there is nothing to be had".into())),
+            Said::Deleted | Said::Unreadable(_) => Ok(Err(NotHad::Damaged("there is nothing to be had".into()))),
         }
     }
 

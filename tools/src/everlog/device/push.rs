@@ -5,17 +5,20 @@
 //! request that may have left this device is in the saved outbox, word for word, until its fate is known.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::ErrorKind;
 
 use super::clock;
 use super::collection::Collection;
 use super::digest::Digest;
 use super::folder::{self, Bytes, Scan};
-use super::heal::offset_before;
+use super::heal::{NOTHING_KEPT, offset_after, offset_before};
+use super::history;
 use super::item::{Content, Operation, Stamp, encode};
 use super::merge::Version;
 use super::photos::{self, Print, Upload};
 use super::remote::Append;
+use super::report::cause;
 use super::session::Session;
 use super::state::{Batch, State};
 use crate::progress::Progress;
@@ -25,6 +28,10 @@ use everlog_server::failure::Failure;
 const BODY_BYTES_MAX: usize = 8 << 20;
 /// A batch is closed when it would grow beyond this.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// So few items may be deleted by hand and leave an empty folder. Where there were more, something else has happened
+/// to them, as far as a device can tell.
+pub const EMPTIED_MAX: usize = 2;
 
 #[derive(PartialEq, Eq, Debug)]
 pub enum Pushed {
@@ -52,14 +59,22 @@ pub fn resend(session: &mut Session<'_>) -> Result<(), Failure> {
 /// Sends every change that the folder has against what was agreed on.
 pub fn push(session: &mut Session<'_>) -> Result<Pushed, Failure> {
     let scan = folder::scan(session.folder, session.state.items.keys())?;
+    let known = session.state.items.len();
+    if scan.items.is_empty() && scan.unknown.is_empty() && known > EMPTIED_MAX && !session.allow_empty {
+        return Err(session.folder.emptied(known));
+    }
     for (name, why) in &scan.odd {
         session.report.skip(session.collection, name, *why);
+    }
+    for (name, why) in &scan.others {
+        session.report.note(session.collection, name, why);
     }
     for (key, why) in &scan.unknown {
         session.report.skip(session.collection, key, why.clone());
     }
     let mut keys = changed(&session.state, &scan);
-    keys.retain(|key| !session.too_large.contains(key));
+    // What the server has in another version that could not be taken yet is left alone.
+    keys.retain(|key| !session.too_large.contains(key) && !session.state.wanted.contains_key(key));
     let total = keys.len();
     let mut progress = Progress::new("pushing", total as u64);
     let mut plan = Plan { keys: keys.into_iter(), carried: None };
@@ -74,15 +89,11 @@ pub fn push(session: &mut Session<'_>) -> Result<Pushed, Failure> {
     Ok(Pushed::All)
 }
 
-/// Keys whose file is not what was agreed on. What the server has in another version that could not be taken yet is
-/// left alone, and what cannot be read is no deletion.
+/// Keys whose file is not what was agreed on. What cannot be read is no deletion.
 pub fn changed(state: &State, scan: &Scan) -> Vec<String> {
     let keys: BTreeSet<&String> = scan.items.keys().chain(state.items.keys()).collect();
-    let is_change = |key: &&String| {
-        scan.items.get(*key).copied() != state.base(key)
-            && !scan.unknown.contains_key(*key)
-            && !state.wanted.contains_key(*key)
-    };
+    let is_change =
+        |key: &&String| scan.items.get(*key).copied() != state.base(key) && !scan.unknown.contains_key(*key);
     keys.into_iter().filter(is_change).cloned().collect()
 }
 
@@ -93,6 +104,7 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
     match session.remote.append(session.collection, &state.producer, state.epoch, batch)? {
         Append::Accepted { next, level } => {
             let batch = state.outbox.remove(0);
+            state.hear(&next);
             arrived(session, &batch, &next, level);
             // Nothing came between what has been read and this batch.
             if session.state.cursor.as_ref() == Some(&batch.expect) {
@@ -103,9 +115,14 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
         }
         Append::Duplicate { next, level } => {
             let batch = state.outbox.remove(0);
-            // Others may have written since it arrived: it is read like any other change.
-            let next = next.unwrap_or(batch.expect.clone());
-            arrived(session, &batch, &next, level);
+            session.state.number = batch.number + 1;
+            // Others may have written since it arrived: it is read like any other change. How far the stream goes by
+            // now says nothing of where the batch lies in it, but what the batch expected does.
+            if let Some(next) = next {
+                session.state.hear(&next);
+                let end = offset_after(&batch.expect, batch.changes.len() as u64);
+                arrived(session, &batch, &end, level);
+            }
             Ok(Pushed::All)
         }
         Append::Moved => {
@@ -113,11 +130,11 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
             state.outbox.clear();
             Ok(Pushed::Refused)
         }
-        Append::Estranged => {
-            session.become_another()?;
-            session.state.cursor = None;
-            session.save()?;
-            Ok(Pushed::Refused)
+        Append::Estranged => read_all_anew(session, None),
+        Append::Forgotten => {
+            // If it does not say what it has lost, it may be anything.
+            let cut = history::find_loss(session)?.unwrap_or(NOTHING_KEPT.to_owned());
+            read_all_anew(session, Some(cut))
         }
         Append::TooLarge => {
             let batch = state.outbox.remove(0);
@@ -131,6 +148,16 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
             Ok(Pushed::Refused)
         }
     }
+}
+
+/// Has the next pull read the whole stream, also after a crash, and goes on under another name.
+fn read_all_anew(session: &mut Session<'_>, cut: Option<String>) -> Result<Pushed, Failure> {
+    session.become_another()?;
+    session.state.cursor = None;
+    // A loss that is not healed yet stays one.
+    session.state.cut = cut.or(session.state.cut.take());
+    session.save()?;
+    Ok(Pushed::Refused)
 }
 
 /// The server has the batch: its versions are what both sides agree on.
@@ -197,7 +224,8 @@ impl Plan {
             };
             let json = encode(session.collection, &key, &content, operation, stamp);
             if json.len() + "[]".len() > BODY_BYTES_MAX {
-                skip_large(session, &key);
+                let is_text = matches!(&content, Content::File(bytes) if std::str::from_utf8(bytes).is_ok());
+                skip_large(session, &key, is_text);
                 continue;
             }
             return Ok(Some(Message { key, version, json }));
@@ -206,8 +234,9 @@ impl Plan {
     }
 }
 
-fn skip_large(session: &mut Session<'_>, key: &str) {
-    session.report.skip(session.collection, key, "it does not fit into one record of 8 MiB");
+fn skip_large(session: &mut Session<'_>, key: &str, is_text: bool) {
+    let more = if is_text { "" } else { ", in which its bytes take a third more, as base64" };
+    session.report.skip(session.collection, key, format!("it does not fit into one record of 8 MiB{more}"));
 }
 
 /// What the item is now, the bytes of a photo being on the server. None if it cannot be told, which is in the report.
@@ -222,7 +251,7 @@ fn content(session: &mut Session<'_>, key: &str) -> Result<Option<(Content, Vers
             Ok(Some((Content::File(bytes), Some(hash))))
         }
         Bytes::TooLarge => {
-            skip_large(session, key);
+            skip_large(session, key, true);
             Ok(None)
         }
         Bytes::Unknown(why) => {
@@ -259,18 +288,41 @@ fn photo(session: &mut Session<'_>, key: &str) -> Result<Option<(Content, Versio
     if Some(print.hash) == session.state.base(key) {
         return Ok(None);
     }
-    match photos::upload(session.remote, &file, &print)? {
-        Upload::Complete(bytes) => {
+    match upload(session, &file, &print) {
+        Ok(Upload::Complete(bytes)) => {
             session.report.photo_bytes_uploaded += bytes;
+            session.verified.insert(print.hash);
             Ok(Some((Content::Photo { hash: print.hash, size: print.size }, Some(print.hash))))
         }
-        Upload::Changed => {
+        Ok(Upload::Changed) => {
             session.report.skip(collection, key, "it changed while it was uploaded");
             Ok(None)
         }
-        Upload::Conflict => {
-            session.report.damaged(collection, key, "its stream on the server holds other bytes than the photo's");
+        Ok(Upload::Conflict(why)) => {
+            session.report.damaged(collection, key, why);
             Ok(None)
         }
+        // One photo that the server cannot read back, or that has no room to be read back to, is no reason to keep the
+        // others away.
+        Err(failure) if failure.code() == 4 => {
+            session.report.damaged(collection, key, cause(&failure));
+            Ok(None)
+        }
+        Err(failure) if failure.code() == 5 => {
+            photos::discard(&session.home.join("partial"), print.hash)?;
+            session.report.skip(collection, key, cause(&failure));
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
+}
+
+/// Uploads a photo, unless it is known that the server has it: it may only have a new name.
+fn upload(session: &mut Session<'_>, file: &File, print: &Print) -> Result<Upload, Failure> {
+    let is_agreed = session.state.items.values().any(|item| item.hash == print.hash);
+    if is_agreed || session.verified.contains(&print.hash) {
+        return Ok(Upload::Complete(0));
+    }
+    let fetched = &mut session.report.photo_bytes_downloaded;
+    photos::upload(session.remote, file, print, &session.home.join("partial"), fetched)
 }

@@ -3,6 +3,10 @@
 //! It keeps no state and merges nothing. Invariant: each answer becomes one case of an enumeration, or a failure; "not
 //! there" is never made of anything but the server's own word for it.
 
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use ureq::http::Method;
 
@@ -51,8 +55,10 @@ pub enum Append {
     },
     /// The stream does not end where the batch expects it.
     Moved,
-    /// Somebody else has written under this device's name, or the server has forgotten what it had written.
+    /// Somebody else has written under this device's name: the device's folder was copied.
     Estranged,
+    /// The server does not know what this device had written before.
+    Forgotten,
     TooLarge,
 }
 
@@ -143,17 +149,21 @@ impl Remote {
         let level = answer.header("everlog-durability").map(str::to_owned);
         match (answer.status, next) {
             (200, Some(next)) => Ok(Append::Accepted { next, level }),
-            // A device sends one batch at a time. If the server has seen a later number than this one, it was not this
-            // device that sent it, and what arrived under this number is not known.
-            (204, _) if answer.number("producer-seq").is_some_and(|highest| highest != batch.number) => {
-                Ok(Append::Estranged)
+            (204, next) => {
+                // A device sends one batch at a time. If the server has seen a later number than this one, it was not
+                // this device that sent it, and what arrived under this number is not known.
+                match answer.number("producer-seq").map_or(Ordering::Equal, |highest| highest.cmp(&batch.number)) {
+                    Ordering::Equal => Ok(Append::Duplicate { next, level }),
+                    Ordering::Greater => Ok(Append::Estranged),
+                    Ordering::Less => Ok(Append::Forgotten),
+                }
             }
-            (204, next) => Ok(Append::Duplicate { next, level }),
             // A stream that is missing, or whose history is another by now, is read before anything is appended to it.
             (404 | 410 | 412, _) => Ok(Append::Moved),
             (403, _) => Ok(Append::Estranged),
-            (409, _) if answer.says("producer-conflict") || answer.header("producer-expected-seq").is_some() => {
-                Ok(Append::Estranged)
+            (409, _) if answer.says("producer-conflict") => Ok(Append::Estranged),
+            (409, _) if let Some(expected) = answer.number("producer-expected-seq") => {
+                Ok(if expected < batch.number { Append::Forgotten } else { Append::Estranged })
             }
             (413, _) => Ok(Append::TooLarge),
             _ => Err(answer.unexpected("an append")),
@@ -236,9 +246,52 @@ fn page(answer: &Answer) -> Result<Page, Failure> {
     let next = next_offset(answer)?;
     // At the end of a stream a server may leave the body away.
     let body = if answer.body.is_empty() { b"[]" } else { answer.body.as_slice() };
-    let elements = serde_json::from_slice(body).map_err(|e| {
+    let Elements(elements) = serde_json::from_slice(body).map_err(|e| {
         let cause = format!("the server answered a read with something that is no list of changes: {e}");
         Failure::new(1, cause, "see whether the address leads to everlog; nothing was changed")
     })?;
     Ok(Page::Content { elements, next, at_end: answer.is_set("stream-up-to-date") })
+}
+
+/// The elements of one page. There may be no more than a page of everlog has by far, however small they are.
+struct Elements(Vec<Box<RawValue>>);
+
+const ELEMENTS_MAX: usize = 1 << 17;
+
+impl<'de> Deserialize<'de> for Elements {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded;
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Elements;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of changes")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Elements, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = list.next_element()? {
+                    if elements.len() == ELEMENTS_MAX {
+                        return Err(de::Error::custom("there are too many of them in one page"));
+                    }
+                    elements.push(element);
+                }
+                Ok(Elements(elements))
+            }
+        }
+        deserializer.deserialize_seq(Bounded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_no_more_elements_than_can_be_held() {
+        let list = |count: usize| format!("[{}]", vec!["1"; count].join(","));
+        let read = |text: String| serde_json::from_str::<Elements>(&text).map(|elements| elements.0.len());
+        assert_eq!(read(list(ELEMENTS_MAX)).expect("it fits"), ELEMENTS_MAX);
+        assert!(read(list(ELEMENTS_MAX + 1)).is_err());
+    }
 }

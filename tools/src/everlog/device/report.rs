@@ -9,6 +9,11 @@ use serde::Serialize;
 use super::collection::Collection;
 use everlog_server::failure::Failure;
 
+/// As many items are named one by one; of the rest there is the number.
+pub const NAMED_MAX: usize = 1000;
+/// A server may call an item anything.
+const TEXT_CHARS_MAX: usize = 300;
+
 #[derive(Serialize, Default)]
 pub struct Report {
     /// Files that went to the server.
@@ -22,6 +27,20 @@ pub struct Report {
     pub photo_bytes_uploaded: u64,
     pub photo_bytes_downloaded: u64,
     pub skipped: Vec<Skipped>,
+    /// Left out like those, but too many to be named.
+    pub skipped_more: usize,
+    /// Whether any of them is damaged.
+    #[serde(skip)]
+    is_more_damaged: bool,
+    /// What was found beside the items and is none.
+    pub notes: Vec<Note>,
+}
+
+#[derive(Serialize)]
+pub struct Note {
+    pub collection: &'static str,
+    pub name: String,
+    pub why: &'static str,
 }
 
 #[derive(Serialize)]
@@ -44,11 +63,32 @@ impl Report {
         self.add(collection, key, why.into(), true);
     }
 
+    /// So many more records are bad, which are not named.
+    pub fn damaged_more(&mut self, count: usize) {
+        self.skipped_more += count;
+        self.is_more_damaged |= count > 0;
+    }
+
+    /// Something lies beside the items that its user may take for one. It changes nothing.
+    pub fn note(&mut self, collection: Collection, name: &str, why: &'static str) {
+        let (collection, name) = (collection.name, printable(name));
+        let is_new = !self.notes.iter().any(|other| (other.collection, &other.name) == (collection, &name));
+        if is_new && self.notes.len() < NAMED_MAX {
+            self.notes.push(Note { collection, name, why });
+        }
+    }
+
     fn add(&mut self, collection: Collection, key: &str, why: String, damaged: bool) {
-        let collection = collection.name;
+        let (collection, key) = (collection.name, shortened(key));
         // Rounds repeat what they meet.
-        if !self.skipped.iter().any(|other| (other.collection, other.key.as_str()) == (collection, key)) {
-            self.skipped.push(Skipped { collection, key: key.to_owned(), why, damaged });
+        if self.skipped.iter().any(|other| (other.collection, &other.key) == (collection, &key)) {
+            return;
+        }
+        if self.skipped.len() < NAMED_MAX {
+            self.skipped.push(Skipped { collection, key, why: printable(&why), damaged });
+        } else {
+            self.skipped_more += 1;
+            self.is_more_damaged |= damaged;
         }
     }
 
@@ -60,7 +100,13 @@ impl Report {
         writeln!(out, "{}", self.line())?;
         let mut errors = io::stderr().lock();
         self.skipped.iter().try_for_each(|item| {
-            writeln!(errors, "Skipped {}/{}: {}.", item.collection, item.key.escape_debug(), item.why)
+            writeln!(errors, "Skipped {}/{}: {}.", item.collection, printable(&item.key), item.why)
+        })?;
+        if self.skipped_more > 0 {
+            writeln!(errors, "Skipped {} more.", self.skipped_more)?;
+        }
+        self.notes.iter().try_for_each(|note| {
+            writeln!(errors, "Note: {}/{} is not synced: {}.", note.collection, note.name, note.why)
         })
     }
 
@@ -73,23 +119,45 @@ impl Report {
             self.deleted,
             self.photo_bytes_uploaded,
             self.photo_bytes_downloaded,
-            self.skipped.len()
+            self.skipped.len() + self.skipped_more
         )
+    }
+
+    /// The first that was left out, and how many more there are.
+    pub fn left_out(&self) -> Option<String> {
+        let item = self.skipped.first()?;
+        let more = match self.skipped.len() - 1 + self.skipped_more {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Some(format!("{}/{} was not synced: {}{more}", item.collection, printable(&item.key), item.why))
     }
 
     /// Done, unless something was left out.
     pub fn verdict(&self) -> Result<(), Failure> {
         let damaged = self.skipped.iter().filter(|item| item.damaged).count();
+        let damaged = damaged + if self.is_more_damaged { self.skipped_more } else { 0 };
         if damaged > 0 {
             let cause = format!("{} could not be had from the server; all others were synced", items(damaged));
             return Err(Failure::new(4, cause, "see above which and why, and sync again once that is mended"));
         }
-        if self.skipped.is_empty() {
+        let skipped = self.skipped.len() + self.skipped_more;
+        if skipped == 0 {
             return Ok(());
         }
-        let cause = format!("{} skipped; all others were synced", items(self.skipped.len()));
+        let cause = format!("{} skipped; all others were synced", items(skipped));
         Err(Failure::new(1, cause, "see above which and why, and sync again once that is mended"))
     }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).collect()
+}
+
+/// Text of others' making as it can be shown on a terminal, which it could control otherwise.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().take(TEXT_CHARS_MAX).map(shown).collect()
 }
 
 /// What a failure says of its cause, as a clause.
@@ -127,7 +195,28 @@ mod tests {
         report.skip(ALL[0], "a", "it is odd");
         assert_eq!(report.skipped.len(), 1);
         assert_eq!(report.verdict().expect_err("one is left out").code(), 1);
+        report.note(ALL[0], "A.VCF", "it is none");
+        assert_eq!(report.verdict().expect_err("one is left out").code(), 1);
         report.damaged(ALL[1], "a", "it is bad");
         assert_eq!(report.verdict().expect_err("one is bad").code(), 4);
+    }
+
+    #[test]
+    fn however_much_is_left_out_the_report_stays_short() {
+        let mut report = Report::default();
+        (0..NAMED_MAX + 5).for_each(|i| report.skip(ALL[0], &i.to_string(), "it is odd"));
+        assert_eq!((report.skipped.len(), report.skipped_more), (NAMED_MAX, 5));
+        assert!(report.line().ends_with("skipped 1005"));
+        report.damaged_more(7);
+        assert_eq!(report.verdict().expect_err("some are bad").code(), 4);
+    }
+
+    #[test]
+    fn what_a_server_says_does_not_control_the_terminal() {
+        let mut report = Report::default();
+        report.damaged(ALL[0], "a", "its type is \u{1b}[2J\n instead of contact");
+        assert_eq!(report.skipped[0].why, "its type is \\u{1b}[2J\\n instead of contact");
+        report.damaged(ALL[0], &"b".repeat(1 << 20), "c".repeat(1 << 20));
+        assert!(report.skipped[1].key.len() + report.skipped[1].why.len() == 2 * TEXT_CHARS_MAX);
     }
 }

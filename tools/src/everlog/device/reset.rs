@@ -1,34 +1,70 @@
 //! `everlog device reset`: forgets the items and the state but not the account, as a phone does that lost its battery.
 //!
-//! The next sync brings all back. Invariant: the state is forgotten before the first file goes, because files that are
-//! gone while the state still knows them would be deletions, and the next sync would push them.
+//! The next sync brings all back. Invariants: unless everything is given up, a file goes only if a sync has just ended
+//! after which the server has this very version; and the state is forgotten before the first file goes, because files
+//! that are gone while the state still knows them would be deletions, and the next sync would push them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::time::Duration;
 
 use super::account::{Device, random_id};
 use super::collection::ALL;
+use super::digest::Digest;
 use super::disk::{self, failed};
-use super::folder::{Folder, Found};
-use super::merge::Version;
+use super::folder::{Done, Folder, Found};
+use super::report;
 use super::state::{self, State};
 use super::status;
+use super::sync::{self, Manner};
 use everlog_server::failure::Failure;
 
-pub fn run(device: &mut Device, force: bool, json: bool) -> Result<(), Failure> {
+/// What goes besides the state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The files that the server has.
+    Safe,
+    /// All files.
+    Everything,
+    /// Nothing.
+    State,
+}
+
+/// The files of one folder that are to go, each with the version in which it may.
+struct Doomed {
+    folder: Folder,
+    files: BTreeMap<String, Digest>,
+}
+
+/// `reached`: the device as the call's flags want it, for the sync alone.
+pub fn run(device: &mut Device, reached: &Device, scope: Scope, patience: Duration, json: bool) -> Result<(), Failure> {
     let _lock = device.lock()?;
-    if !force {
-        refuse_if_unsaved(device)?;
-    }
+    let doomed = match scope {
+        Scope::Safe => prove_safe(reached, patience)?,
+        Scope::Everything => find_all(device)?,
+        Scope::State => Vec::new(),
+    };
     let home = device.home();
     device.account.device = random_id()?;
     for collection in ALL {
         state::save(&home, collection, &State::new(device.account.device.clone()))?;
+        let folder = Folder::new(&device.dir, &home, collection);
+        if !folder.exists() {
+            folder.create()?;
+        }
     }
     device.save()?;
-    let mut removed = 0;
-    for collection in ALL {
-        removed += empty(&Folder::new(&device.dir, &home, collection))?;
+    let (mut removed, mut kept) = (0, 0);
+    for Doomed { folder, files } in doomed {
+        for (name, version) in &files {
+            // What was edited since, or deleted and made anew, is no longer what the server has.
+            if folder.remove(name, Some(*version))? == Done::Yes {
+                removed += 1;
+            }
+        }
+        folder.sync()?;
+        kept += folder.names()?.items.len();
     }
     for folder in [home.join("tmp"), home.join("partial")] {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
@@ -36,49 +72,74 @@ pub fn run(device: &mut Device, force: bool, json: bool) -> Result<(), Failure> 
             disk::remove(&entry.map_err(failed("reading", &folder))?.path())?;
         }
     }
+    tell(device, scope, removed, kept, json)
+}
+
+fn tell(device: &Device, scope: Scope, removed: u64, kept: usize, json: bool) -> Result<(), Failure> {
     let mut out = std::io::stdout();
     if json {
-        writeln!(out, "{}", serde_json::json!({ "removed": removed, "device": device.account.device }))?;
+        let done = serde_json::json!({ "removed": removed, "kept": kept, "device": device.account.device });
+        writeln!(out, "{done}")?;
+    } else if scope == Scope::State {
+        writeln!(out, "forgot the state; the next sync merges the files with what the server has")?;
     } else {
         writeln!(out, "removed {removed} items; the next sync brings them back")?;
     }
-    Ok(())
+    if kept == 0 {
+        return Ok(());
+    }
+    let cause = format!("{kept} of the files changed while the others were removed, and stay");
+    Err(Failure::new(3, cause, "sync, which pushes them, then reset again"))
 }
 
-/// What the server never acknowledged is only here.
-fn refuse_if_unsaved(device: &Device) -> Result<(), Failure> {
+/// Syncs, and comes back with all files and their versions only if the server has each of them.
+fn prove_safe(device: &Device, patience: Duration) -> Result<Vec<Doomed>, Failure> {
+    let (report, failure) = sync::sync(device, Manner { patience, allow_empty: false }).map_err(|failure| {
+        // A server that cannot be asked is a reason to refuse like any other.
+        if failure.code() == 1 { refuse(&report::cause(&failure)) } else { failure }
+    })?;
+    if let Some(failure) = failure {
+        return Err(refuse(&report::cause(&failure)));
+    }
+    if let Some(left_out) = report.left_out() {
+        return Err(refuse(&left_out));
+    }
+    let mut doomed = Vec::new();
     for collection in ALL {
         let (folder, state) = status::look(device, collection)?;
-        // A folder that is gone has nothing left to lose.
-        let pending = if folder.exists() { status::pending(&folder, &state)? } else { 0 };
-        if pending > 0 || !state.outbox.is_empty() {
-            let (count, verb) =
-                if pending == 1 { ("one change".into(), "was") } else { (format!("{pending} changes"), "were") };
-            let cause = match pending {
-                0 => format!("the server has not acknowledged the last batch of {}", collection.name),
-                _ => format!("{count} in {} {verb} never acknowledged by the server", collection.name),
-            };
-            return Err(Failure::new(3, cause, "sync first, or give them up with --force"));
+        let pending = status::pending(&folder, &state)?;
+        if pending + state.outbox.len() + state.wanted.len() + state.unreadable.len() > 0 {
+            return Err(refuse(&format!("{} changed while it was synced", collection.name)));
         }
+        let files = state.items.into_iter().map(|(key, item)| (key, item.hash)).collect();
+        doomed.push(Doomed { folder, files });
     }
-    Ok(())
+    Ok(doomed)
 }
 
-/// Removes the item files. What is no item stays.
-fn empty(folder: &Folder) -> Result<u64, Failure> {
-    if !folder.exists() {
-        folder.create()?;
-        return Ok(0);
+fn refuse(why: &str) -> Failure {
+    Failure::new(
+        3,
+        format!("nothing was removed, because the server is not known to have everything: {why}"),
+        "try again once a sync leaves nothing out, forget only the state with --keep-files, or give all up with --force",
+    )
+}
+
+/// Every item file in whatever version it is. What is no item stays.
+fn find_all(device: &Device) -> Result<Vec<Doomed>, Failure> {
+    let mut doomed = Vec::new();
+    for collection in ALL {
+        let folder = Folder::new(&device.dir, &device.home(), collection);
+        if !folder.exists() {
+            continue;
+        }
+        let mut files = BTreeMap::new();
+        for name in folder.names()?.items {
+            if let Found::File(hash) = folder.find(&name)? {
+                files.insert(name, hash);
+            }
+        }
+        doomed.push(Doomed { folder, files });
     }
-    let mut removed = 0;
-    for name in folder.names()?.items {
-        let version: Version = match folder.find(&name)? {
-            Found::File(hash) => Some(hash),
-            Found::Nothing | Found::Unknown(_) => continue,
-        };
-        folder.remove(&name, version)?;
-        removed += 1;
-    }
-    folder.sync()?;
-    Ok(removed)
+    Ok(doomed)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::account::random_id;
 use super::collection::Collection;
+use super::digest::Digest;
 use super::folder::Folder;
 use super::remote::Remote;
 use super::report::Report;
@@ -27,17 +28,32 @@ pub struct Session<'a> {
     pub report: &'a mut Report,
     pub state: State,
     pub batch_changes_max: usize,
+    /// A folder without items is the wish to delete them all.
+    pub allow_empty: bool,
     /// Keys of items that the server found too large.
     pub too_large: BTreeSet<String>,
+    /// Photos whose bytes are known to be on the server.
+    pub verified: BTreeSet<Digest>,
 }
 
 impl<'a> Session<'a> {
     pub fn new(
         collection: Collection, remote: &'a Remote, home: &'a Path, folder: &'a Folder, report: &'a mut Report,
-        state: State,
+        state: State, allow_empty: bool,
     ) -> Self {
         let batch_changes_max = if collection.is_photos() { BATCH_PHOTOS_MAX } else { BATCH_CHANGES_MAX };
-        Self { collection, remote, home, folder, report, state, batch_changes_max, too_large: BTreeSet::new() }
+        Self {
+            collection,
+            remote,
+            home,
+            folder,
+            report,
+            state,
+            batch_changes_max,
+            allow_empty,
+            too_large: BTreeSet::new(),
+            verified: BTreeSet::new(),
+        }
     }
 
     pub fn save(&self) -> Result<(), Failure> {

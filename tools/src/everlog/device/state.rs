@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::collection::Collection;
 use super::digest::Digest;
 use super::disk;
-use super::heal::is_same_timeline;
+use super::heal::{is_same_timeline, position};
 use everlog_server::failure::Failure;
 
 const VERSION: u32 = 1;
@@ -31,7 +31,15 @@ pub struct State {
     pub cursor: Option<String>,
     /// The last cursor in each timeline that the stream was read in, the newest at the end. They tell how much of its
     /// history a server still has that does not know the newest of them.
+    #[serde(default)]
     pub marks: Vec<String>,
+    /// The furthest place in the stream that anything here speaks of. It may lie past the cursor, and a server that no
+    /// longer leads to it has lost something that this device relied on, whether or not the cursor is still valid.
+    #[serde(default)]
+    pub heard: Option<String>,
+    /// With no cursor: the whole stream is to be read again, as one of which the server has lost all past this place.
+    #[serde(default)]
+    pub cut: Option<String>,
     /// Under which name this device writes to the stream, and the number of its next batch.
     pub producer: String,
     pub epoch: u64,
@@ -49,6 +57,9 @@ pub struct State {
     pub merging: BTreeMap<String, Intent>,
     /// Versions that the server has and this device could not take yet.
     pub wanted: BTreeMap<String, Wanted>,
+    /// Keys whose last word on the server nobody can read, and why, until a readable one comes.
+    #[serde(default)]
+    pub unreadable: BTreeMap<String, String>,
     /// Sent, or about to be sent, and not known to have arrived.
     pub outbox: Vec<Batch>,
 }
@@ -96,6 +107,8 @@ impl State {
             store: None,
             cursor: None,
             marks: Vec::new(),
+            heard: None,
+            cut: None,
             producer,
             epoch: 0,
             number: 0,
@@ -105,6 +118,7 @@ impl State {
             deleted: BTreeMap::new(),
             merging: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             outbox: Vec::new(),
         }
     }
@@ -117,6 +131,7 @@ impl State {
     /// From now on this is what both sides agree on for the key.
     pub fn agree(&mut self, key: &str, version: Option<Digest>, offset: &str) {
         self.wanted.remove(key);
+        self.unreadable.remove(key);
         match version {
             Some(hash) => {
                 self.deleted.remove(key);
@@ -139,11 +154,24 @@ impl State {
         self.marks.drain(..surplus);
     }
 
+    /// Something that is about to be kept speaks of this place in the stream.
+    pub fn hear(&mut self, offset: &str) {
+        let is_further = |heard: &String| position(offset).is_none() || position(offset) >= position(heard);
+        if self.heard.as_ref().is_none_or(is_further) {
+            self.heard = Some(offset.to_owned());
+        }
+    }
+
     /// Nothing is known any more about what the server has under the key.
     pub fn forget(&mut self, key: &str) {
         self.items.remove(key);
         self.deleted.remove(key);
         self.wanted.remove(key);
+    }
+
+    /// Whether the version is agreed on, or is what a merge was about to make of the file: then the server has it.
+    pub fn knows(&self, key: &str, version: Digest) -> bool {
+        self.base(key) == Some(version) || self.merging.get(key).is_some_and(|intent| intent.hash == Some(version))
     }
 
     /// Another writer to the stream, of whom the server has never heard. What was in the outbox is not sent under the
@@ -186,7 +214,7 @@ impl Bad {
             Self::Damaged => Failure::new(
                 4,
                 format!("the device's state {} is damaged", path.display()),
-                "keep a copy of the folder, then run `everlog device reset --force` on it and sync again",
+                "run `everlog device reset --keep-files` on the folder and sync again: the files stay and are merged",
             ),
             Self::Newer(version) => Failure::new(
                 3,
@@ -279,6 +307,18 @@ mod tests {
         assert_eq!(state.marks, ["1_2", "2_5", "3_6"]);
         (4..100).for_each(|timeline| state.mark(&format!("{timeline}_7")));
         assert_eq!((state.marks.len(), state.marks[MARKS_MAX - 1].as_str()), (MARKS_MAX, "99_7"));
+    }
+
+    #[test]
+    fn only_a_further_place_is_news() {
+        let offset = |position: u64| format!("00000001000000ff_{position:016x}");
+        let mut state = sample();
+        for (told, heard) in [(3, 3), (7, 7), (5, 7)] {
+            state.hear(&offset(told));
+            assert_eq!(state.heard, Some(offset(heard)));
+        }
+        state.hear("of another kind");
+        assert_eq!(state.heard.as_deref(), Some("of another kind"));
     }
 
     #[test]

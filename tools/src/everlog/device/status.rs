@@ -1,7 +1,7 @@
 //! `everlog device status`: what the device knows of itself, without asking the server.
 //!
-//! It changes nothing and takes no lock, so it works beside a sync. Invariant: pending counts exactly the items that a
-//! sync would push.
+//! It changes nothing and takes no lock, so it works beside a sync. Invariant: pending counts every item that is not what
+//! the server is known to have, also those that a sync would leave alone for now.
 
 use serde::Serialize;
 
@@ -33,6 +33,8 @@ struct Row {
     outbox: usize,
     /// Versions that the server has and this device could not take yet.
     wanted: usize,
+    /// Items whose last word on the server nobody can read.
+    unreadable: usize,
     cursor: Option<String>,
     level: Option<String>,
     last_sync: Option<String>,
@@ -51,6 +53,7 @@ pub fn run(device: &Device, json: bool) -> Result<(), Failure> {
             pending,
             outbox: state.outbox.len(),
             wanted: state.wanted.len(),
+            unreadable: state.unreadable.len(),
             cursor: state.cursor,
             level: state.level,
             last_sync: state.synced,
