@@ -68,9 +68,14 @@ impl World {
 
     /// The messages of a collection, as the server has them.
     fn messages(&self, collection: &str) -> Vec<serde_json::Value> {
+        self.stream(&format!("users/alice/{collection}"))
+    }
+
+    /// All messages of a stream, page by page.
+    fn stream(&self, name: &str) -> Vec<serde_json::Value> {
         let (mut messages, mut offset) = (Vec::new(), "-1".to_owned());
         loop {
-            let url = format!("{}/v1/stream/users/alice/{collection}?offset={offset}", self.proxy.url());
+            let url = format!("{}/v1/stream/{name}?offset={offset}", self.proxy.url());
             let mut answer = ureq::get(&url).call().expect("the stream is there");
             let header = |name: &str| answer.headers().get(name).map(|v| v.to_str().expect("text").to_owned());
             let (next, done) = (header("stream-next-offset"), header("stream-up-to-date").is_some());
@@ -388,8 +393,7 @@ fn nothing_acknowledged_is_lost_or_doubled_while_the_server_is_killed_forty_time
             }
         }
     }
-    let mut answer = ureq::get(&url).call().expect("the stream is there");
-    let written: Vec<u64> = serde_json::from_slice(&answer.body_mut().read_to_vec().expect("whole")).expect("numbers");
+    let written: Vec<u64> = world.stream("writer").iter().map(|n| n.as_u64().expect("a number")).collect();
     let expected: Vec<u64> = (0..written.len() as u64).collect();
     assert_eq!(written, expected, "each once, in order");
     // The last one may have been stored without its answer having come.
