@@ -13,9 +13,10 @@ use std::time::Duration;
 
 /// The lock's file name.
 pub(super) const FILE_NAME: &str = "LOCK";
-/// How often a lock that is held is tried: [`is_held`] in another process holds it for a moment.
-const TRIES: usize = 5;
-const BETWEEN_TRIES: Duration = Duration::from_millis(2);
+/// How often a lock that is held is tried, for half a second in all: [`is_held`] in another process holds it for a moment,
+/// and so does a child of this one between its fork and its exec, or a process that was killed and is not gone yet.
+const TRIES: usize = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
 /// A lock that is held until this is dropped.
 pub(super) type Held = Box<dyn Any + Send + Sync>;
