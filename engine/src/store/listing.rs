@@ -31,8 +31,9 @@ pub struct LogInfo {
     pub timelines: Vec<(Timeline, Seq)>,
     /// The LSN of its creation.
     pub created: Lsn,
-    /// The LSN of the last change beside its records and metadata: creation, tag, trim, close, deletion. Of a closed
-    /// log that is the close, unless it was trimmed since.
+    /// The LSN of the last change beside its records: creation, tag, trim, close, deletion; of a log that was read from
+    /// segments, of the last change of anything beside them. Of a closed log that is the close, unless it was changed
+    /// since.
     pub changed: Lsn,
     /// The seq at which it was forked from its parent, if it was.
     pub forked_at: Option<u64>,

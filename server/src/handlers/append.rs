@@ -2,7 +2,7 @@
 //!
 //! Invariant: 200 and 204 are said only of what is durable on this node.
 
-use super::{Context, body};
+use super::{ATTEMPTS, Context, body};
 use crate::protocol::answer::{Answer, Refusal, empty, set};
 use crate::protocol::content::StreamConfig;
 use crate::protocol::request::{self, Producer};
@@ -16,9 +16,6 @@ use hyper::{Request, StatusCode};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// How often a stream may be deleted and created again under one append.
-const ATTEMPTS: usize = 8;
 
 /// What the headers ask for.
 struct Asked {
@@ -65,6 +62,13 @@ pub async fn append(context: &Arc<Context>, name: String, request: Request<Incom
         if records.is_empty() && !asked.closes {
             return Err(Refusal::bad_request("an empty array appends nothing"));
         }
+        let has_records = !records.is_empty();
+        if !has_records
+            && asked.producer.is_none()
+            && let Some(answer) = closed_before(context, &name).await?
+        {
+            return Ok(answer);
+        }
         let staged = streams::Request {
             name: name.clone(),
             created: Some(known.created),
@@ -76,13 +80,6 @@ pub async fn append(context: &Arc<Context>, name: String, request: Request<Incom
             close: asked.closes,
             ..streams::Request::default()
         };
-        let has_records = !staged.records.is_empty();
-        if !has_records
-            && asked.producer.is_none()
-            && let Some(answer) = closed_before(context, &name).await?
-        {
-            return Ok(answer);
-        }
         match context.streams.append(staged).await {
             Ok(receipt) => {
                 context.metrics.acknowledged(begun.elapsed());

@@ -2,7 +2,7 @@
 //!
 //! Invariant: of any number of creations at once one says 201, and its content alone is stored.
 
-use super::{Context, body};
+use super::{ATTEMPTS, Context, body};
 use crate::protocol::answer::{Answer, Refusal, empty, put, set};
 use crate::protocol::content::{DEFAULT_TYPE, StreamConfig, split};
 use crate::protocol::{headers, path, request};
@@ -17,9 +17,6 @@ use std::time::Instant;
 
 /// A longer content type is no media type that anybody knows.
 const CONTENT_TYPE_BYTES_MAX: usize = 256;
-/// How often a stream may vanish between its creation by another and the look at it.
-const ATTEMPTS: usize = 8;
-
 pub async fn create(context: &Arc<Context>, name: String, request: Request<Incoming>) -> Result<Answer, Refusal> {
     request::unsupported(request.headers())?;
     let content_type = request::content_type(request.headers())?.unwrap_or(DEFAULT_TYPE).to_owned();

@@ -1,5 +1,5 @@
-//! DELETE: the stream is gone once this is answered, and stays so after any crash. Its records keep their bytes on disk
-//! for now.
+//! DELETE: the stream is gone for every client once this is answered, and stays so after any crash. The bytes of its
+//! records stay in their segments, which nothing merges yet.
 
 use super::Context;
 use crate::protocol::answer::{Answer, Refusal, empty};

@@ -35,6 +35,8 @@ pub const BODY_BYTES_MAX: usize = everlog::limits::RECORD_BYTES_MAX;
 const SMALL_BODY_BYTES: usize = 64 << 10;
 /// Memory for all larger bodies that are being received or stored, in KiB.
 pub const BODIES_KIB: usize = 256 << 10;
+/// How often a stream may be deleted and created again under one request before that is refused.
+const ATTEMPTS: usize = 8;
 /// How long a client may take to send one, and wait for the memory.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
 const METHODS: &str = "GET, HEAD, PUT, POST, DELETE, OPTIONS";

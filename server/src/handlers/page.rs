@@ -3,7 +3,7 @@
 //! Invariant: `Stream-Up-To-Date` and `Stream-Closed` are said only of a page that reaches the stream's end, and what is
 //! missing or damaged is an error and never a shorter page.
 
-use super::Context;
+use super::{ATTEMPTS, Context};
 use crate::protocol::answer::{Answer, Refusal, put, set, with};
 use crate::protocol::body::whole;
 use crate::protocol::content::join;
@@ -13,9 +13,6 @@ use everlog::types::Position;
 use everlog::{Error, ErrorKind, Page};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
-
-/// How often a stream may be deleted and created again under one read.
-const ATTEMPTS: usize = 8;
 
 /// Reads, with the configuration of the very log that was read, and tells a reader from another history where it stands.
 pub async fn read(context: &Context, name: &str, from: Position) -> Result<(Page, Known), Refusal> {

@@ -1,7 +1,7 @@
 //! `everlog device status`: what the device knows of itself, without asking the server.
 //!
 //! It changes nothing and takes no lock, so it works beside a sync. Invariant: pending counts every item that is not what
-//! the server is known to have, also those that a sync would leave alone for now.
+//! the server is known to have, also those that the next sync would leave alone.
 
 use serde::Serialize;
 
