@@ -142,3 +142,38 @@ fn a_full_pool_makes_a_call_that_must_not_wait_say_so() {
     }
     assert_eq!(refused, Some(ErrorKind::Overloaded), "a store without threads rejects, and says when to come back");
 }
+
+#[test]
+fn a_look_at_a_log_shows_nothing_that_is_only_staged() {
+    let (dir, config) = fresh();
+    let clock = std::sync::Arc::new(crate::clock::SystemClock::default());
+    let io = crate::io::choose(config.io).expect("a disk");
+    let (store, mut steps) = Store::open_stepped(io, clock, dir.path(), config).expect("a store");
+    let mut batch = Batch::new();
+    batch.log("log").create_with(b"first").record(b"a");
+    let ack = store.append(batch).expect("staged");
+    let unseen = |result: crate::Result<()>| assert_eq!(result.expect_err("unseen").kind(), ErrorKind::NotFound);
+    unseen(store.info("log").map(drop));
+    unseen(store.try_info("log").map(drop));
+    unseen(store.subscribe("log").map(drop));
+    while ack.try_get().is_none() {
+        steps.commit().expect("a sound disk");
+    }
+    let before = store.info("log").expect("durable");
+    let mut batch = Batch::new();
+    batch.log("log").record(b"b").record(b"c");
+    let records = store.append(batch).expect("staged");
+    assert_eq!(store.info("log").expect("known"), before, "records alone");
+    assert_eq!(store.try_info("log").expect("known"), before);
+    assert_eq!(store.try_read("log", before.end(), ALL).expect("the end").records, []);
+    let mut batch = Batch::new();
+    batch.log("log").metadata(b"second").close();
+    let change = store.append(batch).expect("staged");
+    assert_eq!(store.info("log").expect("known"), before, "and what changes the log itself");
+    while change.try_get().is_none() {
+        steps.commit().expect("a sound disk");
+    }
+    assert!(records.try_get().is_some_and(|answer| answer.is_ok()));
+    let after = store.info("log").expect("known");
+    assert_eq!((after.next_seq, after.closed, &after.metadata[..]), (3, true, &b"second"[..]));
+}
