@@ -10,4 +10,5 @@ pub mod folders;
 pub mod net;
 pub mod oracle;
 pub mod programs;
+pub mod real;
 pub mod sim;

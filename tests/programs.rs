@@ -17,6 +17,8 @@ pub enum Program {
     Everlog,
     /// The engine's example.
     Import,
+    /// The process that tests on real file systems do something to.
+    Victim,
 }
 
 impl Program {
@@ -29,6 +31,7 @@ impl Program {
             Self::Everlogd => ("everlog-server", "--bin", "everlogd", &["engine/src", "server/src"]),
             Self::Everlog => ("everlog-tools", "--bin", "everlog", &["engine/src", "server/src", "tools/src"]),
             Self::Import => ("everlog", "--example", "import", &["engine/src", "engine/examples"]),
+            Self::Victim => ("everlog-tests", "--bin", "victim", &["engine/src", "tests/bin", "tests/real"]),
         };
         let path = if kind == "--bin" { profile_dir.join(name) } else { profile_dir.join("examples").join(name) };
         let built = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
@@ -51,10 +54,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in a folder of the repository").to_owned()
 }
 
-/// The folder of the profile: a test's program lies in `deps` of it.
+/// The folder of the profile: programs lie in it, and a test's in `deps` of it.
 fn profile_dir() -> PathBuf {
-    let program = std::env::current_exe().expect("a test knows its own program");
-    program.ancestors().nth(2).expect("a test lies two folders deep").to_owned()
+    let program = std::env::current_exe().expect("a process knows its own program");
+    let folder = program.parent().expect("a program lies in a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("it lies in the profile's") } else { folder };
+    folder.to_owned()
 }
 
 /// The folder that builds go to; scratch folders are made there, on a real disk.

@@ -1,0 +1,244 @@
+//! The victim as a child process: started, listened to, killed.
+//!
+//! Its lines are read by a thread of their own, so that whoever waits for one can give up. Invariant: the child ends
+//! with its handle.
+
+use super::line::{Line, Order};
+use super::oracle::{Found, Oracle, found};
+use crate::programs::Program;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// After this long without a line that is waited for, the victim is said to hang. A machine that is busy with other
+/// things takes seconds.
+pub const HANGS_AFTER: Duration = Duration::from_secs(120);
+
+/// How victims of a row are started.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The store.
+    pub data: PathBuf,
+    /// The backend: `auto`, `uring`, `posix` or `buffered`.
+    pub io: &'static str,
+    /// What the records follow from.
+    pub seed: u64,
+    /// Where what the victim says on its standard error is gathered: outside the disk that things happen to.
+    pub stderr: PathBuf,
+    /// More flags of `write` and of `check`: sizes.
+    pub sizes: Vec<OsString>,
+}
+
+impl Setting {
+    /// A store in `data`, with the victim's own sizes. `scratch` is a folder that nothing happens to.
+    #[must_use]
+    pub fn new(data: &Path, io: &'static str, seed: u64, scratch: &Path) -> Self {
+        Self { data: data.to_owned(), io, seed, stderr: scratch.join("victim.stderr"), sizes: Vec::new() }
+    }
+
+    /// The command `victim write`, to which flags may be added.
+    #[must_use]
+    pub fn write(&self) -> Command {
+        self.command("write")
+    }
+
+    /// The command `victim check`.
+    #[must_use]
+    pub fn check(&self) -> Command {
+        self.command("check")
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(Program::Victim.path());
+        command.arg(name).arg("--data").arg(&self.data).args(["--io", self.io, "--seed", &self.seed.to_string()]);
+        command.args(&self.sizes);
+        command
+    }
+
+    /// Starts a command of this setting.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start(&self, command: Command) -> Result<Running, String> {
+        Running::start(command, &self.stderr)
+    }
+
+    /// Runs `victim check` to its end, and asks the oracle about what it found.
+    ///
+    /// # Errors
+    /// It did not end well, or the oracle says what is violated.
+    pub fn ask(&self, oracle: &mut Oracle) -> Result<u64, String> {
+        oracle.check(&self.look(false)?)
+    }
+
+    /// Runs `victim check` to its end; without a clean close if `no_close`.
+    ///
+    /// # Errors
+    /// It did not end well.
+    pub fn look(&self, no_close: bool) -> Result<Found, String> {
+        let mut command = self.check();
+        command.args(no_close.then_some("--no-close"));
+        let mut running = self.start(command)?;
+        let mut lines = Vec::new();
+        let status = running.rest(|line| lines.push(line.clone()))?;
+        if !status.success() {
+            return Err(running.ended(&format!("the check ended with {status}")));
+        }
+        Ok(found(&lines))
+    }
+}
+
+/// A victim that was started.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    reader: Option<JoinHandle<()>>,
+    stderr: PathBuf,
+    shown: String,
+}
+
+impl Running {
+    fn start(mut command: Command, stderr: &Path) -> Result<Self, String> {
+        let told = |what: &str, e: std::io::Error| format!("{what} failed: {e}");
+        let errors = File::options().create(true).append(true).open(stderr).map_err(|e| told("opening a file", e))?;
+        let shown = format!("{command:?}");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .map_err(|e| told("starting the victim", e))?;
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = channel();
+        let reader = std::thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            let mut line = String::new();
+            // A line that was cut by a kill was not said.
+            while stdout.read_line(&mut line).is_ok_and(|len| len > 0) && line.ends_with('\n') {
+                if sender.send(std::mem::take(&mut line)).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, stdin, lines, reader: Some(reader), stderr: stderr.to_owned(), shown })
+    }
+
+    /// Its number as a process, until it was waited for.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line; none at the end of its output, nor if there is none within `patience`.
+    ///
+    /// # Errors
+    /// It said something that no victim says.
+    pub fn line_within(&mut self, patience: Duration) -> Result<Heard, String> {
+        match self.lines.recv_timeout(patience) {
+            Ok(line) => Ok(Heard::Line(line.trim_end_matches('\n').parse()?)),
+            Err(RecvTimeoutError::Timeout) => Ok(Heard::Nothing),
+            Err(RecvTimeoutError::Disconnected) => Ok(Heard::End),
+        }
+    }
+
+    /// Listens until `done` says so of a line; each line is told to it. False if the output ended before.
+    ///
+    /// # Errors
+    /// No such line came in time, or something that no victim says.
+    pub fn until(&mut self, mut done: impl FnMut(&Line) -> bool) -> Result<bool, String> {
+        let deadline = Instant::now() + HANGS_AFTER;
+        loop {
+            match self.line_within(deadline.saturating_duration_since(Instant::now()))? {
+                Heard::Line(line) if done(&line) => return Ok(true),
+                Heard::Line(_) => {}
+                Heard::End => return Ok(false),
+                Heard::Nothing => return Err(self.ended("the victim hangs")),
+            }
+        }
+    }
+
+    /// Listens to the end, and waits for the process.
+    ///
+    /// # Errors
+    /// It did not end in time, or said something that no victim says.
+    pub fn rest(&mut self, mut each: impl FnMut(&Line)) -> Result<ExitStatus, String> {
+        self.until(|line| {
+            each(line);
+            false
+        })?;
+        let deadline = Instant::now() + HANGS_AFTER;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+                Ok(None) => return Err(self.ended("the victim said its last and does not end")),
+                Err(e) => return Err(self.ended(&format!("waiting for the victim failed: {e}"))),
+            }
+        }
+    }
+
+    /// Gives an order.
+    ///
+    /// # Errors
+    /// The victim has ended.
+    pub fn order(&mut self, order: Order) -> Result<(), String> {
+        let stdin = self.stdin.as_mut().expect("orders come before the end of the input");
+        stdin.write_all(format!("{order}\n").as_bytes()).map_err(|e| self.ended(&format!("no order is taken: {e}")))
+    }
+
+    /// Ends its input: it closes the store and ends.
+    pub fn finish(&mut self) {
+        self.stdin = None;
+    }
+
+    /// SIGKILL. What it said before can still be listened to.
+    pub fn kill(&mut self) {
+        // One that has ended by itself was not waited for, so that its number is its own still.
+        self.child.kill().expect("a child can be killed");
+    }
+
+    /// What went wrong, with the end of what the victim said on its standard error.
+    #[must_use]
+    pub fn ended(&self, what: &str) -> String {
+        let told = std::fs::read(&self.stderr).unwrap_or_default();
+        let told = String::from_utf8_lossy(&told[told.len().saturating_sub(4000)..]).into_owned();
+        format!("{what}\ncommand: {}\nthe end of its standard error:\n{told}", self.shown)
+    }
+}
+
+/// What came of listening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A line.
+    Line(Line),
+    /// None yet.
+    Nothing,
+    /// The output has ended.
+    End,
+}
+
+/// Whether a victim ended since it was killed.
+#[must_use]
+pub fn was_killed(status: ExitStatus) -> bool {
+    status.signal() == Some(9)
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended, and been waited for; there is nobody to tell then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
