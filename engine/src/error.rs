@@ -234,6 +234,16 @@ impl Error {
         self.inner.source.as_ref()
     }
 
+    /// Whether room or descriptors are wanting: it passes once there are some, and says nothing about the disk.
+    pub(crate) fn is_shortage(&self) -> bool {
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        self.os_error().is_some_and(|e| {
+            matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+                || matches!(e.raw_os_error(), Some(ENFILE | EMFILE))
+        })
+    }
+
     /// What to do next, where something can be done.
     #[must_use]
     pub fn advice(&self) -> Option<&str> {

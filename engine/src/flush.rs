@@ -7,7 +7,9 @@
 //!    written. If that fails it is abandoned and written anew under another id. It proves each byte as it was read: a
 //!    later write that the disk puts in the wrong place is found by `verify`, not here.
 //! 3. A manifest version that names it, and the last frame it covers, is committed. From here on recovery begins behind
-//!    that frame. A failure here poisons: what the disk holds is unknown.
+//!    that frame. A failure here poisons: what the disk holds is unknown. The one exception is a want of room or of
+//!    descriptors while the version is written under its temporary name: nothing refers to that file, what is wanting is
+//!    known, and the flush is tried again (docs/adr/0006-a-full-disk-does-not-poison.md).
 //! 4. The new snapshot is installed, then the records are taken out of memory, so that a reader misses nothing.
 //! 5. Journal files whose frames are all covered become spare.
 //!
@@ -150,7 +152,10 @@ impl Flusher {
         } else {
             Ok(None)
         };
-        let result = result.and_then(|meta| self.commit(&set, meta, end, time));
+        let result = result.and_then(|meta| {
+            let id = meta.as_ref().map(|meta| meta.id);
+            self.commit(&set, meta, end, time).inspect_err(|_| self.abandon(id))
+        });
         if let Err(error) = result {
             self.index.put_back_dirty(slots);
             return Err(error);
@@ -159,6 +164,13 @@ impl Flusher {
         self.journal.ring.release(end.frame);
         self.index.metrics.flushes.add(1);
         Ok(true)
+    }
+
+    /// Removes a segment that no manifest names. Once poisoned nobody knows whether one does.
+    fn abandon(&self, id: Option<SegmentId>) {
+        if let Some(id) = id.filter(|_| !self.poison.is_set()) {
+            let _ = self.io.remove(&segment::path(&self.dir, id));
+        }
     }
 
     /// Takes what was flushed out of memory. Room is given back in pieces, since each wakes all who wait for some.
@@ -255,10 +267,12 @@ impl Flusher {
         };
         let bytes = meta.as_ref().map_or(0, |meta| meta.bytes);
         manifest.segments.extend(meta);
-        if let Err(error) = manifest::commit(&*self.io, &self.dir, &manifest) {
-            self.poison.set(error.clone());
-            return Err(error);
-        }
+        let prepared = manifest::prepare(&*self.io, &self.dir, &manifest).inspect_err(|error| {
+            if !error.is_shortage() {
+                self.poison.set(error.clone());
+            }
+        })?;
+        prepared.commit(&*self.io).inspect_err(|error| self.poison.set(error.clone()))?;
         self.journal.set_manifest(manifest.version);
         self.index.install(SegmentSet { manifest, segments });
         self.index.metrics.manifests.add(1);

@@ -16,7 +16,7 @@ mod tests;
 pub use model::{Answer, Creation, Log, Part, Phase, Producer, Refusal, State, Then};
 
 use everlog::ErrorKind;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 /// A promise that was not kept, in words.
@@ -81,6 +81,8 @@ pub struct Fates {
     pub settled: Vec<Ticket>,
     /// They are gone without a trace.
     pub lost: Vec<Ticket>,
+    /// They were acknowledged, and are gone: only where the disk lied ([`Oracle::recovered_from_lies`]).
+    pub rolled_back: Vec<Ticket>,
 }
 
 struct Pending {
@@ -101,6 +103,8 @@ pub struct Oracle {
     /// How many of them somebody was told of or shown.
     floor: usize,
     submitted: u64,
+    /// Since the last recovery, the settled batches, each with the state before it.
+    history: Vec<(Ticket, State)>,
 }
 
 impl Oracle {
@@ -166,7 +170,8 @@ impl Oracle {
 
     fn settle(&mut self) {
         while self.floor > 0 && self.pending.front().is_some_and(|p| p.answered) {
-            self.settled = self.pending.pop_front().expect("it was just looked at").after;
+            let Pending { ticket, after, .. } = self.pending.pop_front().expect("it was just looked at");
+            self.history.push((ticket, std::mem::replace(&mut self.settled, after)));
             self.floor -= 1;
         }
         // A refusal changes nothing; it needs no floor to be forgotten.
@@ -217,8 +222,51 @@ impl Oracle {
         Err(Violation(format!("what is found is not what was there, at least {} open batches:{why}", self.floor)))
     }
 
+    /// As [`Oracle::recovered`], after a disk has lied. The logs in `damaged` said that they are; all others must be
+    /// true. Nothing that `proved` speaks for may be missing: the last batch that was acknowledged before a frame was
+    /// sealed which the disk has. What was acknowledged after that may be gone, all of it from some batch on.
+    ///
+    /// # Errors
+    /// If what is shown is not what the store held after one of the batches that may have been its last.
+    pub fn recovered_from_lies(
+        &mut self, shown: &BTreeMap<String, Shown>, damaged: &BTreeSet<String>, proved: Option<Ticket>,
+    ) -> Result<Fates, Violation> {
+        let honest = |state: &State| {
+            let heard = state.iter().filter(|(name, _)| !damaged.contains(*name));
+            let heard: State = heard.map(|(name, log)| (name.clone(), log.clone())).collect();
+            model::check_all(&heard, shown)
+        };
+        let mut why = String::new();
+        for k in (0..=self.pending.len()).rev() {
+            if k < self.floor && Some(self.pending[k].ticket) <= proved {
+                break;
+            }
+            let Some(difference) = honest(self.state_after(k)) else {
+                let gone = self.pending.iter().take(self.floor).skip(k).filter(|p| p.answered).map(|p| p.ticket);
+                let rolled_back = gone.collect();
+                return Ok(Fates { rolled_back, ..self.adopt(k) });
+            };
+            why += &format!("\n  if {k} of {} open batches survived: {difference}", self.pending.len());
+        }
+        let mut gone: Vec<_> = self.pending.iter().filter(|p| p.answered).map(|p| p.ticket).collect();
+        while self.pending.front().is_none_or(|p| Some(p.ticket) > proved)
+            && let Some((ticket, before)) = self.history.pop()
+            && Some(ticket) > proved
+        {
+            gone.push(ticket);
+            let Some(difference) = honest(&before) else {
+                self.settled = before;
+                let fates = self.adopt(0);
+                return Ok(Fates { rolled_back: gone, ..fates });
+            };
+            why += &format!("\n  before {ticket:?}: {difference}");
+        }
+        Err(Violation(format!("what is found is not what was there, proved up to {proved:?}:{why}")))
+    }
+
     fn adopt(&mut self, k: usize) -> Fates {
         let mut fates = Fates::default();
+        self.history.clear();
         self.settled = self.state_after(k).clone();
         self.floor = 0;
         for (i, pending) in std::mem::take(&mut self.pending).into_iter().enumerate() {

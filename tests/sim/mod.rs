@@ -1,5 +1,6 @@
 //! The simulated machine: a disk that loses what it may lose, a clock that jumps, and their source of chance.
 
+pub mod campaign;
 pub mod clock;
 pub mod disk;
 pub mod rng;
@@ -7,5 +8,14 @@ pub mod traffic;
 pub mod world;
 
 pub use clock::SimClock;
-pub use disk::{Crash, Fault, SimDisk};
+pub use disk::{Crash, Fault, Lie, SimDisk, When};
 pub use rng::Rng;
+
+/// Seeds of a scenario that each change to the project is put to.
+#[must_use]
+pub fn seeds_in_ci(scenario: world::Scenario) -> u64 {
+    match scenario {
+        world::Scenario::Crash => 2000,
+        _ => 1000,
+    }
+}

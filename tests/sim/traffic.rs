@@ -32,6 +32,11 @@ impl Traffic {
         Self { rng, logs, sent: Vec::new(), made: 0 }
     }
 
+    /// From here on what they do follows from `rng`.
+    pub fn draw_from(&mut self, rng: Rng) {
+        self.rng = rng;
+    }
+
     /// The names of all logs there may be.
     #[must_use]
     pub fn logs(&self) -> &[String] {

@@ -435,10 +435,18 @@ impl dyn Io {
     /// # Errors
     /// [`crate::ErrorKind::Io`]; the temporary file may stay and is replaced by the next attempt.
     pub fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.put_in_place(self.write_aside(path, bytes)?, path)
+    }
+
+    /// The first half of [`Self::replace`]: writes and syncs the file under a temporary name, which it gives. Nothing
+    /// refers to that yet.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`]; `path` is what it was.
+    pub fn write_aside(&self, path: &Path, bytes: &[u8]) -> Result<PathBuf> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
-        let dir = path.parent().expect("a store's file lies in its directory");
         if let Err(e) = self.remove(&temporary)
             && e.os_error().is_none_or(|e| e.kind() != io::ErrorKind::NotFound)
         {
@@ -447,6 +455,15 @@ impl dyn Io {
         let file = self.open(&temporary, OpenMode::Create)?;
         self.write_at(&file, 0, AlignedBuf::from_slice(bytes), false)?;
         self.sync(&file)?;
+        Ok(temporary)
+    }
+
+    /// The second half: rename and sync of the directory.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`]; which of the two `path` holds after a crash is then unknown.
+    pub fn put_in_place(&self, temporary: PathBuf, path: &Path) -> Result<()> {
+        let dir = path.parent().expect("a store's file lies in its directory");
         self.rename(&temporary, path)?;
         self.sync_dir(dir)
     }

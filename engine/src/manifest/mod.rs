@@ -10,7 +10,7 @@ use crate::format::manifest::Manifest;
 use crate::io::Io;
 use crate::types::ManifestVersion;
 use std::io::ErrorKind as OsKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The longest manifest that is read, in bytes: about half a million segments.
 const MANIFEST_BYTES_MAX: usize = 64 << 20;
@@ -83,22 +83,55 @@ fn read(io: &dyn Io, dir: &Path, version: ManifestVersion) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// Makes `manifest` the newest version in `dir`, durable when this returns, then removes those older than the one
-/// before it. A removal that fails is tried again with the next version.
+/// A version that lies beside its place: synced, and in force for nobody.
+#[must_use = "it is in force only once it is committed"]
+pub struct Prepared {
+    temporary: PathBuf,
+    path: PathBuf,
+    version: ManifestVersion,
+}
+
+/// Writes `manifest` under a temporary name in `dir`.
+///
+/// # Errors
+/// [`ErrorKind::Io`]; the version before it is in force, whatever happens.
+pub fn prepare(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<Prepared> {
+    let path = dir.join(file_name(manifest.version));
+    let temporary = io.write_aside(&path, &manifest.encode())?;
+    Ok(Prepared { temporary, path, version: manifest.version })
+}
+
+/// Makes `manifest` the newest version in `dir`: [`prepare`] and [`Prepared::commit`].
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; whether the version is in place is then unknown.
 pub fn commit(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<()> {
-    io.replace(&dir.join(file_name(manifest.version)), &manifest.encode())?;
-    let Ok(names) = io.list(dir) else { return Ok(()) };
-    let kept_from = manifest.version.0.saturating_sub(1);
+    prepare(io, dir, manifest)?.commit(io)
+}
+
+impl Prepared {
+    /// Puts it in its place as the newest version, durable when this returns, then removes those older than the one
+    /// before it. A removal that fails is tried again with the next version.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; whether the version is in place is then unknown.
+    pub fn commit(self, io: &dyn Io) -> Result<()> {
+        let Self { temporary, path, version } = self;
+        io.put_in_place(temporary, &path)?;
+        remove_outdated(io, path.parent().expect("a manifest lies in a directory"), version);
+        Ok(())
+    }
+}
+
+fn remove_outdated(io: &dyn Io, dir: &Path, version: ManifestVersion) {
+    let Ok(names) = io.list(dir) else { return };
+    let kept_from = version.0.saturating_sub(1);
     let outdated = names.iter().filter(|name| version_of(name).is_some_and(|v| v.0 < kept_from));
     for name in outdated {
         if let Err(e) = io.remove(&dir.join(name)) {
             tracing::debug!(error = %e, "an outdated manifest cannot be removed; the next commit tries again");
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

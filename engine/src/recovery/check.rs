@@ -17,7 +17,7 @@ use crate::format::frame::{FrameHeader, FrameRef, HEADER_LEN};
 use crate::format::identity::Identity;
 use crate::io::Io;
 use crate::limits::frame_bytes_max;
-use crate::types::{JournalId, LogId, Lsn, ManifestVersion};
+use crate::types::{LogId, Lsn, ManifestVersion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
@@ -50,11 +50,7 @@ pub fn check(
     io: &dyn Io, dir: &Path, identity: &Identity, manifest: Manifested,
     name_of: &mut dyn FnMut(LogId) -> Option<String>,
 ) -> Result<Checked> {
-    let mut uses = BTreeSet::new();
-    let mut sink = |header: &FrameHeader, _| {
-        uses.insert(header.journal);
-        Ok(())
-    };
+    let mut sink = |_: &FrameHeader, _| Ok(());
     let facts = match scan(io, dir, identity, &manifest.flushed, &mut sink) {
         Ok(facts) => facts,
         Err(e) if e.path().is_some_and(|path| path != dir) => {
@@ -62,7 +58,7 @@ pub fn check(
         }
         Err(e) => return Err(e),
     };
-    let headers = headers(&facts, &uses);
+    let headers = headers(&facts);
     let mut refusal = Vec::new();
     let Action::Refuse { lsns, why } = decide(&facts, manifest.version) else {
         return Ok(Checked { headers, refusal, facts: Some(facts) });
@@ -89,15 +85,16 @@ fn unreadable(error: &Error, flushed: &FrameRef) -> Finding {
     Finding { lsns, ..Finding::new(file, error.to_string()) }
 }
 
-/// Damaged headers of the files in use. `uses` are those of the accepted frames.
-fn headers(facts: &Facts, uses: &BTreeSet<JournalId>) -> Vec<Finding> {
+/// Damaged headers of the files in use.
+fn headers(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (n, file) in facts.files.iter().enumerate() {
         let what = match &file.header {
             _ if file.in_chain.is_none() && facts.end_file != Some(n) => continue,
             HeaderFacts::Damaged(why) => format!("the journal file's header is damaged: {why}"),
             HeaderFacts::Blank => "the journal file's header is blank, though frames are behind it".to_owned(),
-            HeaderFacts::Valid(header) if file.in_chain.is_some() && !uses.contains(&header.journal) => {
+            // A later one is what an open leaves that died before its first frame.
+            HeaderFacts::Valid(header) if file.in_chain_of.is_some_and(|journal| header.journal < journal) => {
                 format!("the journal file's header is that of another use ({}) than its frames", header.journal)
             }
             HeaderFacts::Valid(header) if header.file_bytes != file.bytes => {

@@ -11,8 +11,7 @@ use crate::error::Result;
 use crate::format::manifest::Manifest;
 use crate::io::{Io, OpenMode};
 use crate::segment;
-use crate::types::{FrameNo, JournalId, SegmentId};
-use std::collections::BTreeMap;
+use crate::types::{JournalId, SegmentId};
 use std::path::{Path, PathBuf};
 
 /// Makes durable what recovery rests on, before anything of it is visible. First the directories: a process killed in a
@@ -23,23 +22,17 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`]: nothing may be opened.
-pub fn make_durable(
-    io: &dyn Io, dir: &Path, facts: &Facts, last_frames: &BTreeMap<JournalId, FrameNo>,
-    extents: &[(JournalId, u64, u32)],
-) -> Result<()> {
+pub fn make_durable(io: &dyn Io, dir: &Path, facts: &Facts, extents: &[(JournalId, u64, u32)]) -> Result<()> {
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(parent)?;
     }
     io.sync_dir(dir)?;
     io.sync_dir(&segment::directory(dir))?;
     for file in &facts.files {
-        let holds = file.journal.is_some_and(|journal| last_frames.contains_key(&journal));
-        if !holds {
-            continue;
-        }
+        let Some(journal) = file.in_chain_of else { continue };
         let open = io.open(&file.path, OpenMode::WriteDirect)?;
         if io.buffered() {
-            for (_, position, len) in extents.iter().filter(|(j, _, _)| Some(*j) == file.journal) {
+            for (_, position, len) in extents.iter().filter(|(j, _, _)| *j == journal) {
                 let frame = io.read_at(&open, *position, *len as usize)?;
                 io.write_at(&open, *position, frame, false)?;
             }

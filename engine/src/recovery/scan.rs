@@ -59,6 +59,9 @@ pub struct FileFacts {
     pub journal: Option<JournalId>,
     /// The bytes of the accepted frames in it.
     pub in_chain: Option<Range<u64>>,
+    /// The use that these frames are of. It may be older than `journal`: where an open died while it wrote the first
+    /// frame of a use, the one of the use before it may be whole again.
+    pub in_chain_of: Option<JournalId>,
     /// The bytes past the cut that hold frames, or headers of frames, which no earlier cut left behind.
     pub torn: Option<Range<u64>>,
     /// Whether it holds nothing that is still needed: no accepted frame, not the end of the chain, nothing torn. (A
@@ -233,7 +236,8 @@ impl<'a> Scan<'a> {
                 _ => None,
             };
             let journal = journal.max(first.as_ref().map(|f| f.journal));
-            files.push(FileFacts { slot, path, bytes, header, journal, in_chain: None, torn: None, spare: false });
+            let (in_chain, in_chain_of, torn, spare) = (None, None, None, false);
+            files.push(FileFacts { slot, path, bytes, header, journal, in_chain, in_chain_of, torn, spare });
             firsts.push(first);
         }
         let journal_id_max = files.iter().filter_map(|f| f.journal).max().unwrap_or_default().max(flushed.journal);
@@ -329,6 +333,7 @@ impl<'a> Scan<'a> {
         let file = &mut self.facts.files[n];
         let begin = file.in_chain.as_ref().map_or(header.position, |range| range.start);
         file.in_chain = Some(begin..header.position + u64::from(header.frame_len));
+        file.in_chain_of = Some(header.journal);
         self.facts.anchor = if self.facts.anchor == Anchor::Start { Anchor::Start } else { Anchor::Found };
         self.facts.end = header.as_ref(hash);
         self.facts.end_file = Some(n);

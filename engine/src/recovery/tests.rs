@@ -6,7 +6,7 @@ mod ring;
 use super::decide::Action;
 use super::scan::{Anchor, HeaderFacts};
 use super::torn;
-use crate::format::frame::{FrameHeader, FrameRef, HEADER_LEN};
+use crate::format::frame::{FLAG_OPEN, FrameHeader, FrameRef, HEADER_LEN};
 use crate::journal::names;
 use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion};
 use ring::{DEPTH, Ring, path};
@@ -327,6 +327,27 @@ fn an_open_that_died_between_its_header_and_its_first_frame_changes_nothing() {
     }
     ring.frame(&[b"x"]);
     ring.scan().is(&ring, 0, 4);
+}
+
+/// Two opens die while they write their first frame into one file: the first leaves its header and the second the rest,
+/// which together are the first one's frame. The file holds the journal's end then, though its newest use has nothing in
+/// it, and must not be taken for spare.
+#[test]
+fn a_first_frame_made_whole_by_the_next_use_belongs_to_its_own() {
+    let mut ring = one_file(3);
+    let end = ring.last;
+    ring.cut_to(end, 1);
+    ring.frame_with(&[], FLAG_OPEN);
+    let first = ring.written[3].clone();
+    ring.cut_to(end, 1);
+    ring.frame_with(&[], FLAG_OPEN);
+    ring.patch(1, first.header.position, &first.bytes[..512]);
+    let scanned = ring.scan();
+    assert_eq!(scanned.facts.end, first.at, "the older use's frame is right in every byte");
+    let file = &scanned.facts.files[1];
+    assert_eq!((file.in_chain_of, file.journal), (Some(JournalId(2)), Some(JournalId(3))));
+    assert!(!file.spare);
+    assert_eq!(scanned.action, CUT);
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(super) fn open(
     if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version) {
         return Err(refusal);
     }
-    repair::make_durable(&*io, dir, &loaded.facts, &loaded.last_frames, &loaded.extents)?;
+    repair::make_durable(&*io, dir, &loaded.facts, &loaded.extents)?;
     let torn = repair::keep_torn(&*io, dir, &loaded.facts)?;
     repair::sweep(&*io, dir, &loaded.manifest)?;
     let (ring, end_file) = ring(&io, dir, config, &loaded)?;
@@ -132,7 +132,7 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
     );
     let mut end_file = None;
     for (n, file) in loaded.facts.files.iter().enumerate() {
-        let used = file.journal.and_then(|journal| loaded.last_frames.get(&journal).copied());
+        let used = file.in_chain_of.and_then(|journal| loaded.last_frames.get(&journal).copied());
         let adopted = ring.adopt(file.slot, file.bytes, used)?;
         if loaded.facts.end_file == Some(n) {
             end_file = adopted;

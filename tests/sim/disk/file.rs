@@ -148,6 +148,17 @@ impl Content {
         self.shown.clone_from(&self.stable);
     }
 
+    /// Flips one bit, on the platter and in every cache.
+    pub fn flip(&mut self, at: usize, bit: u32) {
+        self.shown[at] ^= 1 << bit;
+        if let Some(byte) = self.stable.get_mut(at) {
+            *byte ^= 1 << bit;
+        }
+        for version in self.cached.get_mut(&(at / SECTOR)).into_iter().flatten() {
+            version.bytes[at % SECTOR] ^= 1 << bit;
+        }
+    }
+
     /// Whether everything shown would survive a loss of power.
     pub fn is_stable(&self) -> bool {
         self.cached.is_empty() && self.lengths.is_empty()

@@ -19,49 +19,41 @@
 //!    [`SimDisk::reboot`].
 //! 8. An operation told to fail ([`SimDisk::fail_at`]) gives `EIO`, a write's sectors having landed or not; a sync that
 //!    fails leaves the cache clean and its bytes off the platter, as Linux does; a sticky failure stays with its file
-//!    until the next boot. A short write lands a prefix and is an error. A full disk ([`SimDisk::set_space`]) refuses
-//!    what would make a file longer.
+//!    until the next boot. A short write lands a prefix and is an error.
+//! 9. A full disk ([`SimDisk::full_during`]) refuses new names and what would make a file longer; without descriptors
+//!    ([`SimDisk::no_descriptors_during`]) nothing can be opened. Both end again.
+//! 10. While the device stalls ([`SimDisk::stall`]) nothing in a queue completes, unless its owner waits for nothing else.
+//! 11. A device may **lie**, once ([`SimDisk::lie_at`]): a write that it calls complete is *lost* (all of its sectors or
+//!    some keep what they held), *misdirected* (it lies at another place, of this file or another, and what was there is
+//!    gone), or *stale* (it reads well until the next boot, and then the older bytes are back). And what is at rest may
+//!    rot: a bit is *flipped* ([`SimDisk::flip`]). A device that never lies never damages what is stable.
 //!
-//! What it does not do: it never damages what is stable, it has no permissions, and it keeps no time. Invariant:
-//! everything follows from the seed and the operations; the same give the same [`SimDisk::trace`].
+//! What it does not do: it has no permissions, and it keeps no time. Invariant: everything follows from the seed and the
+//! operations; the same give the same [`SimDisk::trace`].
 
+mod faults;
 mod file;
+mod frames;
 mod names;
 mod ops;
 mod queue;
 #[cfg(test)]
 mod tests;
 
+pub use self::faults::{Crash, Fault, Lie, When};
+pub use self::frames::{Frame, Frames};
+
+use self::faults::Faults;
 use self::file::{Content, Mood, SECTOR, torn};
 use self::names::{Names, Node};
 use super::Rng;
 use everlog::io::{AlignedBuf, Done, Io, IoQueue, Op, OpenMode};
 use parking_lot::Mutex;
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// What happens to the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    /// The process ends; caches stay.
-    Process,
-    /// Everything ends; caches are lost.
-    Power,
-}
-
-/// What goes wrong with one operation while the machine runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It fails with `EIO`.
-    Eio,
-    /// It fails with `EIO`, and so does every later write or sync of the same file in this boot.
-    EioSticky,
-    /// If it is a write, only a prefix is written; else it fails with `EIO`.
-    Short,
-}
 
 /// The simulated hardware. Clones are the same disk.
 #[derive(Clone)]
@@ -75,13 +67,11 @@ struct State {
     ops: u64,
     /// Counts reboots; a handle of an older boot is dead.
     boot: u64,
-    crash_at: Option<(u64, Crash)>,
     crashed: Option<Crash>,
-    faults: BTreeMap<u64, Fault>,
-    /// Files whose writes and syncs fail until the next boot.
-    broken: BTreeSet<u64>,
-    /// Bytes by which files may still grow; None: no limit.
-    space: Option<u64>,
+    /// What is to go wrong, and what has.
+    faults: Faults,
+    /// The journal's frames, as far as they were written.
+    frames: Frames,
     names: Names,
     contents: BTreeMap<u64, Content>,
     contents_made: u64,
@@ -101,6 +91,8 @@ struct Flight {
     offset: u64,
     buf: AlignedBuf,
     durable: bool,
+    /// The operation that submitted it.
+    submitted: u64,
 }
 
 #[derive(Clone)]
@@ -137,11 +129,9 @@ impl SimDisk {
             rng: Rng::new(seed),
             ops: 0,
             boot: 0,
-            crash_at: None,
             crashed: None,
-            faults: BTreeMap::new(),
-            broken: BTreeSet::new(),
-            space: None,
+            faults: Faults::default(),
+            frames: Frames::default(),
             names: Names::default(),
             contents: BTreeMap::new(),
             contents_made: 0,
@@ -177,16 +167,6 @@ impl SimDisk {
         self.state.lock().ops
     }
 
-    /// Lets the machine crash at operation `op` (the first is 1) or at the first after it.
-    pub fn crash_at(&self, op: u64, kind: Crash) {
-        self.state.lock().crash_at = Some((op, kind));
-    }
-
-    /// Takes back what [`SimDisk::crash_at`] planned.
-    pub fn no_crash(&self) {
-        self.state.lock().crash_at = None;
-    }
-
     /// Crashes now, between operations; nothing happens to a machine that has crashed already.
     pub fn crash(&self, kind: Crash) {
         self.state.lock().crash(kind, "between operations");
@@ -201,16 +181,6 @@ impl SimDisk {
     /// Ends a crash: decides what survived, and lets the next process begin. Panics if there was no crash.
     pub fn reboot(&self) {
         self.state.lock().reboot();
-    }
-
-    /// Lets operation `op` fail.
-    pub fn fail_at(&self, op: u64, fault: Fault) {
-        self.state.lock().faults.insert(op, fault);
-    }
-
-    /// Lets files grow by `bytes` in all from here on; None lifts the limit.
-    pub fn set_space(&self, bytes: Option<u64>) {
-        self.state.lock().space = bytes;
     }
 
     /// Whether everything that a process can read of `path` would survive a loss of power, its name aside.
@@ -253,27 +223,18 @@ impl State {
     /// Counts an operation and says how it goes; an error if the crash comes before it.
     fn begin(&mut self, what: impl FnOnce() -> String) -> io::Result<Course> {
         self.ops += 1;
-        self.trace.push(format!("{} {}", self.ops, what()));
-        if let Some((op, kind)) = self.crash_at
-            && self.ops >= op
-        {
-            self.crash_at = None;
-            return match self.rng.below(3) {
-                0 => {
-                    self.crash(kind, "before it");
-                    Err(dead())
-                }
-                1 => {
-                    self.crash(kind, "in the middle of it");
-                    Ok(Course::Torn)
-                }
-                _ => {
-                    self.crash(kind, "after it");
-                    Ok(Course::Unheard)
-                }
+        let what = what();
+        self.trace.push(format!("{} {what}", self.ops));
+        if let Some((kind, when)) = self.faults.crash_due(self.ops) {
+            let when = when.unwrap_or_else(|| *self.rng.pick(&[When::Before, When::Middle, When::After]));
+            self.crash(kind, when.name());
+            return match when {
+                When::Before => Err(dead()),
+                When::Middle => Ok(Course::Torn),
+                When::After => Ok(Course::Unheard),
             };
         }
-        Ok(match self.faults.remove(&self.ops) {
+        Ok(match self.faults.failure_due(self.ops, &what) {
             Some(fault) => {
                 self.trace.push(format!("  {fault:?}"));
                 Course::Fails(fault)
@@ -286,7 +247,7 @@ impl State {
         if self.crashed.is_none() {
             self.trace.push(format!("  CRASH {kind:?}, {when}"));
             self.crashed = Some(kind);
-            self.crash_at = None;
+            self.faults.no_crash();
         }
     }
 
@@ -296,7 +257,9 @@ impl State {
             let landed = torn(&mut self.rng, flight.buf.len().div_ceil(SECTOR));
             let stable = kind == Crash::Power || self.rng.chance(30);
             self.land_torn(&flight, &landed, stable);
+            self.frames.cut_off(&flight.frame_place(), &flight.buf, &landed);
         }
+        self.bring_back_stale();
         if kind == Crash::Power {
             let mood = Mood::draw(&mut self.rng);
             self.names.lose_power(&mut self.rng, mood);
@@ -307,8 +270,7 @@ impl State {
         let kept = self.names.contents();
         self.contents.retain(|content, _| kept.contains(content));
         self.locks.clear();
-        self.broken.clear();
-        self.faults.clear();
+        self.faults.reboot();
         self.boot += 1;
         self.trace.push(format!("  BOOT {}", self.boot));
     }
@@ -326,9 +288,14 @@ impl State {
     /// A write's end. Its buffer comes back unless it failed.
     fn land(&mut self, flight: Flight, course: Course) -> io::Result<AlignedBuf> {
         let course = match course {
-            Course::Well if self.broken.contains(&flight.file.content) => Course::Fails(Fault::EioSticky),
+            Course::Well if self.faults.is_broken(flight.file.content) => Course::Fails(Fault::EioSticky),
             course => course,
         };
+        if course == Course::Well
+            && let Some(lie) = self.faults.lie_due(self.ops)
+        {
+            return self.lie(flight, lie);
+        }
         let sectors = flight.buf.len().div_ceil(SECTOR);
         match course {
             Course::Well | Course::Unheard => {
@@ -339,6 +306,7 @@ impl State {
                     true => content.write_stable(flight.offset as usize, &flight.buf),
                     false => content.write(self.writes_made, flight.offset as usize, &flight.buf),
                 }
+                self.frames.landed(&flight.frame_place(), &flight.buf);
                 if course == Course::Well { Ok(flight.buf) } else { Err(dead()) }
             }
             Course::Torn => {
@@ -354,7 +322,7 @@ impl State {
             }
             Course::Fails(fault) => {
                 if fault == Fault::EioSticky {
-                    self.broken.insert(flight.file.content);
+                    self.faults.break_file(flight.file.content);
                 }
                 let landed = torn(&mut self.rng, sectors);
                 self.land_torn(&flight, &landed, false);
@@ -365,15 +333,12 @@ impl State {
 
     /// Takes the room that a file of `len` bytes needs beyond what it has.
     fn grow(&mut self, file: &Handle, len: u64) -> io::Result<()> {
-        let more = len.saturating_sub(self.contents[&file.content].shown().len() as u64);
-        if let Some(space) = &mut self.space {
-            *space = space.checked_sub(more).ok_or_else(|| io::Error::from_raw_os_error(28))?;
-        }
-        Ok(())
+        let grows = len > self.contents[&file.content].shown().len() as u64;
+        if grows { self.faults.check_space(self.ops) } else { Ok(()) }
     }
 
     fn sync(&mut self, file: &Handle, course: Course) {
-        let broken = self.broken.contains(&file.content);
+        let broken = self.faults.is_broken(file.content);
         let content = self.contents.get_mut(&file.content).expect("an open file's content is kept");
         match course {
             // A sync that was cut off has made some of it stable, which is what a loss of power decides anyway.
@@ -381,7 +346,7 @@ impl State {
             Course::Fails(fault) => {
                 content.fail_sync();
                 if fault == Fault::EioSticky {
-                    self.broken.insert(file.content);
+                    self.faults.break_file(file.content);
                 }
             }
             _ if broken => content.fail_sync(),
@@ -391,6 +356,10 @@ impl State {
 }
 
 impl Flight {
+    fn frame_place(&self) -> frames::Place {
+        frames::Place { content: self.file.content, offset: self.offset, submitted: self.submitted }
+    }
+
     fn describe(&self, what: &str) -> String {
         let durable = if self.durable { " durable" } else { "" };
         format!("{what} {} {}+{}{durable}", self.file.path.display(), self.offset, self.buf.len())

@@ -95,6 +95,15 @@ impl Names {
         inside.filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned()).collect()
     }
 
+    /// Every file that is shown, with its content.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        let file = |(path, node): (&PathBuf, &Node)| match node {
+            Node::File(content) => Some((path.clone(), *content)),
+            Node::Dir => None,
+        };
+        self.shown.iter().filter_map(file).collect()
+    }
+
     /// Makes the changes of the names in `dir` stable.
     pub fn sync(&mut self, dir: &Path) {
         let (here, elsewhere) = std::mem::take(&mut self.cached)

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 impl State {
     pub(super) fn open(&mut self, path: &Path, mode: OpenMode, boot: u64) -> io::Result<Handle> {
+        self.faults.check_descriptors(self.ops)?;
         let creates = matches!(mode, OpenMode::Create | OpenMode::CreateDirect);
         let content = match (self.names.get(path), creates) {
             (Some(Node::File(content)), false) => content,
@@ -30,6 +31,7 @@ impl State {
             return Err(io::ErrorKind::NotFound.into());
         }
         let course = self.begin(|| format!("create {}", path.display()))?;
+        self.faults.check_space(self.ops)?;
         self.contents_made += 1;
         let content = self.contents_made;
         self.name_change(course, |names| names.create(path, Node::File(content)))?;
@@ -66,12 +68,13 @@ impl State {
             Op::Write { file, offset, buf, durable } => {
                 let flight = self.check_write(&file, offset, buf, durable)?;
                 let course = self.begin(|| flight.describe("write"))?;
+                let flight = Flight { submitted: self.ops, ..flight };
                 self.land(flight, course).map(Done::Buf)
             }
             Op::Sync { file } => {
                 let file = self.handle(&file)?;
                 let course = self.begin(|| format!("sync {}", file.path.display()))?;
-                let broken = self.broken.contains(&file.content);
+                let broken = self.faults.is_broken(file.content);
                 self.sync(&file, course);
                 nothing(course).and_then(|done| if broken { Err(eio()) } else { Ok(done) })
             }
@@ -178,7 +181,7 @@ impl State {
             "two writes in flight to one place have no order: {} {place:?}",
             file.path.display()
         );
-        Ok(Flight { queue: 0, id: 0, file, offset, buf, durable })
+        Ok(Flight { queue: 0, id: 0, file, offset, buf, durable, submitted: 0 })
     }
 }
 

@@ -4,7 +4,7 @@
 //! Only writes and reads are taken, which is all that [`IoQueue`] promises. Invariant: a write is on the disk before its
 //! completion is handed out, and until then a crash decides its fate.
 
-use super::{Course, Flight, State, dead};
+use super::{Course, Fault, Flight, State, dead};
 use everlog::io::{AlignedBuf, Completion, Done, File, IoQueue, Op, Wake};
 use parking_lot::Mutex;
 use std::io;
@@ -47,9 +47,14 @@ impl State {
         };
         let flight = self.check_write(&file, offset, buf, durable)?;
         match self.begin(|| flight.describe("queue"))? {
-            Course::Fails(_) => Err(super::eio()),
+            Course::Fails(fault) => {
+                if fault == Fault::EioSticky {
+                    self.faults.break_file(flight.file.content);
+                }
+                Err(super::eio())
+            }
             // Once it is queued, a crash in the middle and one after it are the same: it is in flight.
-            Course::Well | Course::Torn | Course::Unheard => Ok(flight),
+            Course::Well | Course::Torn | Course::Unheard => Ok(Flight { submitted: self.ops, ..flight }),
         }
     }
 
@@ -101,6 +106,9 @@ impl IoQueue for SimQueue {
         state.alive(self.boot)?;
         let ended = self.ended.len();
         out.append(&mut self.ended);
+        if state.faults.stalled() && wait.is_none() {
+            return Ok(());
+        }
         let mut waiting = state.flights_of(self.number).len() as u64;
         let least = u64::from(wait.is_some() && waiting > 0 && ended == 0);
         let mut count = least.max(state.rng.below(waiting + 1));

@@ -261,11 +261,81 @@ fn faults_come_once_stick_or_cut_a_write_short() {
     disk.fail_at(disk.ops() + 1, Fault::EioSticky);
     assert!(io.sync(&f).is_err());
     assert!(io.sync(&f).is_err() && io.write_at(&f, 0, block(b'e'), true).is_err());
-    disk.set_space(Some(BLOCK as u64));
-    let g = io.open(Path::new("/d/g"), OpenMode::Create).expect("a name takes no room");
-    io.write_at(&g, 0, block(b'g'), false).expect("there is room for this");
-    let full = io.allocate(&g, 2 * BLOCK as u64).expect_err("and for no more");
-    assert_eq!(full.os_error().and_then(io::Error::raw_os_error), Some(28));
+}
+
+#[test]
+fn a_full_disk_and_a_want_of_descriptors_refuse_and_end_again() {
+    let (disk, io) = disk(3);
+    let f = file(&io, "/d/f");
+    let code = |e: everlog::Error| e.os_error().and_then(io::Error::raw_os_error);
+    disk.full_during(disk.ops() + 1..disk.ops() + 4);
+    assert_eq!(io.open(Path::new("/d/g"), OpenMode::Create).map(drop).map_err(code), Err(Some(28)));
+    assert_eq!(io.allocate(&f, 9 * BLOCK as u64).map_err(code), Err(Some(28)));
+    io.write_at(&f, 0, block(b'b'), true).expect("it needs no room");
+    io.allocate(&f, 9 * BLOCK as u64).expect("there is room again");
+    disk.no_descriptors_during(0..u64::MAX);
+    assert_eq!(io.open(Path::new("/d/f"), OpenMode::Read).map(drop).map_err(code), Err(Some(24)));
+    io.write_at(&f, 0, block(b'c'), true).expect("what is open stays open");
+    assert_eq!((disk.refused(), disk.is_short()), (3, true));
+    disk.plenty();
+    io.open(Path::new("/d/f"), OpenMode::Read).expect("there are descriptors again");
+}
+
+#[test]
+fn a_lie_is_heard_by_nobody_and_takes_what_it_says() {
+    let mut elsewhere = BTreeSet::new();
+    for (seed, lie) in (0..SEEDS).flat_map(|seed| [Lie::Lost, Lie::Misdirected, Lie::Stale].map(|lie| (seed, lie))) {
+        let (disk, io) = disk(seed);
+        let f = file(&io, "/d/f");
+        let _other = file(&io, "/d/g");
+        disk.lie_at(disk.ops() + 1, lie);
+        io.write_at(&f, 0, block(b'b'), true).expect("so it says");
+        assert!(disk.lied());
+        let now = kinds(&content(&disk, "/d/f")[..BLOCK]);
+        disk.crash(Crash::Process);
+        disk.reboot();
+        let then = kinds(&content(&disk, "/d/f")[..BLOCK]);
+        match lie {
+            Lie::Lost => assert!(now.contains(&b'a') || then == [b'b'].into(), "{now:?}"),
+            Lie::Stale => assert_eq!((now, then), ([b'b'].into(), [b'a'].into())),
+            Lie::Misdirected => {
+                assert_eq!((now, then), ([b'a'].into(), [b'a'].into()));
+                let all = [content(&disk, "/d/f"), content(&disk, "/d/g")].concat();
+                assert_eq!(all.iter().filter(|b| **b == b'b').count(), BLOCK, "one place has it");
+                elsewhere.insert(all.iter().position(|b| *b == b'b'));
+            }
+        }
+    }
+    assert_eq!(elsewhere.len(), 3, "each other place, now and then: {elsewhere:?}");
+}
+
+#[test]
+fn a_flipped_bit_is_one_bit_and_stays() {
+    let (disk, io) = disk(9);
+    let _f = file(&io, "/d/f");
+    assert!(disk.flip());
+    disk.crash(Crash::Power);
+    disk.reboot();
+    let wrong: u32 = content(&disk, "/d/f").iter().map(|b| (b ^ b'a').count_ones()).sum();
+    assert_eq!(wrong, 1);
+}
+
+#[test]
+fn while_the_device_stalls_nothing_completes() {
+    let (disk, io) = disk(11);
+    let f = file(&io, "/d/f");
+    let mut queue = io.queue(2).expect("a queue");
+    queue.submit(1, Op::Write { file: f, offset: 0, buf: block(b'b'), durable: true });
+    disk.stall(true);
+    let mut done = Vec::new();
+    for _ in 0..50 {
+        queue.poll(None, &mut done).expect("it only takes long");
+    }
+    assert!(done.is_empty());
+    disk.stall(false);
+    while done.is_empty() {
+        queue.poll(None, &mut done).expect("it goes on");
+    }
 }
 
 #[test]

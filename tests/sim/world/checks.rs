@@ -1,0 +1,119 @@
+//! What a world looks at after each opening: all that the store holds, and what its recovery says of itself.
+//!
+//! Invariant: damage is accepted only after the disk has lied, and then only where it is named.
+
+use super::{Scenario, World, violation, words};
+use crate::oracle::{Fates, Phase, Ticket, Violation};
+use crate::sim::disk::Frames;
+use everlog::{Error, ErrorKind, ReadLimit, Store};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl World {
+    /// Reads all that the store holds and puts it before the oracle. False if something is damaged and says so.
+    pub(super) fn check_everything(&mut self, store: &Store) -> Result<bool, Violation> {
+        let (mut shown, mut damaged) = (BTreeMap::new(), BTreeSet::new());
+        for name in self.traffic.logs().to_vec() {
+            match words::show(store, &name)? {
+                Ok(Some(log)) => {
+                    shown.insert(name, log);
+                }
+                Ok(None) => {}
+                Err(e) if e.kind() == ErrorKind::Damaged && self.disk.lied() => {
+                    self.check_named(&e)?;
+                    self.disk.note(|| format!("log {name}: {e}"));
+                    damaged.insert(name);
+                }
+                Err(e) if self.disk.crashed().is_some() => return violation(format!("crashed while it is read: {e}")),
+                Err(e) => return violation(format!("an honest disk, and log {name} is not read: {e}")),
+            }
+        }
+        let fates = match self.disk.lied() {
+            false => self.oracle.recovered(&shown)?,
+            true => self.oracle.recovered_from_lies(&shown, &damaged, self.proved())?,
+        };
+        self.tally.kept += fates.settled.len() as u64;
+        self.tally.lost += fates.lost.len() as u64;
+        self.check_rolled_back(store, &fates)?;
+        let listed = self.check_list(store, &damaged)?;
+        Ok(damaged.is_empty() && listed)
+    }
+
+    /// The last batch that was acknowledged before a frame was sealed which the disk has whole: that frame's watermark
+    /// speaks for it.
+    fn proved(&self) -> Option<Ticket> {
+        let proof = self.disk.frames().proof(self.ended_at);
+        self.told.iter().filter(|(_, told)| told.at < proof).map(|(ticket, _)| *ticket).max()
+    }
+
+    /// What is gone although it was acknowledged is gone visibly: each client that was told of it learns it.
+    fn check_rolled_back(&mut self, store: &Store, fates: &Fates) -> Result<(), Violation> {
+        for ticket in &fates.rolled_back {
+            let Some(told) = self.told.get(ticket) else { continue };
+            self.tally.rolled_back += 1;
+            for (log, cursor) in &told.cursors {
+                match store.read(log, *cursor, ReadLimit::default()) {
+                    Ok(_) if cursor.seq == 0 => {}
+                    // What this log had at the cursor may have been acknowledged before, and be there.
+                    Ok(_) if self.is_still_true(log, cursor.seq) => {}
+                    Ok(_) => return violation(format!("{ticket:?} is gone, and {log} says nothing of it at {cursor}")),
+                    Err(e) if e.kind() == ErrorKind::Invalid => {
+                        return violation(format!("{ticket:?} is gone, and {log} calls {cursor} a bad request: {e}"));
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the log's records up to `seq` are there without the batch, which added none to this log then.
+    fn is_still_true(&self, log: &str, seq: u64) -> bool {
+        self.oracle.expected().get(log).is_some_and(|log| log.next >= seq)
+    }
+
+    /// Every live log is listed, and nothing that was never there. False if the list is damaged and says so.
+    fn check_list(&self, store: &Store, damaged: &BTreeSet<String>) -> Result<bool, Violation> {
+        let listed = match store.list("", None, 1000) {
+            Ok(logs) => logs.into_iter().filter(|log| !log.deleted).map(|log| log.name),
+            Err(e) if e.kind() == ErrorKind::Damaged && self.disk.lied() => {
+                return self.check_named(&e).map(|()| false);
+            }
+            Err(e) => return violation(format!("an honest disk, and no list: {e}")),
+        };
+        let listed: Vec<String> = listed.filter(|name| !damaged.contains(name)).collect();
+        let live = self.oracle.expected().iter().filter(|(_, log)| log.phase == Phase::Live);
+        let expected: Vec<String> =
+            live.map(|(name, _)| name).filter(|name| !damaged.contains(*name)).cloned().collect();
+        match listed == expected {
+            true => Ok(true),
+            false => violation(format!("listed {listed:?}, live are {expected:?}")),
+        }
+    }
+
+    /// Damage says where it is: a file, a log, or LSNs.
+    pub(super) fn check_named(&self, error: &Error) -> Result<(), Violation> {
+        let named = error.path().is_some() || error.lsn_range().is_some() || error.log_name().is_some();
+        if named { Ok(()) } else { violation(format!("damage without a place: {error}")) }
+    }
+
+    /// What the recovery says of itself, given what the journal held before it. `direct`: it follows the end of a
+    /// generation, and no other recovery.
+    pub(super) fn check_report(&mut self, store: &Store, frames: &Frames, direct: bool) -> Result<(), Violation> {
+        let report = store.recovery();
+        if self.ended_by.is_none() && !report.clean && !self.disk.lied() {
+            return violation(format!("closed cleanly, found unclean: {report:?}"));
+        }
+        self.disk.frames_settled();
+        let lies = self.disk.lied() || self.plan.scenario == Scenario::Buffered;
+        if !direct || lies || self.tally.failed > 0 {
+            return Ok(());
+        }
+        let expected = frames.possibly_acknowledged(report.end.0).map(|last| (report.end.0 + 1, Some(last)));
+        let said = report.possibly_acknowledged.map(|(first, last)| (first.0, last.map(|lsn| lsn.0)));
+        self.tally.possibly += u64::from(said.is_some());
+        if said != expected {
+            return violation(format!("possibly acknowledged are {expected:?}, the recovery says {said:?}"));
+        }
+        Ok(())
+    }
+}
