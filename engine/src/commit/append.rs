@@ -19,6 +19,7 @@ use crate::index::set::SegmentSet;
 use crate::index::slot::{Slot, SlotInner, Visible};
 use crate::index::{Index, history, would_block};
 use crate::io::Wake;
+use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::sync::{Arc, MutexGuard};
 use crate::types::{LogId, Lsn, TimeUs, Timeline};
@@ -233,6 +234,7 @@ impl Appender {
     /// Has an answer given that stores nothing, once what it rests on is durable.
     fn settle(&self, lsn: Lsn, answer: Result<Receipt>) -> Result<Ack> {
         let (pending, ack) = Pending::new(answer);
+        let lsn = if mutants::makes(Mutant::AnsweredEarly) { Lsn(0) } else { lsn };
         let due = self.lane.lock()?.settle_at(lsn, pending, self.index.watermark());
         if let Some(pending) = due {
             pending.give();

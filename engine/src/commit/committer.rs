@@ -22,6 +22,7 @@ use crate::index::memory::{FrameMem, MemEntry};
 use crate::io::{AlignedBuf, Completion, Done, Io, IoQueue, Op, Wake};
 use crate::journal::Journal;
 use crate::journal::ring::Place;
+use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::sync::{Arc, park_timeout, yield_now};
 use crate::types::{BLOCK, Epoch, Lsn, TimeUs, Timeline};
@@ -98,6 +99,14 @@ struct Flight {
     frame: FrameRef,
     staged: Staged,
     buf: Option<AlignedBuf>,
+    /// None but in a mutant.
+    copy: Option<AlignedBuf>,
+}
+
+/// A copy of a frame for those mutants that do without the one that was written.
+fn copy_for_mutants(buf: &AlignedBuf) -> Option<AlignedBuf> {
+    let wanted = mutants::makes(Mutant::WatermarkEarly) || mutants::makes(Mutant::FailureIgnored);
+    wanted.then(|| AlignedBuf::from_slice(buf))
 }
 
 /// Where the journal goes on.
@@ -271,6 +280,7 @@ impl Committer {
         self.prev_time = header.time;
         let id = self.next_id;
         self.next_id += 1;
+        let copy = copy_for_mutants(&staged.buf);
         let buf = std::mem::replace(&mut staged.buf, AlignedBuf::empty());
         let op = Op::Write { file: self.place.file.file.clone(), offset: header.position, buf, durable: true };
         let metrics = &self.shared.index.metrics;
@@ -280,7 +290,8 @@ impl Committer {
             metrics.append_syncs.add(1);
         }
         self.queue.submit(id, op);
-        self.in_flight.push_back(Flight { id, header, frame, staged, buf: None });
+        let (buf, copy) = if mutants::makes(Mutant::WatermarkEarly) { (copy, None) } else { (None, copy) };
+        self.in_flight.push_back(Flight { id, header, frame, staged, buf, copy });
         Ok(true)
     }
 
@@ -345,6 +356,9 @@ impl Committer {
         let broken = |e| Error::io("waiting for writes to", &self.place.file.file.path, e);
         self.queue.poll(wait, &mut self.completions).map_err(broken)?;
         for completion in self.completions.drain(..) {
+            if mutants::makes(Mutant::WatermarkEarly) {
+                continue;
+            }
             let flight = self
                 .in_flight
                 .iter_mut()
@@ -353,6 +367,7 @@ impl Committer {
             match completion.result {
                 Ok(Done::Buf(buf)) => flight.buf = Some(buf),
                 Ok(other) => unreachable!("a write gives its buffer, not {other:?}"),
+                Err(_) if mutants::makes(Mutant::FailureIgnored) => flight.buf = flight.copy.take(),
                 Err(e) => {
                     let at = flight.header.position;
                     return Err(Error::io("writing a frame to the journal", &self.place.file.file.path, e).offset(at));

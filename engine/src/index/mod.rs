@@ -18,6 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::identity::Identity;
 use crate::format::state::Phase;
 use crate::metrics::Metrics;
+#[cfg(feature = "mutants")]
+use crate::mutants::{self, Mutant};
 use crate::names;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, RwLock, yield_now};
 use crate::types::{LogId, Lsn};
@@ -54,6 +56,8 @@ impl Index {
     /// An index over `set`, without anything in memory.
     #[must_use]
     pub fn new(set: SegmentSet, heads_max: usize, pool_bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+        #[cfg(feature = "mutants")]
+        mutants::keep(None);
         Self {
             identity: set.manifest.identity,
             heads: Heads::new(heads_max),
@@ -82,7 +86,10 @@ impl Index {
 
     /// Installs the segments of a new manifest version.
     pub fn install(&self, set: SegmentSet) {
-        *self.set.write() = Arc::new(set);
+        let before = std::mem::replace(&mut *self.set.write(), Arc::new(set));
+        #[cfg(feature = "mutants")]
+        mutants::keep(Some(Box::new(Arc::clone(&before))));
+        drop(before);
     }
 
     /// The highest durable LSN.
@@ -111,6 +118,8 @@ impl Index {
         let named = name.is_none_or(|name| inner.name.as_deref() == Some(name));
         if inner.base.is_none() || !named {
             let set = self.set();
+            #[cfg(feature = "mutants")]
+            let set = mutants::kept().filter(|_| mutants::makes(Mutant::StaleHead)).unwrap_or(set);
             if inner.base.is_none() {
                 self.metrics.head_loads.add(1);
                 inner.resolve(slot.id, &set)?;

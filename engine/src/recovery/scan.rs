@@ -26,6 +26,7 @@ use crate::format::identity::Identity;
 use crate::format::journal::{FIRST_FRAME_AT, JournalHeader};
 use crate::io::{AlignedBuf, Io};
 use crate::journal::names;
+use crate::mutants::{self, Mutant};
 use crate::types::{FrameNo, JournalId, Lsn, ManifestVersion, TimeUs, Timeline};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -401,6 +402,11 @@ impl<'a> Scan<'a> {
         let Some(n) = self.facts.end_file else { return Ok(Step::None) };
         let at = end.position + u64::from(end.frame_len);
         let why = match self.disk.look(n, at)? {
+            Look::Frame(header, hash, frame)
+                if mutants::makes(Mutant::StaleFrame) && header.journal < end.journal && header.entries > 0 =>
+            {
+                return Ok(Step::Frame(n, header, hash, frame));
+            }
             Look::Frame(header, hash, frame) if header.journal == end.journal => {
                 let why = match names_as_predecessor(&header, &end) {
                     true => out_of_order(&header, &end).or_else(|| content(&header, &frame).err()),

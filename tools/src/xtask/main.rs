@@ -27,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask ci              everything, in the order below; stops at the first failure
   cargo xtask tidy            the rules that no compiler knows
   cargo xtask tidy --bless    after docs/FORMAT.md was brought up to date with the format's code
+  cargo xtask sim --seed 17   the simulated world of seed 17 again, with its trace
   cargo xtask posix           the tests once more, on a kernel that refuses io_uring";
 
 #[derive(Subcommand)]
@@ -53,6 +54,15 @@ enum Command {
     Conformance,
     /// The README's first command, as it is written
     Readme,
+    /// Mistakes made in the engine on purpose: the simulated worlds have to find each of them
+    Mutants,
+    /// Runs a simulated world again and prints its trace; --help says how
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// What the program `sim` takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// The documentation builds without a warning
     Doc,
     /// The concurrency protocols under the model checker
@@ -76,6 +86,8 @@ fn main() -> ExitCode {
         Command::Posix => steps::run_one("posix", &root),
         Command::Conformance => steps::run_one("conformance", &root),
         Command::Readme => steps::run_one("readme", &root),
+        Command::Mutants => steps::run_one("mutants", &root),
+        Command::Sim { args } => steps::sim(&root, &args),
         Command::Doc => steps::run_one("doc", &root),
         Command::Loom => steps::run_one("loom", &root),
         Command::Benches => steps::run_one("benches", &root),

@@ -43,6 +43,7 @@ const STEPS: &[Step] = &[
     Step { name: "deny", run: deny },
     Step { name: "clippy", run: clippy },
     Step { name: "test", run: test },
+    Step { name: "mutants", run: mutants },
     Step { name: "posix", run: posix::run },
     Step { name: "conformance", run: conformance::run },
     Step { name: "readme", run: readme::run },
@@ -108,6 +109,20 @@ fn deny(root: &Path) -> Outcome {
 
 fn test(root: &Path) -> Outcome {
     call(cargo(root, &["test", "--workspace"]))
+}
+
+fn mutants(root: &Path) -> Outcome {
+    call(cargo(
+        root,
+        &["test", "--package", "everlog-tests", "--features", "mutants", "--test", "mutants", "--", "--nocapture"],
+    ))
+}
+
+/// Runs the program that runs a simulated world again; not a step of `ci`.
+pub fn sim(root: &Path, args: &[String]) -> Outcome {
+    let mut command = cargo(root, &["run", "--quiet", "--package", "everlog-tests", "--bin", "sim", "--"]);
+    command.args(args);
+    call(command)
 }
 
 fn doc(root: &Path) -> Outcome {
