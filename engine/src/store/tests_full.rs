@@ -308,6 +308,34 @@ fn a_stepped_close_that_cannot_write_what_is_staged_answers_everybody() {
     assert!(acks.last().is_some_and(unknown));
 }
 
+/// Without that, whoever appends would be accepted and hear nothing for as long as the disk stays full.
+#[test]
+fn a_caller_who_does_not_wait_is_turned_away_while_the_journal_is_full() {
+    let io = created(&small());
+    let (store, mut steps) = stepped(&io, &small());
+    put(&store, &mut steps, b"first");
+    io.switches.segments_full.store(true, Ordering::SeqCst);
+    let mut acks = Vec::new();
+    let turned_away = (0..100).find_map(|_| {
+        settle(&mut steps);
+        // The flush fails as soon as the ring wants one.
+        let _flushed = steps.flush();
+        append(&store, &[0; 3000]).map(|ack| acks.push(ack)).err()
+    });
+    let error = turned_away.expect("the ring is full long before memory is");
+    assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+    assert!(error.message().contains("journal"), "{error}");
+    assert!(!store.stats().poisoned);
+
+    io.switches.segments_full.store(false, Ordering::SeqCst);
+    while steps.flush().expect("there is room") {}
+    settle(&mut steps);
+    for ack in acks {
+        ack.wait().expect("what was accepted becomes durable once there is room");
+    }
+    put(&store, &mut steps, b"last");
+}
+
 /// Settings under which [`crowd`] finds no room behind two times `half`, though those are too little for a flush.
 fn pool() -> (Config, Vec<u8>) {
     let config =
