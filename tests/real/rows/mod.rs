@@ -1,6 +1,27 @@
 //! The rows of the table of faults that are shown on real file systems, one file each.
 
-use super::Row;
+pub mod descriptors;
+pub mod kills;
+
+use super::{Counts, Row};
 
 /// All of them, in the order in which they are run.
-pub const ROWS: &[Row] = &[];
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "kills",
+        shows: "kill -9 with appends in flight, in recoveries and in creations",
+        needs_root: false,
+        run: kills::run,
+    },
+    Row {
+        name: "descriptors",
+        shows: "no further file can be opened, and later one can again",
+        needs_root: false,
+        run: descriptors::run,
+    },
+];
+
+/// What a violation says beside what happened: how far the row was, and what repeats it.
+fn hint(row: &str, seed: u64, counts: &Counts) -> String {
+    format!("row {row}, seed {seed}, after {counts}")
+}
