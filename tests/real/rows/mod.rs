@@ -1,6 +1,8 @@
 //! The rows of the table of faults that are shown on real file systems, one file each.
 
 pub mod descriptors;
+pub mod failing_disk;
+pub mod full_disk;
 pub mod kills;
 
 use super::{Counts, Row};
@@ -18,6 +20,24 @@ pub const ROWS: &[Row] = &[
         shows: "no further file can be opened, and later one can again",
         needs_root: false,
         run: descriptors::run,
+    },
+    Row {
+        name: "failing-writes",
+        shows: "a disk whose writes fail, on ext4 and XFS",
+        needs_root: true,
+        run: failing_disk::writes,
+    },
+    Row {
+        name: "failing-flushes",
+        shows: "a disk whose flushes fail and that loses what was not flushed, on ext4 and XFS",
+        needs_root: true,
+        run: failing_disk::flushes,
+    },
+    Row {
+        name: "full-disk",
+        shows: "a disk that fills up and has room again, and one too full for a store",
+        needs_root: true,
+        run: full_disk::run,
     },
 ];
 
