@@ -22,6 +22,7 @@ pub use rows::ROWS;
 use crate::programs::target_dir;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -113,10 +114,12 @@ impl Row {
             Ok(seed) => seed.parse().expect("EVERLOG_REAL_SEED is a number"),
             Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as u64,
         };
-        eprintln!("{}: EVERLOG_REAL_SEED={seed}", self.name);
+        // Past the harness, which would show it for a failure alone.
+        let tell = |what: String| drop(writeln!(std::io::stderr(), "{}: {what}", self.name));
+        tell(format!("EVERLOG_REAL_SEED={seed}"));
         let scratch = tempfile::Builder::new().prefix(self.name).tempdir_in(target_dir()).expect("room for a folder");
         let counts = (self.run)(seed, count, scratch.path(), &mut |_| {}).unwrap_or_else(|stop| panic!("{stop}"));
-        eprintln!("{}: {counts}", self.name);
+        tell(counts.to_string());
         counts
     }
 }

@@ -12,7 +12,7 @@ fn run(name: &str, count: u64) -> Counts {
 fn what_was_acknowledged_survives_fifty_kills() {
     let counts = run("kills", 50);
     assert_eq!(counts.runs, 50);
-    for kind in [rows::kills::IN_FLIGHT, rows::kills::IN_RECOVERY] {
+    for kind in [rows::kills::IN_FLIGHT, rows::kills::IN_RECOVERY, rows::kills::IN_FLUSH] {
         assert!(counts.get(kind) > 0, "some were {kind}: {counts}");
     }
 }

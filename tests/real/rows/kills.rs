@@ -11,9 +11,10 @@ use crate::real::oracle::Oracle;
 use crate::real::process::{Running, Setting, was_killed};
 use crate::real::{Counts, Random, Stop};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Kills that one store lives through; the next ones are another's.
 const KILLS_A_STORE: u64 = 50;
@@ -45,7 +46,8 @@ pub fn run(seed: u64, count: u64, scratch: &Path, progress: &mut dyn FnMut(&Coun
         let data = scratch.join(format!("store-{}", counts.runs));
         let io = if random.below(2) == 0 { "auto" } else { "posix" };
         let mut setting = Setting::new(&data, io, random.draw(), scratch);
-        setting.stderr = scratch.join("victim.stderr");
+        // So small that a flush is under way as often as not.
+        setting.sizes = ["--journal-file-bytes", "131072", "--flush-bytes", "16384"].map(Into::into).to_vec();
         let mut world = World { setting, oracle: Oracle::default(), random: &mut random, misses: 0 };
         let lived = world.live(until, &mut counts, progress);
         lived.map_err(|told| Stop::Violation(format!("{told}\n{}", hint("kills", seed, &counts))))?;
@@ -154,9 +156,9 @@ impl World<'_> {
         Ok(met)
     }
 
-    /// The names of the files of segments.
-    fn segments(&self) -> BTreeSet<std::ffi::OsString> {
+    /// The files of segments. A recovery gives the name of one that it removed to the next.
+    fn segments(&self) -> BTreeSet<(OsString, SystemTime)> {
         let entries = fs::read_dir(self.setting.data.join("segments")).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name()).collect()
+        entries.filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.modified().ok()?))).collect()
     }
 }
