@@ -9,6 +9,7 @@
 //! Invariant: whatever a row starts, mounts or creates ends with its handle, also when the row fails or panics.
 
 pub mod content;
+pub mod disk;
 pub mod line;
 pub mod oracle;
 pub mod process;
@@ -18,9 +19,12 @@ pub mod rows;
 pub use random::Random;
 pub use rows::ROWS;
 
+use crate::programs::target_dir;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a row did, for the reader of a report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +97,31 @@ pub struct Row {
     pub needs_root: bool,
     /// Runs it.
     pub run: RunRow,
+}
+
+impl Row {
+    /// The row of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        ROWS.iter().find(|row| row.name == name)
+    }
+
+    /// Runs it as a test: on a real disk below the target folder, from the seed in EVERLOG_REAL_SEED or one from the
+    /// clock, which is printed, as is what was counted. Panics if it stops.
+    #[must_use]
+    pub fn test(&self, count: u64) -> Counts {
+        let seed = match std::env::var("EVERLOG_REAL_SEED") {
+            Ok(seed) => seed.parse().expect("EVERLOG_REAL_SEED is a number"),
+            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as u64,
+        };
+        // Past the harness, which would show it for a failure alone.
+        let tell = |what: String| drop(writeln!(std::io::stderr(), "{}: {what}", self.name));
+        tell(format!("EVERLOG_REAL_SEED={seed}"));
+        let scratch = tempfile::Builder::new().prefix(self.name).tempdir_in(target_dir()).expect("room for a folder");
+        let counts = (self.run)(seed, count, scratch.path(), &mut |_| {}).unwrap_or_else(|stop| panic!("{stop}"));
+        tell(counts.to_string());
+        counts
+    }
 }
 
 /// Runs a row: the seed that its chances are drawn from, how often, an empty folder of its own on a real disk, and whom

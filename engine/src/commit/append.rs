@@ -19,6 +19,7 @@ use crate::index::set::SegmentSet;
 use crate::index::slot::{Slot, SlotInner, Visible};
 use crate::index::{Index, history, would_block};
 use crate::io::Wake;
+use crate::journal::Journal;
 use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::sync::{Arc, MutexGuard};
@@ -39,6 +40,8 @@ pub struct Appender {
     pub lane: Arc<Lane>,
     /// Checked before, and again under the lane's lock.
     pub poison: Arc<Poison>,
+    /// The journal's files.
+    pub journal: Arc<Journal>,
     /// Ends the committer's sleep.
     pub waker: Arc<dyn Wake>,
     /// Asks for a flush, for want of room.
@@ -169,7 +172,10 @@ impl Appender {
             return Err(Error::new(ErrorKind::Invalid, format!("the batch takes {bytes} bytes of memory"))
                 .remedy("split it, or raise memory_pool_bytes"));
         }
+        // Memory may have room for long after the journal has none: what is staged then is not answered before it has.
+        let journal_full = self.when_full == WhenFull::Reject && self.journal.ring.is_full();
         let taken = match self.when_full {
+            _ if journal_full => false,
             WhenFull::Wait if patience == Patience::Now => {
                 return if pool.try_take(bytes) { Ok(Room { pool, bytes }) } else { Err(would_block()) };
             }
@@ -185,9 +191,15 @@ impl Appender {
         // Less may be durable than makes a flush due by itself.
         self.pressure.wake();
         self.index.metrics.overloads.add(1);
-        Err(Error::new(ErrorKind::Overloaded, "the memory for records that are not in a segment yet is full")
-            .retry_in(RETRY_AFTER)
-            .remedy("retry later, or raise memory_pool_bytes"))
+        let (what, remedy) = if journal_full {
+            (
+                "the journal is full, and none of its files can be made or freed",
+                "free space on the disk, and retry later",
+            )
+        } else {
+            ("the memory for records that are not in a segment yet is full", "retry later, or raise memory_pool_bytes")
+        };
+        Err(Error::new(ErrorKind::Overloaded, what).retry_in(RETRY_AFTER).remedy(remedy))
     }
 
     fn plan<'a>(

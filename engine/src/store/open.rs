@@ -94,6 +94,7 @@ pub(super) fn open(
         index: Arc::clone(&loaded.index),
         lane: Arc::clone(&lane),
         poison: Arc::clone(&poison),
+        journal: Arc::clone(&journal),
         waker: committer.waker(),
         pressure: Arc::new(Pressure { asked: Arc::clone(&flush_asked), signal: Arc::clone(&flush_signal) }),
         journal_file_bytes: frame_max as u64 * 4,

@@ -71,6 +71,8 @@ enum Command {
     Benches,
     /// The examples compile
     Examples,
+    /// Stores on disks that fail or are full; needs root, nbdkit and room for file systems of its own
+    Disks,
 }
 
 fn main() -> ExitCode {
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         Command::Loom => steps::run_one("loom", &root),
         Command::Benches => steps::run_one("benches", &root),
         Command::Examples => steps::run_one("examples", &root),
+        Command::Disks => steps::run_one("disks", &root),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

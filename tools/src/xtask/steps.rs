@@ -51,6 +51,8 @@ const STEPS: &[Step] = &[
     Step { name: "loom", run: loom },
     Step { name: "benches", run: benches },
     Step { name: "examples", run: examples },
+    // Last, since a machine may have all that the others need and no right to this.
+    Step { name: "disks", run: disks },
 ];
 
 /// Runs every step, stops at the first failure, and ends with how long each of them took.
@@ -165,6 +167,10 @@ fn benches(root: &Path) -> Outcome {
 
 fn examples(root: &Path) -> Outcome {
     call(cargo(root, &["build", "--workspace", "--examples"]))
+}
+
+fn disks(root: &Path) -> Outcome {
+    call(cargo(root, &["test", "--package", "everlog-tests", "--test", "disks"]))
 }
 
 /// The cargo that runs this program, or the one on the path.

@@ -52,7 +52,7 @@ pub(super) struct PosixQueue {
 }
 
 impl PosixQueue {
-    pub(super) fn new(disk: PosixIo, depth: usize) -> io::Result<Self> {
+    pub(super) fn new(disk: &PosixIo, depth: usize) -> io::Result<Self> {
         assert!(depth > 0, "a queue takes at least one operation");
         // Neither channel grows beyond the depth and one token.
         let (work, tasks) = unbounded();
@@ -68,11 +68,11 @@ impl PosixQueue {
             depth,
         };
         for n in 0..depth {
-            let (tasks, completed) = (tasks.clone(), completed.clone());
+            let (disk, tasks, completed) = (disk.clone(), tasks.clone(), completed.clone());
             #[allow(clippy::disallowed_methods, reason = "a blocking call in flight needs a thread to block")]
             let thread = std::thread::Builder::new()
                 .name(format!("everlog-io-{n}"))
-                .spawn(move || execute(disk, &tasks, &completed))?;
+                .spawn(move || execute(&disk, &tasks, &completed))?;
             queue.threads.push(thread);
         }
         Ok(queue)
@@ -95,7 +95,7 @@ impl PosixQueue {
 }
 
 /// What each thread does until the queue is dropped and nothing is left to do.
-fn execute(disk: PosixIo, tasks: &Receiver<(u64, Op)>, completed: &Sender<Event>) {
+fn execute(disk: &PosixIo, tasks: &Receiver<(u64, Op)>, completed: &Sender<Event>) {
     for (id, op) in tasks {
         let result = disk.run(op);
         // Without a receiver the queue is being dropped: the operation still ran to its end.
