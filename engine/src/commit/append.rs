@@ -235,7 +235,7 @@ impl Appender {
         let (pending, ack) = Pending::new(answer);
         let due = self.lane.lock()?.settle_at(lsn, pending, self.index.watermark());
         if let Some(pending) = due {
-            pending.give();
+            self.poison.unless_set(|| pending.give()).ok_or_else(|| self.poison.error())?;
         }
         Ok(ack)
     }
