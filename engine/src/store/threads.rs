@@ -267,6 +267,8 @@ fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> 
         Ok(()) => Some(part),
         Err(_) => {
             core.poison.set(Error::new(ErrorKind::Io, "a background thread panicked; see the standard error output"));
+            // A frame may have been shown in part: nobody is to wait for the rest of it.
+            core.index.halt();
             // What it was about to answer is answered as unknown. Should that panic, the others are answered nevertheless.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(part)));
             let mut tasks = Pending::answer_all(core.lane.close(core.poison.error()), Some(&core.poison.unknown()));
