@@ -15,6 +15,8 @@ mod steps;
 mod subscription;
 mod threads;
 
+#[cfg(all(test, everlog_loom))]
+mod loom_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
