@@ -249,7 +249,7 @@ impl Appender {
         let lsn = if mutants::makes(Mutant::AnsweredEarly) { Lsn(0) } else { lsn };
         let due = self.lane.lock()?.settle_at(lsn, pending, self.index.watermark());
         if let Some(pending) = due {
-            pending.give();
+            self.poison.unless_set(|| pending.give()).ok_or_else(|| self.poison.error())?;
         }
         Ok(ack)
     }

@@ -391,7 +391,7 @@ impl Committer {
     fn publish(&mut self, flight: Flight) -> usize {
         let Flight { header, frame, mut staged, buf, .. } = flight;
         let buf = buf.expect("called with a frame that is durable");
-        let Shared { index, journal, lane, .. } = &self.shared;
+        let Shared { index, journal, lane, poison, .. } = &self.shared;
         let payload_len = header.payload_len as usize;
         let (time, timeline) = (header.time, header.timeline);
         let memory = Arc::new(FrameMem::new(buf, HEADER_LEN, payload_len, time, timeline, &index.buffers));
@@ -426,8 +426,12 @@ impl Committer {
         self.proven = header.watermark;
         self.last_publish = self.shared.clock.monotonic();
         let woken = staged.waiting.len();
-        let mut tasks = Pending::answer_all(staged.waiting, None);
-        tasks.extend(Pending::answer_all(lane.settled(frame.last_lsn), None));
+        let mut waiting = staged.waiting;
+        waiting.append(&mut lane.settled(frame.last_lsn));
+        // The flush may close the latch at any moment; nothing is acknowledged behind that.
+        let mut tasks = poison
+            .unless_set(|| Pending::answer_all(std::mem::take(&mut waiting), None))
+            .unwrap_or_else(|| Pending::answer_all(waiting, Some(&poison.unknown())));
         tasks.extend(watchers);
         wake_all(tasks);
         woken

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::names;
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, RwLock, yield_now};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, RwLock, yield_now};
 use crate::types::{LogId, Lsn};
 use buffers::Buffers;
 use heads::Heads;
@@ -47,6 +47,9 @@ pub struct Index {
     /// The highest LSN known to be durable, all entries up to which are in their slots. Stored with Release by the
     /// committer after a frame's entries are in place; pairs with the Acquire loads of readers.
     watermark: AtomicU64,
+    /// Nothing will be published any more, and the last frame may have been published in part. Set once, with Release;
+    /// pairs with the Acquire load of a reader who waits.
+    halted: AtomicBool,
     /// Bytes of durable entries in memory; only compared with a threshold, so Relaxed.
     mem_bytes: AtomicUsize,
     dirty: Mutex<Vec<Arc<Slot>>>,
@@ -65,6 +68,7 @@ impl Index {
             buffers: Arc::new(Buffers::new(pool_bytes_max / 2)),
             metrics,
             watermark: AtomicU64::new(set.flushed().0),
+            halted: AtomicBool::new(false),
             set: RwLock::new(Arc::new(set)),
             mem_bytes: AtomicUsize::new(0),
             dirty: Mutex::new(Vec::new()),
@@ -101,6 +105,11 @@ impl Index {
     /// Everything up to `lsn` is durable and in its slot.
     pub fn set_watermark(&self, lsn: Lsn) {
         self.watermark.store(lsn.0, Ordering::Release);
+    }
+
+    /// The committer is gone, perhaps in the middle of a publication: nobody waits for the rest of it.
+    pub fn halt(&self) {
+        self.halted.store(true, Ordering::Release);
     }
 
     /// Bytes of durable entries in memory.
@@ -158,7 +167,7 @@ impl Index {
     /// reader that comes in between waits for its end, so that batches over several logs are seen whole.
     ///
     /// # Errors
-    /// As [`Self::resolve`].
+    /// As [`Self::resolve`]; [`crate::ErrorKind::Poisoned`] if that end will never come.
     pub fn resolve_visible<'a>(&self, slot: &'a Slot, name: Option<&str>) -> Result<MutexGuard<'a, SlotInner>> {
         loop {
             let inner = self.resolve(slot, name)?;
@@ -166,6 +175,13 @@ impl Index {
                 return Ok(inner);
             }
             drop(inner);
+            if self.halted.load(Ordering::Acquire) {
+                return Err(Error::new(
+                    ErrorKind::Poisoned,
+                    "the store stopped while it showed the log's newest records",
+                )
+                .remedy("open the store again"));
+            }
             yield_now();
         }
     }

@@ -5,10 +5,10 @@
 //! file is free; the frame of the open. Only then is anything visible.
 
 use super::create::random;
+use super::flush_signal::{FlushSignal, Pressure};
 use super::load::{Loaded, Show, load, refusal};
 use super::lock;
 use super::report::RecoveryReport;
-use super::threads::{FlushSignal, Pressure};
 use super::{Core, End};
 use crate::clock::Clock;
 use crate::commit::append::Appender;

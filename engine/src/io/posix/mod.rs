@@ -102,7 +102,7 @@ impl Io for PosixIo {
     }
 
     fn queue(&self, depth: usize) -> io::Result<Box<dyn IoQueue>> {
-        Ok(Box::new(queue::PosixQueue::new(self, depth)?))
+        Ok(Box::new(queue::PosixQueue::new(self.clone(), depth)?))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
