@@ -24,6 +24,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mkfs.xfs", "xfsprogs"),
     ("losetup", "mount"),
     ("mount", "mount"),
+    ("qemu-storage-daemon", "qemu-utils"),
+    ("setpriv", "util-linux"),
+    ("blockdev", "util-linux"),
 ];
 
 /// Whether this machine can give a test disks of its own.
@@ -34,7 +37,8 @@ pub fn check_machine() -> Result<(), Stop> {
     if !geteuid().is_root() {
         return Err(Stop::Lacking("File systems are mounted, which root alone may.\nRun it as root.".to_owned()));
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let mut missing: Vec<&str> = PROGRAMS
         .iter()

@@ -10,8 +10,10 @@
 
 pub mod content;
 pub mod disk;
+pub mod leftovers;
 pub mod line;
 pub mod oracle;
+pub mod power;
 pub mod process;
 mod random;
 pub mod rows;
@@ -19,7 +21,6 @@ pub mod rows;
 pub use random::Random;
 pub use rows::ROWS;
 
-use crate::programs::target_dir;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
@@ -93,8 +94,16 @@ pub struct Row {
     pub name: &'static str,
     /// What it shows, in one line.
     pub shows: &'static str,
+    /// What a run of it is, in the plural: "kills".
+    pub unit: &'static str,
+    /// How often it runs in CI.
+    pub ci_count: u64,
+    /// Its share of a long run, beside the shares of the others.
+    pub weight: u64,
     /// Whether it needs root and programs from the distribution: see [`Stop::Lacking`].
     pub needs_root: bool,
+    /// What it counts that must have happened in as many runs as in CI: otherwise it showed less than it says.
+    pub at_least_once: &'static [&'static str],
     /// Runs it.
     pub run: RunRow,
 }
@@ -106,10 +115,23 @@ impl Row {
         ROWS.iter().find(|row| row.name == name)
     }
 
+    /// Runs it as often as in CI, and sees that everything happened that it is for.
+    ///
+    /// # Errors
+    /// Why it stopped.
+    pub fn run_as_in_ci(&self, seed: u64, scratch: &Path, progress: &mut dyn FnMut(&Counts)) -> Result<Counts, Stop> {
+        let counts = (self.run)(seed, self.ci_count, scratch, progress)?;
+        match self.at_least_once.iter().find(|what| counts.get(what) == 0) {
+            Some(what) => {
+                Err(Stop::Violation(format!("nothing was {what:?}, so this showed less than it says: {counts}")))
+            }
+            None => Ok(counts),
+        }
+    }
+
     /// Runs it as a test: on a real disk below the target folder, from the seed in EVERLOG_REAL_SEED or one from the
     /// clock, which is printed, as is what was counted. Panics if it stops.
-    #[must_use]
-    pub fn test(&self, count: u64) -> Counts {
+    pub fn test(&self) {
         let seed = match std::env::var("EVERLOG_REAL_SEED") {
             Ok(seed) => seed.parse().expect("EVERLOG_REAL_SEED is a number"),
             Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as u64,
@@ -117,10 +139,9 @@ impl Row {
         // Past the harness, which would show it for a failure alone.
         let tell = |what: String| drop(writeln!(std::io::stderr(), "{}: {what}", self.name));
         tell(format!("EVERLOG_REAL_SEED={seed}"));
-        let scratch = tempfile::Builder::new().prefix(self.name).tempdir_in(target_dir()).expect("room for a folder");
-        let counts = (self.run)(seed, count, scratch.path(), &mut |_| {}).unwrap_or_else(|stop| panic!("{stop}"));
+        let scratch = leftovers::folder_on_disk(self.name).expect("room for a folder");
+        let counts = self.run_as_in_ci(seed, scratch.path(), &mut |_| {}).unwrap_or_else(|stop| panic!("{stop}"));
         tell(counts.to_string());
-        counts
     }
 }
 

@@ -28,7 +28,8 @@ const EXAMPLES: &str = "Examples:
   cargo xtask tidy            the rules that no compiler knows
   cargo xtask tidy --bless    after docs/FORMAT.md was brought up to date with the format's code
   cargo xtask sim --seed 17   the simulated world of seed 17 again, with its trace
-  cargo xtask posix           the tests once more, on a kernel that refuses io_uring";
+  cargo xtask posix           the tests once more, on a kernel that refuses io_uring
+  cargo xtask soak --minutes 60    every fault on real file systems, for an hour";
 
 #[derive(Subcommand)]
 enum Command {
@@ -63,6 +64,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// The rows of the table of faults on real file systems, for as long as given; --help says how
+    #[command(disable_help_flag = true)]
+    Soak {
+        /// What the program `soak` takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// The documentation builds without a warning
     Doc,
     /// The concurrency protocols under the model checker
@@ -71,7 +79,7 @@ enum Command {
     Benches,
     /// The examples compile
     Examples,
-    /// Stores on disks that fail or are full; needs root, nbdkit and room for file systems of its own
+    /// Stores on disks that fail, are full or lose power, as often as in CI; needs root
     Disks,
 }
 
@@ -90,6 +98,7 @@ fn main() -> ExitCode {
         Command::Readme => steps::run_one("readme", &root),
         Command::Mutants => steps::run_one("mutants", &root),
         Command::Sim { args } => steps::sim(&root, &args),
+        Command::Soak { args } => steps::soak(&root, &args),
         Command::Doc => steps::run_one("doc", &root),
         Command::Loom => steps::run_one("loom", &root),
         Command::Benches => steps::run_one("benches", &root),

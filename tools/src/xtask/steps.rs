@@ -170,7 +170,16 @@ fn examples(root: &Path) -> Outcome {
 }
 
 fn disks(root: &Path) -> Outcome {
-    call(cargo(root, &["test", "--package", "everlog-tests", "--test", "disks"]))
+    soak(root, &["--ci".to_owned()])
+}
+
+/// Runs the rows of real faults; what the machine lacks, the program tells before it begins.
+pub fn soak(root: &Path, args: &[String]) -> Outcome {
+    // The victims of the rows as well.
+    call(cargo(root, &["build", "--package", "everlog-tests", "--bins"]))?;
+    let mut soak = Command::new(root.join("target/debug/soak"));
+    soak.current_dir(root).args(args);
+    call(soak)
 }
 
 /// The cargo that runs this program, or the one on the path.
