@@ -7,15 +7,27 @@
 use everlog::types::{Cursor, Lsn, Timeline};
 use everlog::{ErrorKind, LogReceipt};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::rc::Rc;
 
 /// How many of a producer's numbers keep their content.
 pub const WINDOW: usize = 64;
 
+/// A record's content, shown in short.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub Rc<[u8]>);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = String::from_utf8_lossy(&self.0[..self.0.len().min(30)]);
+        write!(f, "{start:?} of {} bytes", self.0.len())
+    }
+}
+
 /// One thing that a batch does to a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Do {
-    Record(Rc<[u8]>),
+    Record(Payload),
     Create(Vec<u8>),
     CreateIfMissing,
     Fork { parent: &'static str, at: u64 },
@@ -49,7 +61,7 @@ pub enum Phase {
 
 #[derive(Debug)]
 pub struct Record {
-    pub payload: Rc<[u8]>,
+    pub payload: Payload,
     pub lsn: u64,
 }
 
@@ -339,7 +351,7 @@ impl Map {
                     log.written_by(timeline, log.next);
                     first.get_or_insert(log.next);
                     records += 1;
-                    log.records.insert(log.next, Rc::new(Record { payload: Rc::clone(payload), lsn }));
+                    log.records.insert(log.next, Rc::new(Record { payload: payload.clone(), lsn }));
                     log.next += 1;
                 }
                 Do::Trim(seq) => log.trim = log.trim.max(*seq),

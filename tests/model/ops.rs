@@ -252,7 +252,7 @@ fn opening() -> impl Strategy<Value = Opening> {
 fn piece() -> impl Strategy<Value = Piece> {
     prop_oneof![
         80 => (0usize..24).prop_map(Piece::Record),
-        5 => (100usize..6000).prop_map(Piece::Record),
+        5 => (100usize..3000).prop_map(Piece::Record),
         10 => place().prop_map(Piece::Trim),
         5 => vec(any::<u8>(), 0..6).prop_map(Piece::Metadata),
         1 => Just(Piece::Close),

@@ -3,7 +3,7 @@
 //! Decides nothing about what is right. Invariant: the same words on the same map come to the same, so that a case
 //! can be run again.
 
-use crate::map::{Do, Log, Map, Part, Phase};
+use crate::map::{Do, Log, Map, Part, Payload, Phase};
 use crate::ops::{Draft, Ending, From, LOGS, Number, Opening, PREFIXES, Piece, Place, Remembered, Sender};
 use everlog::types::{Cursor, Position};
 use std::collections::BTreeMap;
@@ -142,7 +142,7 @@ impl Memory {
             x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             if self.records.is_multiple_of(2) { (x >> 56) as u8 } else { b'a' + (n % 7) as u8 }
         }));
-        Do::Record(payload.into())
+        Do::Record(Payload(payload.into()))
     }
 
     /// The producer's number, and its old batch if it is to be sent again.

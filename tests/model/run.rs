@@ -3,7 +3,7 @@
 //! The store is driven step by step on one thread, with a disk in memory; batches may be left open for a while, and
 //! what is open must not be seen. Invariant: a case's outcome follows from the case alone.
 
-use crate::map::{Answer, Do, Log, Map, Part, Phase};
+use crate::map::{Answer, Do, Log, Map, Part, Payload, Phase};
 use crate::ops::{Op, Settings};
 use crate::resolve::{Memory, NAMES, NAMES_PREFIXES, place_of};
 use crate::watch::Watch;
@@ -120,7 +120,7 @@ pub fn run(settings: Settings, ops: &[Op]) -> Result<Tally, String> {
         disk,
         clock: Arc::new(SimClock::default()),
         config: Config {
-            journal_file_bytes: 64 << 10,
+            journal_file_bytes: 128 << 10,
             journal_files_max: 4,
             memory_pool_bytes: 2 * flush_bytes + (64 << 10),
             flush_bytes,
@@ -415,15 +415,17 @@ impl Run {
         let (start, page) = match (start, page) {
             (Ok(start), Ok(page)) => (start, page),
             (Err((kind, cut)), Err(e)) if e.kind() == kind && e.cut() == cut => return Ok(()),
-            (start, page) => differ!("expected {start:?}, got {page:?}"),
+            (start, page) => {
+                differ!("expected {start:?}, got {:?}", page.map(|page| (page.start, page.records.len(), page.next)))
+            }
         };
         let expected = log.records.range(start..log.next);
         let mut bytes = 0;
         let mut time = 0;
         for (record, (seq, known)) in page.records.iter().zip(expected) {
-            if (record.seq, record.lsn.0, &record.payload[..]) != (*seq, known.lsn, &known.payload[..]) {
-                let shown = String::from_utf8_lossy(&known.payload);
-                differ!("got {record:?}, expected record {seq}, LSN {}, {shown:?}", known.lsn);
+            if (record.seq, record.lsn.0, &record.payload[..]) != (*seq, known.lsn, &known.payload.0[..]) {
+                let got = (record.seq, record.lsn, Payload(record.payload[..].into()));
+                differ!("got {got:?}, expected {:?}", (seq, known.lsn, &known.payload));
             }
             if record.time.0 < time {
                 differ!("record {seq} is older than the one before");
@@ -546,7 +548,7 @@ fn ask<'a>(log: &mut LogBatch<'a>, part: &'a Part) {
     }
     for what in &part.does {
         match what {
-            Do::Record(payload) => log.record(payload),
+            Do::Record(payload) => log.record(&payload.0),
             Do::Create(metadata) => log.create_with(metadata),
             Do::CreateIfMissing => log.create_if_missing(),
             Do::Fork { parent, at } => log.fork(parent, *at),
