@@ -93,6 +93,8 @@ pub enum Opening {
         at: Place,
     },
     Undelete,
+    /// An undeletion, if there is something to undelete.
+    Revive,
 }
 
 #[derive(Clone, Debug)]
@@ -111,6 +113,7 @@ pub enum Ending {
     Nothing,
     Close,
     Delete,
+    CloseAndDelete,
 }
 
 /// A seq of a log.
@@ -214,7 +217,7 @@ fn log() -> impl Strategy<Value = usize> {
 }
 
 fn draft() -> impl Strategy<Value = Draft> {
-    let ending = prop_oneof![50 => Just(Ending::Nothing), 1 => Just(Ending::Close), 3 => Just(Ending::Delete)];
+    let ending = prop_oneof![50 => Just(Ending::Nothing), 1 => Just(Ending::Close), 3 => Just(Ending::Delete), 1 => Just(Ending::CloseAndDelete)];
     let conditions = (
         weighted(0.06, place()),
         weighted(0.06, remembered()),
@@ -246,6 +249,7 @@ fn opening() -> impl Strategy<Value = Opening> {
         16 => (any::<Index>(), place()).prop_map(|(parent, at)| Opening::Fork { parent, at }),
         3 => (log(), place()).prop_map(|(parent, at)| Opening::ForkAnyway { parent, at }),
         2 => Just(Opening::Undelete),
+        8 => Just(Opening::Revive),
     ]
 }
 

@@ -110,6 +110,8 @@ impl Memory {
                 does.push(Do::Fork { parent, at: place_of(&map.log(parent), *at) });
             }
             Opening::Undelete => does.push(Do::Undelete),
+            Opening::Revive if log.phase == Phase::Deleted => does.push(Do::Undelete),
+            Opening::Revive => {}
         }
         for piece in &draft.body {
             does.push(match piece {
@@ -125,6 +127,7 @@ impl Memory {
             Ending::Nothing => {}
             Ending::Close => does.push(Do::Close),
             Ending::Delete => does.push(Do::Delete),
+            Ending::CloseAndDelete => does.extend([Do::Close, Do::Delete]),
         }
         if does.is_empty() {
             does.push(self.record(name, 0));
