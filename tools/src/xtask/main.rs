@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod conformance;
+mod fuzz;
 mod posix;
 mod readme;
 mod steps;
@@ -27,6 +28,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask ci              everything, in the order below; stops at the first failure
   cargo xtask tidy            the rules that no compiler knows
   cargo xtask tidy --bless    after docs/FORMAT.md was brought up to date with the format's code
+  cargo xtask fuzz --seconds 3600 --target frame   one parser for an hour
   cargo xtask posix           the tests once more, on a kernel that refuses io_uring";
 
 #[derive(Subcommand)]
@@ -57,11 +59,23 @@ enum Command {
     Doc,
     /// The concurrency protocols under the model checker
     Loom,
+    /// Every parser under a fuzzer, briefly; needs cargo-fuzz and a C++ compiler
+    Fuzz {
+        /// For so many seconds a target, instead
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// One target alone
+        #[arg(long)]
+        target: Option<String>,
+    },
     /// The benches compile, and each of them runs once
     Benches,
     /// The examples compile
     Examples,
 }
+
+/// Of one target that is asked for by name without a time.
+const FUZZ_SECONDS: u64 = 60;
 
 fn main() -> ExitCode {
     let root = root();
@@ -78,6 +92,8 @@ fn main() -> ExitCode {
         Command::Readme => steps::run_one("readme", &root),
         Command::Doc => steps::run_one("doc", &root),
         Command::Loom => steps::run_one("loom", &root),
+        Command::Fuzz { seconds: None, target: None } => steps::run_one("fuzz", &root),
+        Command::Fuzz { seconds, target } => fuzz::run(&root, seconds.unwrap_or(FUZZ_SECONDS), target.as_deref()),
         Command::Benches => steps::run_one("benches", &root),
         Command::Examples => steps::run_one("examples", &root),
     };
