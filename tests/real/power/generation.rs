@@ -21,7 +21,7 @@ use super::blocklog::BlockLog;
 use super::device::{FileSystem, Logged, Mounted};
 use crate::real::line::Line;
 use crate::real::oracle::Oracle;
-use crate::real::process::{HANGS_AFTER, Heard, Setting, was_killed};
+use crate::real::process::{PATIENCE, Heard, Setting, was_killed};
 
 /// A victim whose device's log does not grow is stopped after this long all the same.
 const WRITES_FOR_MAX: Duration = Duration::from_secs(30);
@@ -113,7 +113,7 @@ fn said_by_a_victim(plan: &Plan, setting: &Setting, logged: &Logged) -> Result<V
     let started = Instant::now();
     let (mut said, mut stop_at, mut stopped) = (Vec::new(), None, false);
     loop {
-        let heard = victim.line_within(HANGS_AFTER)?;
+        let heard = victim.line_within(PATIENCE)?;
         let at = logged.log_bytes().map_err(|e| format!("the log's length: {e}"))?;
         match heard {
             Heard::Line(Line::Failed { kind, message }) => {

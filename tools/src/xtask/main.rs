@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod conformance;
+mod fuzz;
 mod posix;
 mod readme;
 mod steps;
@@ -28,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask tidy            the rules that no compiler knows
   cargo xtask tidy --bless    after docs/FORMAT.md was brought up to date with the format's code
   cargo xtask sim --seed 17   the simulated world of seed 17 again, with its trace
+  cargo xtask fuzz --seconds 3600 --target frame   one parser for an hour
   cargo xtask posix           the tests once more, on a kernel that refuses io_uring
   cargo xtask soak --minutes 60    every fault on real file systems, for an hour";
 
@@ -75,6 +77,15 @@ enum Command {
     Doc,
     /// The concurrency protocols under the model checker
     Loom,
+    /// Every parser under a fuzzer, briefly; needs cargo-fuzz and a C++ compiler
+    Fuzz {
+        /// For so many seconds a target, instead
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// One target alone
+        #[arg(long)]
+        target: Option<String>,
+    },
     /// The benches compile, and each of them runs once
     Benches,
     /// The examples compile
@@ -82,6 +93,9 @@ enum Command {
     /// Stores on disks that fail, are full or lose power, as often as in CI; needs root
     Disks,
 }
+
+/// Of one target that is asked for by name without a time.
+const FUZZ_SECONDS: u64 = 60;
 
 fn main() -> ExitCode {
     let root = root();
@@ -101,6 +115,8 @@ fn main() -> ExitCode {
         Command::Soak { args } => steps::soak(&root, &args),
         Command::Doc => steps::run_one("doc", &root),
         Command::Loom => steps::run_one("loom", &root),
+        Command::Fuzz { seconds: None, target: None } => steps::run_one("fuzz", &root),
+        Command::Fuzz { seconds, target } => fuzz::run(&root, seconds.unwrap_or(FUZZ_SECONDS), target.as_deref()),
         Command::Benches => steps::run_one("benches", &root),
         Command::Examples => steps::run_one("examples", &root),
         Command::Disks => steps::run_one("disks", &root),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{conformance, posix, readme, tidy};
+use crate::{conformance, fuzz, posix, readme, tidy};
 
 /// Why a step failed: what happened, and what to do about it.
 #[derive(Debug)]
@@ -49,6 +49,7 @@ const STEPS: &[Step] = &[
     Step { name: "readme", run: readme::run },
     Step { name: "doc", run: doc },
     Step { name: "loom", run: loom },
+    Step { name: "fuzz", run: fuzz::smoke },
     Step { name: "benches", run: benches },
     Step { name: "examples", run: examples },
     // Last, since a machine may have all that the others need and no right to this.
@@ -202,7 +203,7 @@ pub fn call(mut command: Command) -> Outcome {
 }
 
 /// Fails with the way to install a cargo subcommand if it is missing.
-fn tool(name: &str, probe: &[&str], install: &str) -> Outcome {
+pub fn tool(name: &str, probe: &[&str], install: &str) -> Outcome {
     let mut command = cargo(Path::new("."), probe);
     match command.stdout(Stdio::null()).stderr(Stdio::null()).status() {
         Ok(status) if status.success() => Ok(()),
