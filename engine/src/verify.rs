@@ -43,7 +43,7 @@ pub fn verify(io: Arc<dyn Io>, dir: &Path, on_progress: &mut dyn FnMut(u64, u64)
         }
         Err(e) => return Err(e),
     };
-    if identity.is_some_and(|identity| identity != manifest.identity) {
+    if identity.is_some_and(|identity| !identity.is_of(&manifest.identity)) {
         let what = "the identity and the newest manifest are of different stores";
         verify.findings.push(Finding::new(dir.join(IDENTITY), what));
     }
@@ -187,6 +187,7 @@ impl Verify<'_> {
                 self.findings.extend(found.into_iter().map(|finding| named(finding, &segment)));
                 Ok(Some(segment))
             }
+            Err(error) if error.kind() == ErrorKind::Refused => Err(error),
             Err(error) => {
                 // A running store may have replaced it since the manifest was read.
                 let gone = os_kind(&error) == Some(OsKind::NotFound);

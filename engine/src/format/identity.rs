@@ -41,6 +41,12 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// Whether both are of one store, whatever features its files have.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        (self.store, self.key, self.created) == (other.store, other.key, other.created)
+    }
+
     /// The salt of one use of a journal file: the first 32 bits of the keyed BLAKE3 of its id.
     #[must_use]
     pub fn salt(&self, id: JournalId) -> u32 {

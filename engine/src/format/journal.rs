@@ -70,6 +70,16 @@ impl JournalHeader {
         out
     }
 
+    /// Format and features of a block that is a journal file's header by magic and checksum, whatever else it holds.
+    pub fn peek(buf: &[u8], salt_of: impl Fn(JournalId) -> u32) -> Option<(u16, Features)> {
+        if buf.len() < BLOCK || &buf[MAGIC_AT..MAGIC_AT + 8] != MAGIC {
+            return None;
+        }
+        let salt = salt_of(JournalId(get_u64(buf, JOURNAL_AT)));
+        let intact = get_u32(buf, CRC_AT) == salted_crc(salt, &buf[..CRC_AT]);
+        intact.then(|| (get_u16(buf, FORMAT_AT), Features::get(buf, FEATURES_AT)))
+    }
+
     /// Reads the block. `salt_of` gives the salt of the use that the block claims.
     pub fn decode(buf: &[u8], store: StoreId, salt_of: impl Fn(JournalId) -> u32) -> Decoded<Self> {
         let wrong = |what, at| Err(Malformed { what, at });

@@ -13,16 +13,18 @@ use crate::manifest;
 use crate::metrics::Metrics;
 use crate::recovery::decide::{Action, decide};
 use crate::recovery::replay::Replay;
-use crate::recovery::scan::{Facts, scan};
+use crate::recovery::scan::{Facts, FileFacts, HeaderFacts, scan};
 use crate::recovery::settle::Proven;
-use crate::segment::Segment;
+use crate::segment::{self, Segment};
 use crate::sync::Arc;
 use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a directory holds.
 pub(super) struct Loaded {
+    /// A file that forbids this version to write to the store.
+    pub unwritable: Option<PathBuf>,
     pub manifest: Manifest,
     pub index: Arc<Index>,
     pub facts: Facts,
@@ -52,7 +54,7 @@ pub(super) enum Show {
 pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) -> Result<Loaded> {
     let identity = identity(&**io, dir)?;
     let manifest = manifest::load(&**io, dir)?;
-    if manifest.identity != identity {
+    if !manifest.identity.is_of(&identity) {
         return Err(Error::new(ErrorKind::Refused, "the identity and the manifest are of different stores")
             .file(&dir.join(manifest::file_name(manifest.version)))
             .remedy("bring back the directory as a whole, from one copy"));
@@ -80,7 +82,9 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
     let action = decide(&facts, manifest.version);
     index.set_watermark(shown);
     let Replay { last_frames, timelines, extents, frames, entries, bytes, .. } = replay;
+    let unwritable = unwritable(dir, &identity, &manifest, &index.set().segments, &facts);
     Ok(Loaded {
+        unwritable,
         manifest,
         facts,
         action,
@@ -94,6 +98,27 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
         metrics,
         index: Arc::new(index),
     })
+}
+
+/// A file with a feature for whose sake this version may read the store and must not write to it.
+fn unwritable(
+    dir: &Path, identity: &Identity, manifest: &Manifest, segments: &[Arc<Segment>], facts: &Facts,
+) -> Option<PathBuf> {
+    let of_segment = |segment: &Arc<Segment>| {
+        let path = segment::path(dir, segment.meta().id);
+        (path, segment.features())
+    };
+    let of_journal = |file: &FileFacts| match &file.header {
+        HeaderFacts::Valid(header) => Some((file.path.clone(), header.features)),
+        HeaderFacts::Blank | HeaderFacts::Damaged(_) => None,
+    };
+    let heads = [
+        (dir.join(identity::FILE_NAME), identity.features),
+        (dir.join(manifest::file_name(manifest.version)), manifest.identity.features),
+    ];
+    let files =
+        heads.into_iter().chain(segments.iter().map(of_segment)).chain(facts.files.iter().filter_map(of_journal));
+    files.filter(|(_, features)| !features.writable()).map(|(path, _)| path).next()
 }
 
 /// Holds frames back until something proves them durable: no more than were in flight at once.
@@ -119,7 +144,7 @@ impl Gate<'_, '_> {
     }
 }
 
-/// Reads the identity, and refuses a directory without one, or of a format this version must not write.
+/// Reads the identity, and refuses a directory without one, or of a format this version must not read.
 pub(super) fn identity(io: &dyn Io, dir: &Path) -> Result<Identity> {
     let path = dir.join(identity::FILE_NAME);
     let bytes = io.read_all(&path, BLOCK).map_err(|e| match e.os_error().map(std::io::Error::kind) {
@@ -142,12 +167,19 @@ pub(super) fn identity(io: &dyn Io, dir: &Path) -> Result<Identity> {
 fn check_version(path: &Path, format: u16, features: Features) -> Result<()> {
     let what = if format != FORMAT_VERSION {
         format!("the store has format {format}, this version writes format {FORMAT_VERSION}")
-    } else if !features.writable() {
+    } else if !features.readable() {
         "the store uses features that this version does not know".to_owned()
     } else {
         return Ok(());
     };
     Err(Error::new(ErrorKind::Refused, what).file(path).remedy("open it with the version that wrote it"))
+}
+
+/// The error of an open for writing where only reading is allowed.
+pub(super) fn read_only(loaded: &Loaded) -> Option<Error> {
+    let path = loaded.unwritable.as_ref()?;
+    let what = "the store uses features that this version must not write; it may read them";
+    Some(Error::new(ErrorKind::Refused, what).file(path).remedy("open it with the version that wrote it"))
 }
 
 /// The error of an open that recovery refuses.

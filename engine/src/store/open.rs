@@ -6,7 +6,7 @@
 
 use super::create::random;
 use super::flush_signal::{FlushSignal, Pressure};
-use super::load::{Loaded, Show, load, refusal};
+use super::load::{Loaded, Show, load, read_only, refusal};
 use super::lock;
 use super::report::RecoveryReport;
 use super::{Core, End};
@@ -43,7 +43,7 @@ pub(super) fn open(
     super::load::identity(&*io, dir)?;
     let lock = lock::take(&*io, dir)?;
     let mut loaded = load(&io, dir, config, Show::All)?;
-    if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version) {
+    if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version).or_else(|| read_only(&loaded)) {
         return Err(refusal);
     }
     repair::make_durable(&*io, dir, &loaded.facts, &loaded.extents)?;
