@@ -109,6 +109,11 @@ fn a_failure_of_each_operation_of_ten_worlds() {
 }
 
 #[test]
+fn a_failure_of_each_operation_in_buffered_mode() {
+    each_operation(Scenario::ErrorsBuffered, 3);
+}
+
+#[test]
 fn no_room_and_no_descriptors_at_each_operation_of_ten_worlds() {
     each_operation(Scenario::Full, 10);
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::Parser;
 use everlog::IoChoice;
 use everlog_tests::programs::target_dir;
-use everlog_tests::real::{Counts, ROWS, Row, Stop, disk, leftovers};
+use everlog_tests::real::{Counts, Row, Stop, disk, leftovers};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// How many times as often as in CI a row runs at least.
@@ -61,11 +61,11 @@ fn main() -> ExitCode {
         list();
         return ExitCode::SUCCESS;
     }
-    if let Some(unknown) = args.rows.iter().find(|name| ROWS.iter().all(|row| row.name != name.as_str())) {
+    if let Some(unknown) = args.rows.iter().find(|name| Row::named(name).is_none()) {
         eprintln!("There is no row called {unknown}.\nSee them all with: cargo xtask soak --list");
         return ExitCode::from(2);
     }
-    let rows: Vec<&Row> = ROWS.iter().filter(|row| args.wants(row)).collect();
+    let rows: Vec<&Row> = Row::all().filter(|row| args.wants(row)).collect();
     if rows.iter().any(|row| row.needs_root)
         && let Err(lacking) = disk::check_machine()
     {
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
 }
 
 fn list() {
-    for row in ROWS {
+    for row in Row::all() {
         let needs = if row.needs_root { " (needs root)" } else { "" };
         println!("{:<16}{}{needs}; {} {} in CI", row.name, row.shows, row.ci_count, row.unit);
     }

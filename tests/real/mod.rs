@@ -109,10 +109,15 @@ pub struct Row {
 }
 
 impl Row {
+    /// Every row: those on real file systems, then the simulated worlds.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        ROWS.iter().chain(&crate::sim::row::ROWS)
+    }
+
     /// The row of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {
-        ROWS.iter().find(|row| row.name == name)
+        Self::all().find(|row| row.name == name)
     }
 
     /// Runs it as often as in CI, and sees that everything happened that it is for.

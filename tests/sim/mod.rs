@@ -4,6 +4,7 @@ pub mod campaign;
 pub mod clock;
 pub mod disk;
 pub mod rng;
+pub mod row;
 pub mod traffic;
 pub mod world;
 
@@ -13,7 +14,7 @@ pub use rng::Rng;
 
 /// Seeds of a scenario that each change to the project is put to.
 #[must_use]
-pub fn seeds_in_ci(scenario: world::Scenario) -> u64 {
+pub const fn seeds_in_ci(scenario: world::Scenario) -> u64 {
     match scenario {
         world::Scenario::Crash => 2000,
         _ => 1000,

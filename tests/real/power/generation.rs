@@ -21,7 +21,7 @@ use super::blocklog::BlockLog;
 use super::device::{FileSystem, Logged, Mounted};
 use crate::real::line::Line;
 use crate::real::oracle::Oracle;
-use crate::real::process::{PATIENCE, Heard, Setting, was_killed};
+use crate::real::process::{Heard, PATIENCE, Setting, was_killed};
 
 /// A victim whose device's log does not grow is stopped after this long all the same.
 const WRITES_FOR_MAX: Duration = Duration::from_secs(30);
