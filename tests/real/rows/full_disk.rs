@@ -24,6 +24,10 @@ pub const REFUSED: &str = "creations refused";
 const FULL_AFTER: u64 = 10;
 /// Acknowledgements that show a store at work again. Of what there is room for again, they take a small part.
 const AT_WORK: u64 = 300;
+/// A journal file of the victim's, in bytes.
+const JOURNAL_FILE_BYTES: u64 = 512 << 10;
+/// What the file system gives room in, in bytes.
+const BLOCK: u64 = 4096;
 /// The file whose removal makes room, in bytes.
 const BALLAST_BYTES: u64 = 16 << 20;
 
@@ -59,6 +63,7 @@ fn once(folder: &Path, io: &'static str, random: &mut Random, counts: &mut Count
     fill(&ballast, BALLAST_BYTES)?;
 
     let mut setting = Setting::new(&mount.folder.join("store"), io, random.draw(), folder);
+    setting.sizes = vec![format!("--journal-file-bytes={JOURNAL_FILE_BYTES}").into()];
     // Sparse frames fill the journal before memory is full, dense ones the other way round.
     let dense = random.below(2) == 0;
     let record_bytes = if dense { 2000 } else { 50 };
@@ -85,7 +90,7 @@ fn once(folder: &Path, io: &'static str, random: &mut Random, counts: &mut Count
 
     fill_up(&mount.folder.join("most"))?;
     setting.data = mount.folder.join("another");
-    refused(&setting, &mount, counts)?;
+    refused(&setting, &mount, random, counts)?;
     mount.end()
 }
 
@@ -119,27 +124,37 @@ fn acknowledged(victim: &mut Running, oracle: &mut Oracle, mut wanted: u64) -> R
     if lives { Ok(()) } else { Err(victim.ended("the victim ended instead of going on")) }
 }
 
-/// Tries to create a store where there is no room for one, and looks at what is left.
-fn refused(setting: &Setting, mount: &Mount, counts: &mut Counts) -> Result<(), String> {
+/// Tries to create a store where there is too little room for one, and looks at what is left: with no room at all, with
+/// less than a journal file takes, and with about as much, which may be enough.
+fn refused(setting: &Setting, mount: &Mount, random: &mut Random, counts: &mut Counts) -> Result<(), String> {
     let create = || {
         let mut command = setting.write();
         command.args(["--create", "--appends", "1"]);
         setting.start(command)
     };
-    let mut victim = create()?;
-    let status = victim.rest(|_| {})?;
-    let said = victim.ended("a store was to be created on a full disk");
-    if status.code() != Some(5) {
-        return Err(format!("{said}\nit ended with {status}"));
+    let blocks = JOURNAL_FILE_BYTES / BLOCK;
+    let mut room = 0;
+    for more in [0, 1 + random.below(blocks - 10), blocks + random.below(8)] {
+        make_room(&mount.folder.join("most"), (more.max(room) - room) * BLOCK)?;
+        room = more.max(room);
+        let mut victim = create()?;
+        let status = victim.rest(|_| {})?;
+        if room >= blocks && status.success() {
+            break;
+        }
+        let said = victim.ended(&format!("a store was to be created with {room} blocks of room; {status}"));
+        if status.code() != Some(5) {
+            return Err(said);
+        }
+        let words = said.to_lowercase();
+        if !words.contains("no space left") || !words.contains("free space on that file system") {
+            return Err(format!("{said}\nneither cause nor remedy is told"));
+        }
+        if setting.data.join("IDENTITY").exists() {
+            return Err(format!("{said}\nwhat is left looks like a store"));
+        }
+        counts.add(REFUSED, 1);
     }
-    let words = said.to_lowercase();
-    if !words.contains("no space left") || !words.contains("free space on that file system") {
-        return Err(format!("{said}\nneither cause nor remedy is told"));
-    }
-    if setting.data.join("IDENTITY").exists() {
-        return Err(format!("{said}\nwhat is left looks like a store"));
-    }
-    counts.add(REFUSED, 1);
     // What is left is no obstacle once there is room.
     for name in ["most", "more"] {
         let _ = fs::remove_file(mount.folder.join(name));
@@ -147,6 +162,13 @@ fn refused(setting: &Setting, mount: &Mount, counts: &mut Counts) -> Result<(), 
     let mut victim = create()?;
     let status = victim.rest(|_| {})?;
     if status.success() { Ok(()) } else { Err(victim.ended("a store could not be created when there was room")) }
+}
+
+/// Gives back so many bytes of a file.
+fn make_room(path: &Path, bytes: u64) -> Result<(), String> {
+    let file = File::options().write(true).open(path).map_err(|e| format!("{} is not there: {e}", path.display()))?;
+    let len = file.metadata().map_err(|e| e.to_string())?.len();
+    file.set_len(len - bytes).and_then(|()| file.sync_all()).map_err(|e| format!("no room could be made: {e}"))
 }
 
 fn fill(path: &Path, bytes: u64) -> Result<(), String> {
