@@ -24,9 +24,9 @@
 //!    ([`SimDisk::no_descriptors_during`]) nothing can be opened. Both end again.
 //! 10. While the device stalls ([`SimDisk::stall`]) nothing in a queue completes, unless its owner waits for nothing else.
 //! 11. A device may **lie**, once ([`SimDisk::lie_at`]): a write that it calls complete is *lost* (all of its sectors or
-//!    some keep what they held), *misdirected* (it lies at another place, of this file or another, and what was there is
-//!    gone), or *stale* (it reads well until the next boot, and then the older bytes are back). And what is at rest may
-//!    rot: a bit is *flipped* ([`SimDisk::flip`]). A device that never lies never damages what is stable.
+//!     some keep what they held), *misdirected* (it lies at another place, of this file or another, and what was there is
+//!     gone), or *stale* (it reads well until the next boot, and then the older bytes are back). And what is at rest may
+//!     rot: a bit is *flipped* ([`SimDisk::flip`]). A device that never lies never damages what is stable.
 //!
 //! What it does not do: it has no permissions, and it keeps no time. Invariant: everything follows from the seed and the
 //! operations; the same give the same [`SimDisk::trace`].
