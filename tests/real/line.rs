@@ -45,6 +45,8 @@ pub enum Line {
     TurnedAway(String),
     /// All logs were read, and all that was acknowledged is there; how many records they have.
     ReadsOk(u64),
+    /// All logs were to be read, and the disk did not give one of them; what it said instead.
+    ReadsFailed(String),
     /// What a log holds, each record of it read and proved.
     Holds {
         /// Its name.
@@ -67,6 +69,7 @@ impl fmt::Display for Line {
             Self::Waits { log, next } => write!(f, "waits {log} {next}"),
             Self::Failed { kind, message } => write!(f, "failed {kind} {}", one_line(message)),
             Self::TurnedAway(kind) => write!(f, "turned-away {kind}"),
+            Self::ReadsFailed(told) => write!(f, "reads-failed {}", one_line(told)),
             Self::ReadsOk(records) => write!(f, "reads-ok {records}"),
             Self::Holds { log, first, next } => write!(f, "holds {log} {first} {next}"),
         }
@@ -92,6 +95,7 @@ impl FromStr for Line {
                 Self::Failed { kind: (*kind).to_owned(), message }
             }
             ("turned-away", [kind]) => Self::TurnedAway((*kind).to_owned()),
+            ("reads-failed", _) => Self::ReadsFailed(rest.to_owned()),
             ("reads-ok", [records]) => Self::ReadsOk(number(records)?),
             ("holds", [log, first, next]) => {
                 Self::Holds { log: (*log).to_owned(), first: number(first)?, next: number(next)? }
@@ -143,6 +147,7 @@ mod tests {
             Line::Failed { kind: "Poisoned".to_owned(), message: "it stopped; open it again".to_owned() },
             Line::TurnedAway("Overloaded".to_owned()),
             Line::ReadsOk(12),
+            Line::ReadsFailed("reading failed: Input/output error".to_owned()),
             Line::Holds { log: log(), first: 0, next: 7 },
         ] {
             assert_eq!(line.to_string().parse(), Ok(line));

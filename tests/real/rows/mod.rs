@@ -37,7 +37,7 @@ pub const ROWS: &[Row] = &[
         ci_count: 12,
         weight: 2,
         needs_root: true,
-        at_least_once: &[failing_disk::STOPPED],
+        at_least_once: &[failing_disk::STOPPED, failing_disk::READ],
         run: failing_disk::writes,
     },
     Row {
@@ -47,7 +47,7 @@ pub const ROWS: &[Row] = &[
         ci_count: 12,
         weight: 2,
         needs_root: true,
-        at_least_once: &[failing_disk::STOPPED],
+        at_least_once: &[failing_disk::STOPPED, failing_disk::READ],
         run: failing_disk::flushes,
     },
     Row {
