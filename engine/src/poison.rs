@@ -107,7 +107,13 @@ mod loom_tests {
             let acknowledged = Arc::new(Switch::new(false));
             let acknowledges = {
                 let (poison, acknowledged) = (Arc::clone(&poison), Arc::clone(&acknowledged));
-                spawn(move || poison.unless_set(|| acknowledged.store(true, Ordering::Relaxed)).is_some())
+                spawn(move || {
+                    if let Err(error) = poison.check() {
+                        let told = error.to_string();
+                        assert!(told.contains("one") || told.contains("other"), "closed without a cause: {told}");
+                    }
+                    poison.unless_set(|| acknowledged.store(true, Ordering::Relaxed)).is_some()
+                })
             };
             let closes = {
                 let poison = Arc::clone(&poison);

@@ -126,6 +126,26 @@ mod loom_tests {
         });
     }
 
+    /// Of two who wait, only one finds enough when a little is given back: it gets it, whoever came first.
+    #[test]
+    fn loom_whoever_needs_little_does_not_wait_for_whoever_needs_much() {
+        check(|| {
+            let pool = Arc::new(Pool::new(3));
+            assert!(pool.try_take(3), "it is empty");
+            let [much, little] = [3, 1].map(|bytes| {
+                let pool = Arc::clone(&pool);
+                spawn(move || {
+                    assert!(pool.take(bytes, || ()));
+                    pool.give(bytes);
+                })
+            });
+            pool.give(1);
+            little.join().expect("no panic");
+            pool.give(2);
+            much.join().expect("no panic");
+        });
+    }
+
     /// The store stops while a caller waits for room that never comes.
     #[test]
     fn loom_a_close_ends_every_wait_for_room() {

@@ -51,6 +51,7 @@ impl Thread {
     }
 }
 
+#[track_caller]
 pub fn park() {
     let parker = current().0;
     let mut unparked = parker.unparked.lock();
@@ -61,6 +62,7 @@ pub fn park() {
 }
 
 /// loom has no time: a bounded wait is a wait.
+#[track_caller]
 pub fn park_timeout(_timeout: Duration) {
     park();
 }
@@ -88,10 +90,12 @@ impl<T> Mutex<T> {
         Self(loom::sync::Mutex::new(value))
     }
 
+    #[track_caller]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         MutexGuard(Some(unpoisoned(self.0.lock())))
     }
 
+    #[track_caller]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Err(std::sync::TryLockError::WouldBlock) => None,
@@ -139,12 +143,14 @@ impl Condvar {
     }
 }
 
+#[track_caller]
 pub fn wait<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>) {
     let inner = guard.0.take().expect("present outside of a wait");
     guard.0 = Some(unpoisoned(condvar.0.wait(inner)));
 }
 
 /// loom has no time: a bounded wait is a wait.
+#[track_caller]
 pub fn wait_for<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, _timeout: Duration) {
     wait(condvar, guard);
 }
@@ -179,10 +185,12 @@ impl<T> RwLock<T> {
         Self(loom::sync::RwLock::new(value))
     }
 
+    #[track_caller]
     pub fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
         unpoisoned(self.0.read())
     }
 
+    #[track_caller]
     pub fn write(&self) -> loom::sync::RwLockWriteGuard<'_, T> {
         unpoisoned(self.0.write())
     }

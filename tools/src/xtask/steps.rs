@@ -143,7 +143,8 @@ fn loom(root: &Path) -> Outcome {
         command.env("RUSTFLAGS", "--cfg everlog_loom").env("LOOM_MAX_PREEMPTIONS", "3");
         command
     };
-    call(command(&["loom_"]))?;
+    // Each model prints how many interleavings it went through.
+    call(command(&["loom_", "--", "--nocapture"]))?;
     // A filter that matches nothing passes as well; that must not look like a model that was checked.
     let output = command(&["loom_", "--", "--list"]).stderr(Stdio::null()).output();
     let list = output.map_err(|e| Failure::new(format!("listing the models failed: {e}"), "see the error"))?;

@@ -10,7 +10,8 @@ fn assert_unanswered(outcome: Result<Ack>) {
     assert_stopped(outcome.and_then(Ack::wait).expect_err("nothing is acknowledged").kind());
 }
 
-/// The write of a frame fails beside two callers: neither is acknowledged, neither waits for ever.
+/// The write of a frame fails while a second caller appends and a third waits for memory: none of them is acknowledged,
+/// none waits for ever.
 #[test]
 fn loom_a_failed_write_acknowledges_nobody() {
     let files = created();
@@ -18,13 +19,17 @@ fn loom_a_failed_write_acknowledges_nobody() {
         let mut parts = Parts::open(files);
         parts.put(&["a", "b"], b"first");
         parts.disk.state.fail_write.store(true, Ordering::Relaxed);
+        let first = append(&parts.core, &["b"], b"second");
         let Parts { core, committer, .. } = parts;
+        let room = core.index.pool.bytes_max() - core.index.pool.taken();
+        assert!(core.index.pool.try_take(room - 1000), "it is there");
         let (committer, stop) = commits(&core, committer);
         let other = {
             let core = Arc::clone(&core);
-            thread(move || assert_unanswered(append(&core, &["b"], b"second")))
+            thread(move || assert_unanswered(append(&core, &["b"], &[7; 5000])))
         };
         assert_unanswered(append(&core, &["a"], b"second"));
+        assert_unanswered(first);
         other.join().expect("no panic");
         stop.stop();
         committer.join().expect("no panic");
@@ -97,9 +102,9 @@ fn loom_a_committer_that_panics_leaves_no_append_waiting() {
         let (committer, _stop) = commits(&core, committer);
         let other = {
             let core = Arc::clone(&core);
-            thread(move || assert_unanswered(append(&core, &["a"], b"second")))
+            thread(move || assert_unanswered(append(&core, &["a"], &[7; 5000])))
         };
-        // This one has its room.
+        // This is room for one, and not for the other.
         core.index.pool.give(1000);
         assert_unanswered(append(&core, &["a"], b"third"));
         other.join().expect("no panic");

@@ -45,6 +45,29 @@ fn loom_whoever_waits_for_a_flush_learns_that_there_will_be_none() {
     });
 }
 
+/// A flush is asked for while a pass is ending that failed: the caller is not told of that failure, which is over, but of
+/// the pass that begins after he asked.
+#[test]
+fn loom_whoever_asks_behind_a_failure_is_not_told_of_it() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a"], b"first");
+        parts.disk.state.fail_segment.store(true, Ordering::Relaxed);
+        let Parts { disk, core, committer, flusher } = parts;
+        core.flush_asked.store(true, Ordering::SeqCst);
+        let (flusher, stop) = flushes(&core, flusher, committer.waker());
+        // The flush begins, and sets this once it has failed: a look at it lets the model go on here at that very moment.
+        yield_now();
+        let _asked_again = core.flush_asked.load(Ordering::SeqCst);
+        let over = !disk.state.fail_segment.load(Ordering::Relaxed);
+        let told = core.flush_signal.flush(&core);
+        assert!(!over || told.is_ok(), "{told:?}");
+        stop.stop();
+        flusher.join().expect("no panic").expect("it did not panic");
+    });
+}
+
 /// A log is read while its records go from memory into a segment: they are all there at each look.
 #[test]
 fn loom_a_flush_hides_nothing_from_a_reader() {
@@ -98,6 +121,32 @@ fn loom_a_log_never_goes_back_in_time() {
         };
         drop(receipt.expect("staged"));
         assert_eq!(core.index.heads.get(core.index.log_id("a")).lock().staged.next_seq.0, 3);
+    });
+}
+
+/// Two callers append to a log, one of whom has the cache evict what nobody uses: there is one state of the log, and
+/// their records get different places.
+#[test]
+fn loom_a_log_that_is_in_use_has_one_state() {
+    let files = flushed();
+    check_to(2, move || {
+        let Parts { core, mut committer, .. } = Parts::open(files);
+        let other = {
+            let core = Arc::clone(&core);
+            thread(move || {
+                for other in ["x", "y"] {
+                    drop(core.index.heads.get(core.index.log_id(other)));
+                }
+                append(&core, &["a"], b"second").expect("staged")
+            })
+        };
+        let acks = [append(&core, &["a"], b"second").expect("staged"), other.join().expect("no panic")];
+        while !committer.is_idle() {
+            committer.step(false);
+        }
+        let mut seqs = acks.map(|ack| ack.wait().expect("durable").logs[0].first_seq);
+        seqs.sort_unstable();
+        assert_eq!(seqs, [1, 2]);
     });
 }
 

@@ -64,6 +64,8 @@ struct DiskState {
     fail_manifest: Switch,
     /// The next poll of a queue panics.
     panic_poll: Switch,
+    /// The next attempt to make a segment fails.
+    fail_segment: Switch,
     /// Whoever makes a segment panics.
     panic_segment: Switch,
 }
@@ -110,6 +112,9 @@ impl Io for Disk {
             }
             Op::Open { path, .. } if path.extension().is_some_and(|e| e == "seg") => {
                 assert!(!state.panic_segment.load(Ordering::Relaxed), "{WANTED}");
+                if state.fail_segment.swap(false, Ordering::Relaxed) {
+                    return broken();
+                }
             }
             _ => {}
         }

@@ -79,27 +79,25 @@ fn loom_a_task_that_watches_is_woken_by_a_close() {
     });
 }
 
-/// The latch closes on another thread, which wakes the committer as a failing flush does: those who watch are told.
+/// The flush cannot put a manifest in place, which closes the latch, while the committer sleeps: those who watch are
+/// told.
 #[test]
 fn loom_a_thread_that_watches_is_woken_by_a_failure() {
     let files = created();
-    check(move || {
+    check_to(2, move || {
         let mut parts = Parts::open(files);
         parts.put(&["a"], b"first");
-        let Parts { core, committer, .. } = parts;
+        parts.disk.state.fail_manifest.store(true, Ordering::Relaxed);
+        let Parts { core, committer, flusher, .. } = parts;
+        core.flush_asked.store(true, Ordering::SeqCst);
         let waker = committer.waker();
         let (committer, stop) = commits(&core, committer);
-        let failing = {
-            let core = Arc::clone(&core);
-            thread(move || {
-                core.poison.set(Error::new(ErrorKind::Io, "a manifest could not be written"));
-                waker.wake();
-            })
-        };
+        let (flusher, stop_flush) = flushes(&core, flusher, waker);
         let watch = Subscription::new(&core, "a");
         assert_eq!(watch.wait(1, FOREVER).expect_err("nothing can come").kind(), ErrorKind::Poisoned);
-        failing.join().expect("no panic");
         stop.stop();
         committer.join().expect("no panic");
+        stop_flush.stop();
+        flusher.join().expect("no panic");
     });
 }
