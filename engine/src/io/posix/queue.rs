@@ -8,10 +8,11 @@
 //! and then finds `false` and sends a token that the next blocking poll meets. One token at most is under way.
 
 use super::{PosixIo, check};
-use crate::io::{Completion, Io, IoQueue, Op, Wake};
+use crate::io::{Completion, Done, Io, IoQueue, Op, Wake};
 use crate::sync::{AtomicBool, Ordering};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -72,7 +73,7 @@ impl PosixQueue {
             #[allow(clippy::disallowed_methods, reason = "a blocking call in flight needs a thread to block")]
             let thread = std::thread::Builder::new()
                 .name(format!("everlog-io-{n}"))
-                .spawn(move || execute(disk, &tasks, &completed))?;
+                .spawn(move || execute(|op| disk.run(op), &tasks, &completed))?;
             queue.threads.push(thread);
         }
         Ok(queue)
@@ -94,10 +95,12 @@ impl PosixQueue {
     }
 }
 
-/// What each thread does until the queue is dropped and nothing is left to do.
-fn execute(disk: PosixIo, tasks: &Receiver<(u64, Op)>, completed: &Sender<Event>) {
+/// What each thread does until the queue is dropped and nothing is left to do. An operation that panics has failed: its
+/// fate is as unknown as that of any other failure, and whoever waits for it hears of it.
+fn execute(run: impl Fn(Op) -> io::Result<Done>, tasks: &Receiver<(u64, Op)>, completed: &Sender<Event>) {
     for (id, op) in tasks {
-        let result = disk.run(op);
+        let result = catch_unwind(AssertUnwindSafe(|| run(op)))
+            .unwrap_or_else(|_| Err(io::Error::other("the operation panicked; see the standard error output")));
         // Without a receiver the queue is being dropped: the operation still ran to its end.
         let _ = completed.send(Event::Completed(Completion { id, result }));
     }
@@ -143,5 +146,32 @@ impl Drop for PosixQueue {
             // A thread that panicked has said so; a drop does not panic.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_that_panics_is_a_failure_that_is_heard_of_and_the_thread_goes_on() {
+        let (work, tasks) = unbounded();
+        let (completed, events) = unbounded();
+        let list = || Op::List { path: "/".into() };
+        work.send((1, list())).expect("the other half is here");
+        work.send((2, list())).expect("the other half is here");
+        drop(work);
+        let first = std::cell::Cell::new(true);
+        let run = |_| if first.replace(false) { panic!("as the test wants it") } else { Ok(Done::Nothing) };
+        execute(run, &tasks, &completed);
+        drop(completed);
+        let told: Vec<(u64, bool)> = events
+            .iter()
+            .map(|event| match event {
+                Event::Completed(completion) => (completion.id, completion.result.is_ok()),
+                Event::Woken => unreachable!("nobody rings"),
+            })
+            .collect();
+        assert_eq!(told, [(1, false), (2, true)]);
     }
 }
