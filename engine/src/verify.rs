@@ -43,7 +43,8 @@ pub fn verify(io: Arc<dyn Io>, dir: &Path, on_progress: &mut dyn FnMut(u64, u64)
         }
         Err(e) => return Err(e),
     };
-    if identity.is_some_and(|identity| identity != manifest.identity) {
+    let store = |identity: &Identity| (identity.store, identity.key, identity.created);
+    if identity.is_some_and(|identity| store(&identity) != store(&manifest.identity)) {
         let what = "the identity and the newest manifest are of different stores";
         verify.findings.push(Finding::new(dir.join(IDENTITY), what));
     }
@@ -148,6 +149,10 @@ impl Verify<'_> {
             let wrong = match self.read(&path) {
                 // A newer version was committed, and this one removed.
                 Ok(None) => continue,
+                // Loading the newest one tells of a newer format; an older one of it means as much.
+                Ok(Some(bytes)) if Manifest::peek(&bytes).is_ok_and(|written| !written.readable()) => {
+                    return Err(manifest::unreadable(&path));
+                }
                 Ok(Some(bytes)) => match Manifest::decode(&bytes) {
                     Ok(manifest) if manifest.version == version => continue,
                     Ok(_) => Malformed { what: "the manifest holds another version than its name says", at: 0 },

@@ -176,6 +176,8 @@ impl Committer {
         }
         let wait = (may_sleep && (!moved || self.in_flight.len() == self.depth)).then(|| self.patience());
         self.reap(wait)?;
+        // The flush may have failed to commit a manifest while this slept.
+        self.shared.poison.check()?;
         let retired = self.retire();
         // A device that has much to move is given it before the clients of the last frame are woken.
         while self.in_flight.len() < self.depth && self.begin_staged(OVERLAP_BYTES)? {

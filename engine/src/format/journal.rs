@@ -4,7 +4,7 @@
 
 use super::bytes::{get_array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 use super::frame::{FrameRef, salted_crc};
-use super::{Decoded, FORMAT_VERSION, Features, Malformed};
+use super::{Decoded, FORMAT_VERSION, Features, Malformed, Written};
 use crate::types::{BLOCK, FrameNo, JournalId, Lsn, StoreId, Timeline};
 
 const MAGIC_AT: usize = 0;
@@ -67,6 +67,17 @@ impl JournalHeader {
         let crc = salted_crc(salt, &out[..CRC_AT]);
         put_u32(&mut out, CRC_AT, crc);
         out
+    }
+
+    /// Reads only what the header of every format has in its place, so that a newer one is told from a damaged one; None
+    /// if the checksum or the magic is wrong. `salt_of` gives the salt of the use that the block claims.
+    pub fn peek(buf: &[u8], salt_of: impl Fn(JournalId) -> u32) -> Option<Written> {
+        if buf.len() < BLOCK || &buf[MAGIC_AT..MAGIC_AT + 8] != MAGIC {
+            return None;
+        }
+        let salt = salt_of(JournalId(get_u64(buf, JOURNAL_AT)));
+        let intact = get_u32(buf, CRC_AT) == salted_crc(salt, &buf[..CRC_AT]);
+        intact.then(|| Written { format: get_u16(buf, FORMAT_AT), features: Features::get(buf, FEATURES_AT) })
     }
 
     /// Reads the block. `salt_of` gives the salt of the use that the block claims.

@@ -19,7 +19,7 @@
 
 use super::disk::{Disk, Look, STEP, content};
 use super::past;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Malformed;
 use crate::format::frame::{FrameHeader, FrameRef};
 use crate::format::identity::Identity;
@@ -181,7 +181,8 @@ pub(super) struct Scan<'a> {
 /// Memory is bounded by a window of 1 MiB and two frames.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Io`], and what `sink` returns. Damage is no error here but a fact.
+/// [`ErrorKind::Io`], and what `sink` returns; [`ErrorKind::Refused`] if a newer version used a file. Damage is no error
+/// here but a fact.
 pub fn scan(io: &dyn Io, dir: &Path, identity: &Identity, flushed: &FrameRef, sink: &mut Sink<'_>) -> Result<Facts> {
     let mut scan = Scan::open(io, dir, identity, flushed)?;
     scan.anchor()?;
@@ -430,6 +431,13 @@ fn header_facts(disk: &mut Disk<'_>, file: usize, identity: &Identity) -> Result
     };
     if block.iter().all(|b| *b == 0) {
         return Ok(HeaderFacts::Blank);
+    }
+    if JournalHeader::peek(block, |journal| identity.salt(journal)).is_some_and(|written| !written.readable()) {
+        // Its frames may be of a format in which they look like nothing; taken for nothing they would be overwritten.
+        let what = "the journal file has a format or features that this version does not know";
+        return Err(Error::new(ErrorKind::Refused, what)
+            .file(disk.path(file))
+            .remedy("open the store with the version of everlog that wrote it, or a later one"));
     }
     Ok(match JournalHeader::decode(block, identity.store, |journal| identity.salt(journal)) {
         Ok(header) => HeaderFacts::Valid(header),

@@ -8,6 +8,7 @@ use super::chunk::Chunk;
 use super::view::{self, Body, View};
 use super::{damaged, path};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Features;
 use crate::format::block::{BODY_LEN, Section};
 use crate::format::bytes::Reader;
 use crate::format::chunk::CHUNK_PLAIN_BYTES_MAX;
@@ -67,6 +68,12 @@ impl Segment {
     #[must_use]
     pub fn meta(&self) -> &SegmentMeta {
         &self.meta
+    }
+
+    /// The feature bits that it was written with.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.footer.header.features
     }
 
     /// The timelines that led to the segment.

@@ -2,10 +2,10 @@
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::FORMAT_VERSION;
 use crate::format::frame::FrameHeader;
 use crate::format::identity::{self, Identity};
 use crate::format::manifest::{Manifest, TimelineStart};
-use crate::format::{FORMAT_VERSION, Features};
 use crate::index::Index;
 use crate::index::set::SegmentSet;
 use crate::io::{AlignedBuf, Io};
@@ -13,17 +13,19 @@ use crate::manifest;
 use crate::metrics::Metrics;
 use crate::recovery::decide::{Action, decide};
 use crate::recovery::replay::Replay;
-use crate::recovery::scan::{Facts, scan};
+use crate::recovery::scan::{Facts, HeaderFacts, scan};
 use crate::recovery::settle::Proven;
 use crate::segment::Segment;
 use crate::sync::Arc;
 use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a directory holds.
 pub(super) struct Loaded {
     pub manifest: Manifest,
+    /// A file that forbids this version to write the store.
+    pub unwritable: Option<PathBuf>,
     pub index: Arc<Index>,
     pub facts: Facts,
     pub action: Action,
@@ -52,7 +54,7 @@ pub(super) enum Show {
 pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) -> Result<Loaded> {
     let identity = identity(&**io, dir)?;
     let manifest = manifest::load(&**io, dir)?;
-    if manifest.identity != identity {
+    if !same_store(&manifest.identity, &identity) {
         return Err(Error::new(ErrorKind::Refused, "the identity and the manifest are of different stores")
             .file(&dir.join(manifest::file_name(manifest.version)))
             .remedy("bring back the directory as a whole, from one copy"));
@@ -63,6 +65,7 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
     }
     let metrics = Arc::new(Metrics::default());
     let set = SegmentSet { manifest: manifest.clone(), segments };
+    let segments = set.segments.clone();
     let index = Index::new(set, config.heads_max, config.memory_pool_bytes, Arc::clone(&metrics));
     let mut replay = Replay::new(&index, manifest.timelines.clone());
     let mut gate = Gate { replay: &mut replay, held: VecDeque::new(), shown: manifest.flushed.last_lsn };
@@ -77,11 +80,13 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
             gate.shown
         }
     };
+    let unwritable = forbids_writing(dir, &identity, &manifest, &segments, &facts);
     let action = decide(&facts, manifest.version);
     index.set_watermark(shown);
     let Replay { last_frames, timelines, extents, frames, entries, bytes, .. } = replay;
     Ok(Loaded {
         manifest,
+        unwritable,
         facts,
         action,
         shown,
@@ -94,6 +99,36 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
         metrics,
         index: Arc::new(index),
     })
+}
+
+/// Whether both are of one store. Their features may differ: each file has its own.
+fn same_store(a: &Identity, b: &Identity) -> bool {
+    (a.store, a.key, a.created) == (b.store, b.key, b.created)
+}
+
+/// The file, if there is one, with a feature that forbids this version to write the store.
+fn forbids_writing(
+    dir: &Path, identity: &Identity, manifest: &Manifest, segments: &[Arc<Segment>], facts: &Facts,
+) -> Option<PathBuf> {
+    let journals = facts.files.iter().filter_map(|file| match &file.header {
+        HeaderFacts::Valid(header) => Some((file.path.clone(), header.features)),
+        _ => None,
+    });
+    let segments = segments.iter().map(|segment| (crate::segment::path(dir, segment.meta().id), segment.features()));
+    let small = [
+        (dir.join(identity::FILE_NAME), identity.features),
+        (dir.join(manifest::file_name(manifest.version)), manifest.identity.features),
+    ];
+    let mut files = small.into_iter().chain(segments).chain(journals);
+    files.find(|(_, features)| !features.writable()).map(|(path, _)| path)
+}
+
+/// The error of an open for writing where `Loaded::unwritable` says so.
+pub(super) fn unwritable(path: &Path) -> Error {
+    let what = "the store uses features with which this version may read it and must not write it";
+    Error::new(ErrorKind::Refused, what)
+        .file(path)
+        .remedy("open it with the version that wrote it, or read it with a read-only command")
 }
 
 /// Holds frames back until something proves them durable: no more than were in flight at once.
@@ -119,7 +154,7 @@ impl Gate<'_, '_> {
     }
 }
 
-/// Reads the identity, and refuses a directory without one, or of a format this version must not write.
+/// Reads the identity, and refuses a directory without one, or of a format that this version does not know.
 pub(super) fn identity(io: &dyn Io, dir: &Path) -> Result<Identity> {
     let path = dir.join(identity::FILE_NAME);
     let bytes = io.read_all(&path, BLOCK).map_err(|e| match e.os_error().map(std::io::Error::kind) {
@@ -135,19 +170,14 @@ pub(super) fn identity(io: &dyn Io, dir: &Path) -> Result<Identity> {
             .file(&path)
             .remedy("bring it back from a copy; every manifest holds the same fields")
     })?;
-    check_version(&path, format, identity.features)?;
-    Ok(identity)
-}
-
-fn check_version(path: &Path, format: u16, features: Features) -> Result<()> {
     let what = if format != FORMAT_VERSION {
         format!("the store has format {format}, this version writes format {FORMAT_VERSION}")
-    } else if !features.writable() {
+    } else if !identity.features.readable() {
         "the store uses features that this version does not know".to_owned()
     } else {
-        return Ok(());
+        return Ok(identity);
     };
-    Err(Error::new(ErrorKind::Refused, what).file(path).remedy("open it with the version that wrote it"))
+    Err(Error::new(ErrorKind::Refused, what).file(&path).remedy("open it with the version that wrote it"))
 }
 
 /// The error of an open that recovery refuses.

@@ -5,7 +5,7 @@
 //! file is free; the frame of the open. Only then is anything visible.
 
 use super::create::random;
-use super::load::{Loaded, Show, load, refusal};
+use super::load::{Loaded, Show, load, refusal, unwritable};
 use super::lock;
 use super::report::RecoveryReport;
 use super::threads::{FlushSignal, Pressure};
@@ -40,9 +40,13 @@ pub(super) fn open(
     io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: &Config, stepped: bool,
 ) -> Result<Opened> {
     let began = clock.monotonic();
+    // Looked at before the lock, which would put its file into a directory that is no store.
     super::load::identity(&*io, dir)?;
     let lock = lock::take(&*io, dir)?;
     let mut loaded = load(&io, dir, config, Show::All)?;
+    if let Some(path) = &loaded.unwritable {
+        return Err(unwritable(path));
+    }
     if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version) {
         return Err(refusal);
     }

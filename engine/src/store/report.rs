@@ -84,6 +84,8 @@ pub struct Stats {
     pub manifest: ManifestVersion,
     /// Whether the store stopped acknowledging.
     pub poisoned: bool,
+    /// Why, if it did.
+    pub poison_cause: Option<String>,
     /// Segments.
     pub segments: usize,
     /// Bytes of segments.
@@ -153,6 +155,7 @@ impl Stats {
             watermark: index.watermark(),
             manifest: set.manifest.version,
             poisoned: core.poison.is_set(),
+            poison_cause: core.poison.cause().map(|cause| cause.to_string()),
             segments: set.segments.len(),
             segment_bytes: set.manifest.segments.iter().map(|meta| meta.bytes).sum(),
             journal_files: core.journal.ring.files(),

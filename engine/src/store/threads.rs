@@ -11,7 +11,7 @@ use crate::flush::Flusher;
 use crate::io::Wake;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, wait, wait_for};
 use crate::waiter::wake_all;
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -96,6 +96,8 @@ impl FlushSignal {
             core.flush_asked.store(true, Ordering::SeqCst);
             let mut state = self.state.lock();
             if state.stopped {
+                // The flush may have ended by itself.
+                core.poison.check()?;
                 return Err(super::subscription::closed());
             }
             let passes = state.passes;
@@ -197,21 +199,29 @@ impl Threads {
             let signal = Arc::clone(&core_f.flush_signal);
             let flusher = guarded(&core_f, flusher, |f| flush_loop(f, &core_f, &stop, &*wake));
             signal.stop();
+            // After a panic it may have frames in flight, whose callers are to be told.
+            wake.wake();
             flusher
-        })?;
+        });
+        let flusher = match flusher {
+            Ok(flusher) => flusher,
+            Err(error) => {
+                stop_committer.store(true, Ordering::SeqCst);
+                waker.wake();
+                let _ = committer.join();
+                return Err(error);
+            }
+        };
         let (jobs, queue) = unbounded::<Job>();
-        let readers = (0..READERS)
-            .map(|n| {
-                let queue = queue.clone();
-                spawn(&format!("everlog-read-{n}"), move || {
-                    for job in queue {
-                        // A job that panics drops its completer's partner only; the thread goes on.
-                        let _ = catch_unwind(AssertUnwindSafe(job));
-                    }
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Self { committer, flusher, readers, jobs, stop_committer, stop_flusher, waker })
+        let mut threads = Self { committer, flusher, readers: Vec::new(), jobs, stop_committer, stop_flusher, waker };
+        for n in 0..READERS {
+            match reader(n, &queue) {
+                Ok(reader) => threads.readers.push(reader),
+                // Those that run hold the directory's lock.
+                Err(error) => return threads.stop(core).and(Err(error)),
+            }
+        }
+        Ok(threads)
     }
 
     /// Has a reader thread run the job.
@@ -241,6 +251,8 @@ impl Threads {
 /// The end of a clean close: a flush if there is much, then the close frame.
 pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flusher) -> Result<()> {
     core.poison.check()?;
+    // A close into a directory that nobody finds again would be no clean one.
+    core.journal.ring.check_in_place()?;
     if let Some(error) = committer.gave_up() {
         return Err(error.clone());
     }
@@ -251,6 +263,17 @@ pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flush
         flusher.make_room()?;
     }
     committer.close_frame()
+}
+
+/// Starts a thread that runs jobs until nobody can give it any more.
+fn reader(n: usize, queue: &Receiver<Job>) -> Result<JoinHandle<()>> {
+    let queue = queue.clone();
+    spawn(&format!("everlog-read-{n}"), move || {
+        for job in queue {
+            // A job that panics drops its completer's partner only; the thread goes on.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+        }
+    })
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place that starts threads")]
