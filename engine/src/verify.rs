@@ -192,6 +192,8 @@ impl Verify<'_> {
                 self.findings.extend(found.into_iter().map(|finding| named(finding, &segment)));
                 Ok(Some(segment))
             }
+            // No damage, and nothing that this version could check.
+            Err(error) if error.kind() == ErrorKind::Refused => Err(error),
             Err(error) => {
                 // A running store may have replaced it since the manifest was read.
                 let gone = os_kind(&error) == Some(OsKind::NotFound);

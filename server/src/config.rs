@@ -22,6 +22,7 @@ Settings are taken from the flags, else from EVERLOG_ variables (EVERLOG_DATA, E
 The file holds the same names with underscores, such as admin_listen = \"127.0.0.1:4438\", and these beside them:
   long_poll_ms = 30000         how long a long poll waits
   sse_ms = 60000               how long a stream of events goes on
+  append_ms = 30000            how long an append waits to be durable before it is answered 503, outcome unknown
   connections_max = 10000      connections of devices at once
   cors_allow_origin = \"*\"      the pages that may read answers, as browsers ask
 EVERLOG_LOG chooses the log lines: error, warn, info (the default), debug.
@@ -85,6 +86,7 @@ struct File {
     on_failure: Option<OnFailure>,
     long_poll_ms: Option<u64>,
     sse_ms: Option<u64>,
+    append_ms: Option<u64>,
     connections_max: Option<usize>,
     cors_allow_origin: Option<String>,
 }
@@ -162,6 +164,8 @@ pub struct Settings {
     pub long_poll_ms: u64,
     /// How long a stream of events goes on, in milliseconds.
     pub sse_ms: u64,
+    /// How long an append waits to be durable, in milliseconds.
+    pub append_ms: u64,
     /// Connections of devices at once.
     pub connections_max: usize,
     /// The pages that may read answers, as browsers ask; `*` for any.
@@ -189,6 +193,7 @@ impl Cli {
             on_failure: self.on_failure.or(file.on_failure).unwrap_or_default(),
             long_poll_ms: file.long_poll_ms.unwrap_or(30_000),
             sse_ms: file.sse_ms.unwrap_or(60_000),
+            append_ms: file.append_ms.unwrap_or(30_000),
             connections_max: file.connections_max.unwrap_or(10_000),
             cors_allow_origin: file.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
         };
@@ -211,11 +216,11 @@ impl Settings {
             let cause = format!("--listen and --admin-listen are both {}", self.listen);
             return Err(Failure::new(USAGE, cause, "give one of them another port"));
         }
-        if self.long_poll_ms == 0 || self.sse_ms == 0 || self.connections_max == 0 {
+        if self.long_poll_ms == 0 || self.sse_ms == 0 || self.append_ms == 0 || self.connections_max == 0 {
             return Err(Failure::new(
                 USAGE,
                 "a limit is 0",
-                "set long_poll_ms, sse_ms and connections_max to 1 or more",
+                "set long_poll_ms, sse_ms, append_ms and connections_max to 1 or more",
             ));
         }
         if self.connections_max > CONNECTIONS_MAX {
@@ -354,6 +359,7 @@ mod tests {
             ("", &["--cold", "s3:///prefix"]),
             ("on_failure = \"panic\"", &[]),
             ("long_poll_ms = 0", &[]),
+            ("append_ms = 0", &[]),
             ("cors_allow_origin = \"a\\nb\"", &[]),
         ] {
             let failure = with_file(text, args).expect_err(text);

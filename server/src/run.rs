@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -154,7 +155,7 @@ async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failu
     let stops = settings.on_failure == OnFailure::Stop;
     let failed = store.failed();
     let context = Arc::new(Context {
-        streams: Streams::new(store),
+        streams: Streams::new(store, Duration::from_millis(settings.append_ms)),
         settings,
         metrics,
         bodies: Arc::new(Semaphore::new(BODIES_KIB)),

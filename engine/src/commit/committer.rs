@@ -325,11 +325,13 @@ impl Committer {
             Some(place) => {
                 self.place = place;
                 self.stalled = false;
+                self.shared.journal.set_stalled(false);
                 self.shared.wants_flush.wake();
                 Ok(true)
             }
             None => {
                 if !std::mem::replace(&mut self.stalled, true) {
+                    self.shared.journal.set_stalled(true);
                     self.shared.wants_flush.wake();
                 }
                 Ok(false)

@@ -23,6 +23,8 @@ mod tests_full;
 #[cfg(test)]
 mod tests_life;
 #[cfg(test)]
+mod tests_limits;
+#[cfg(test)]
 mod tests_stop;
 
 pub use listing::LogInfo;

@@ -51,6 +51,9 @@ fn unready(context: &Context, stats: &Stats) -> Option<String> {
     if *context.stopping.borrow() {
         return Some("the server is stopping".to_owned());
     }
+    if let Some(error) = stats.flush_error.as_ref().filter(|_| stats.journal_stalled) {
+        return Some(format!("no journal file is free, since a flush fails: {error}"));
+    }
     // What cannot be flushed stays in memory: once that is full, appends are turned away.
     let nearly_full = stats.pool_bytes > stats.pool_bytes_max / 4 * 3;
     stats

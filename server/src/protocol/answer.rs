@@ -114,6 +114,7 @@ impl Refusal {
 impl From<&Error> for Refusal {
     fn from(error: &Error) -> Self {
         let (status, cause) = match error.kind() {
+            ErrorKind::Invalid if error.limit().is_some() => (StatusCode::PAYLOAD_TOO_LARGE, None),
             ErrorKind::Invalid => (StatusCode::BAD_REQUEST, None),
             ErrorKind::NotFound | ErrorKind::Deleted => (StatusCode::NOT_FOUND, None),
             ErrorKind::Trimmed => (StatusCode::GONE, Some("trimmed")),
