@@ -7,8 +7,10 @@
 #![deny(missing_docs)]
 
 pub mod folders;
+pub mod golden;
 pub mod net;
 pub mod oracle;
 pub mod programs;
+pub mod reader;
 pub mod real;
 pub mod sim;

@@ -1,14 +1,16 @@
 //! The project's programs, as tests start them.
 //!
 //! `cargo test --workspace` has just built them; where only this crate was built, one is missing or older than its
-//! sources, and is built here. Invariant: no test runs a program that is older than the sources beside it.
+//! sources, and is built here. Invariant: no test runs a program that was older than the sources beside it when the test
+//! first asked for it.
 
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 /// A program of the workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,12 +30,12 @@ impl Program {
     /// build.
     #[must_use]
     pub fn path(self) -> PathBuf {
-        static FOUND: Mutex<BTreeMap<Program, PathBuf>> = Mutex::new(BTreeMap::new());
-        // Looked for once a test program: cargo takes its time to say that there is nothing to build.
-        FOUND.lock().entry(self).or_insert_with(|| self.find()).clone()
+        // Looked at once: a run of an hour is about the sources that it began with.
+        static PATHS: Mutex<BTreeMap<Program, PathBuf>> = Mutex::new(BTreeMap::new());
+        PATHS.lock().entry(self).or_insert_with(|| self.find_or_build()).clone()
     }
 
-    fn find(self) -> PathBuf {
+    fn find_or_build(self) -> PathBuf {
         let profile_dir = profile_dir();
         let (package, kind, name, sources): (_, _, _, &[&str]) = match self {
             Self::Everlogd => ("everlog-server", "--bin", "everlogd", &["engine/src", "server/src"]),

@@ -54,6 +54,11 @@ fn after_a_failed_write_nothing_is_acknowledged_and_nothing_lost() {
 }
 
 #[test]
+fn nor_after_a_failed_sync_in_buffered_mode() {
+    scenario(Scenario::ErrorsBuffered, |t| vec![t.failed, t.poisoned, t.acknowledged]);
+}
+
+#[test]
 fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     scenario(Scenario::Full, |t| vec![t.short, t.acknowledged, t.flushes]);
 }
@@ -86,6 +91,11 @@ fn older_bytes_that_come_back_are_found() {
 #[test]
 fn a_flipped_bit_is_found() {
     scenario(Scenario::Flipped, |t| vec![t.lies]);
+}
+
+#[test]
+fn a_flipped_bit_where_logs_are_looked_up_hides_none() {
+    scenario(Scenario::LookUp, |t| vec![t.lies, t.named]);
 }
 
 #[test]

@@ -140,6 +140,12 @@ impl Flusher {
     /// [`ErrorKind::Io`], [`ErrorKind::Damaged`]. A failure to commit the manifest poisons as well, and so does a log
     /// whose older state is damaged: no flush would ever succeed again, and appends would stop without a word.
     pub fn flush(&mut self) -> Result<bool> {
+        let flushed = self.flush_published();
+        self.journal.ring.set_flush_failed(flushed.is_err());
+        flushed
+    }
+
+    fn flush_published(&mut self) -> Result<bool> {
         let (end, time) = self.journal.published();
         let set = self.index.set();
         if end.frame <= set.manifest.flushed.frame {

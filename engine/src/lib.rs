@@ -16,6 +16,10 @@ mod journal;
 pub mod limits;
 mod manifest;
 mod metrics;
+#[cfg(not(feature = "mutants"))]
+mod mutants;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod names;
 mod poison;
 mod read;

@@ -1,8 +1,9 @@
 //! The latch that stops acknowledgements after a failed journal or manifest write or sync.
 //!
-//! Invariant: once [`Poison::set`] has returned, [`Poison::check`] fails for ever, with the first cause, and whoever
-//! awaits [`Failed`] has been woken. A poisoned store keeps serving reads; only opening it again clears the latch, since
-//! only recovery can tell what the disk holds.
+//! Invariant: once [`Poison::set`] has returned, [`Poison::check`] fails for ever, with the first cause, nothing is
+//! acknowledged (what acknowledges does so within [`Poison::unless_set`]), and whoever awaits [`Failed`] has been woken.
+//! A poisoned store keeps serving reads; only opening it again clears the latch, since only recovery can tell what the
+//! disk holds.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
@@ -47,6 +48,13 @@ impl Poison {
         if first {
             tracing::error!(cause = told, "poisoned: no append is acknowledged from here on");
         }
+    }
+
+    /// Acknowledges, unless the latch is closed; None then. The latch does not close meanwhile, so `acknowledge` waits
+    /// for nothing and asks the latch nothing.
+    pub fn unless_set<T>(&self, acknowledge: impl FnOnce() -> T) -> Option<T> {
+        let cause = self.cause.lock();
+        cause.is_none().then(acknowledge)
     }
 
     /// Whether the latch is closed.
@@ -171,5 +179,51 @@ mod tests {
         }
         let mut late = pin!(Failed::of(&poison));
         assert!(late.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    }
+
+    #[test]
+    fn a_closed_latch_acknowledges_nothing_and_keeps_the_first_cause() {
+        let poison = Poison::default();
+        assert_eq!(poison.unless_set(|| 1), Some(1));
+        poison.set(Error::new(ErrorKind::Io, "first"));
+        poison.set(Error::new(ErrorKind::Io, "second"));
+        assert_eq!(poison.unless_set(|| 1), None);
+        assert!(poison.error().to_string().contains("first"));
+    }
+}
+
+#[cfg(all(test, everlog_loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::{Arc, check};
+    use loom::thread::spawn;
+    use std::sync::atomic::AtomicBool as Switch;
+
+    /// Two threads close the latch while a third acknowledges: once either close has returned, nothing is acknowledged
+    /// that was not before, and every check fails with one and the same cause.
+    #[test]
+    fn loom_a_latch_that_was_closed_stays_closed() {
+        check(|| {
+            let poison = Arc::new(Poison::default());
+            // Not loom's: it is the world outside, which orders nothing.
+            let acknowledged = Arc::new(Switch::new(false));
+            let acknowledges = {
+                let (poison, acknowledged) = (Arc::clone(&poison), Arc::clone(&acknowledged));
+                spawn(move || poison.unless_set(|| acknowledged.store(true, Ordering::Relaxed)).is_some())
+            };
+            let closes = {
+                let poison = Arc::clone(&poison);
+                spawn(move || {
+                    poison.set(Error::new(ErrorKind::Io, "one"));
+                    poison.check().expect_err("closed").to_string()
+                })
+            };
+            poison.set(Error::new(ErrorKind::Io, "other"));
+            let before = acknowledged.load(Ordering::Relaxed);
+            let told = poison.check().expect_err("closed").to_string();
+            assert_eq!(acknowledges.join().expect("no panic"), before, "acknowledged behind the latch");
+            assert_eq!(acknowledged.load(Ordering::Relaxed), before, "acknowledged behind the latch");
+            assert_eq!(closes.join().expect("no panic"), told, "two causes");
+        });
     }
 }

@@ -114,8 +114,10 @@ struct View {
 impl View {
     fn new(inner: &SlotInner, name: &str, from: Position, limit: ReadLimit) -> Result<Self> {
         let visible = inner.visible;
-        // What is staged adds timelines behind the visible end alone, where no position is looked up.
-        let timelines = inner.staged.timelines.clone();
+        // What is staged adds timelines behind the visible end alone. No reader may learn of them, not even by being
+        // told where a history parts from the log's.
+        let durable = |(_, first): &&(Timeline, Seq)| *first < visible.next_seq;
+        let timelines: Vec<_> = inner.staged.timelines.iter().filter(durable).copied().collect();
         let from = start(&visible, &timelines, name, from)?;
         Ok(Self { visible, timelines, from, memory: in_memory(&inner.mem, from, limit) })
     }

@@ -43,8 +43,7 @@ pub fn verify(io: Arc<dyn Io>, dir: &Path, on_progress: &mut dyn FnMut(u64, u64)
         }
         Err(e) => return Err(e),
     };
-    let store = |identity: &Identity| (identity.store, identity.key, identity.created);
-    if identity.is_some_and(|identity| store(&identity) != store(&manifest.identity)) {
+    if identity.is_some_and(|identity| !identity.is_of(&manifest.identity)) {
         let what = "the identity and the newest manifest are of different stores";
         verify.findings.push(Finding::new(dir.join(IDENTITY), what));
     }
@@ -149,10 +148,6 @@ impl Verify<'_> {
             let wrong = match self.read(&path) {
                 // A newer version was committed, and this one removed.
                 Ok(None) => continue,
-                // Loading the newest one tells of a newer format; an older one of it means as much.
-                Ok(Some(bytes)) if Manifest::peek(&bytes).is_ok_and(|written| !written.readable()) => {
-                    return Err(manifest::unreadable(&path));
-                }
                 Ok(Some(bytes)) => match Manifest::decode(&bytes) {
                     Ok(manifest) if manifest.version == version => continue,
                     Ok(_) => Malformed { what: "the manifest holds another version than its name says", at: 0 },
@@ -192,7 +187,6 @@ impl Verify<'_> {
                 self.findings.extend(found.into_iter().map(|finding| named(finding, &segment)));
                 Ok(Some(segment))
             }
-            // No damage, and nothing that this version could check.
             Err(error) if error.kind() == ErrorKind::Refused => Err(error),
             Err(error) => {
                 // A running store may have replaced it since the manifest was read.

@@ -320,10 +320,11 @@ mod tests {
 #[cfg(all(test, everlog_loom))]
 mod loom_tests {
     use super::*;
+    use crate::sync::{check, quiet};
 
     #[test]
     fn loom_a_waiter_is_never_left_asleep() {
-        loom::model(|| {
+        check(|| {
             let (completer, waiter) = pair();
             let giver = loom::thread::spawn(move || completer.complete(Ok(3)));
             assert_eq!(waiter.wait().expect("given"), 3);
@@ -333,7 +334,7 @@ mod loom_tests {
 
     #[test]
     fn loom_those_on_one_event_are_woken_together() {
-        loom::model(|| {
+        check(|| {
             let event = Arc::new(Event::default());
             let (first, one) = pair_on(Arc::clone(&event));
             let (second, two) = pair_on(Arc::clone(&event));
@@ -350,10 +351,85 @@ mod loom_tests {
 
     #[test]
     fn loom_a_waiter_learns_that_its_completer_is_gone() {
-        loom::model(|| {
+        check(|| {
             let (completer, waiter) = pair::<Result<u8>>();
             let giver = loom::thread::spawn(move || drop(completer));
             assert_eq!(waiter.wait().expect_err("dropped").kind(), ErrorKind::Unknown);
+            giver.join().expect("no panic");
+        });
+    }
+
+    struct Unpark(Thread);
+
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    /// Waits as a task does, on this thread.
+    fn block_on<V>(mut waiter: Waiter<Result<V>>) -> Result<V> {
+        let waker = Waker::from(std::sync::Arc::new(Unpark(current())));
+        loop {
+            match Pin::new(&mut waiter).poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(answer) => return answer,
+                Poll::Pending => crate::sync::park(),
+            }
+        }
+    }
+
+    #[test]
+    fn loom_a_task_is_never_left_asleep() {
+        check(|| {
+            let (completer, waiter) = pair();
+            let giver = loom::thread::spawn(move || completer.complete(Ok(3)));
+            assert_eq!(block_on(waiter).expect("given"), 3);
+            giver.join().expect("no panic");
+        });
+    }
+
+    #[test]
+    fn loom_a_task_learns_that_its_completer_is_gone() {
+        check(|| {
+            let (completer, waiter) = pair::<Result<u8>>();
+            let giver = loom::thread::spawn(move || drop(completer));
+            assert_eq!(block_on(waiter).expect_err("dropped").kind(), ErrorKind::Unknown);
+            giver.join().expect("no panic");
+        });
+    }
+
+    /// A frame's waiters are a task whose waker panics, another task, and a thread.
+    #[test]
+    fn loom_a_waker_that_panics_leaves_nobody_asleep() {
+        quiet("a waker of a runtime that is gone");
+        check(|| {
+            let event = Arc::new(Event::default());
+            let (first, mut panics) = pair_on(Arc::clone(&event));
+            let (second, task) = pair_on(Arc::clone(&event));
+            let (third, thread) = pair_on(Arc::clone(&event));
+            let waker = panicking_waker();
+            assert!(Pin::new(&mut panics).poll(&mut Context::from_waker(&waker)).is_pending());
+            let giver = loom::thread::spawn(move || {
+                let tasks = [first.put(Ok(1)), second.put(Ok(2)), third.put(Ok(3))];
+                event.happen();
+                wake_all(tasks.into_iter().flatten().collect());
+            });
+            let sleeper = loom::thread::spawn(move || thread.wait().expect("given"));
+            assert_eq!(block_on(task).expect("given"), 2);
+            assert_eq!(sleeper.join().expect("no panic"), 3);
+            giver.join().expect("no panic");
+            assert!(matches!(panics.try_take(), Some(Ok(1))));
+        });
+    }
+
+    /// A task is polled again with another waker while the answer comes: the last one is woken, or the poll finds it.
+    #[test]
+    fn loom_a_task_that_moved_is_woken_where_it_is() {
+        check(|| {
+            let (completer, mut waiter) = pair();
+            assert!(Pin::new(&mut waiter).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            let giver = loom::thread::spawn(move || completer.complete(Ok(3)));
+            assert_eq!(block_on(waiter).expect("given"), 3);
             giver.join().expect("no panic");
         });
     }

@@ -8,21 +8,28 @@
 //! not what was appended, 4 damage, 5 the store stopped after a failed write or sync.
 #![forbid(unsafe_code)]
 
+use std::future::Future;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::task::{Context, Poll, Wake};
+use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use everlog::{Batch, Config, Error, ErrorKind, IoChoice, ReadLimit, Store, WhenFull};
+use everlog::{Ack, Batch, Config, Error, ErrorKind, IoChoice, ReadLimit, Receipt, Store, WhenFull};
 use everlog_server::failure::{self, Failure};
 use everlog_tests::real::line::{Line, Order};
 use everlog_tests::real::{Random, content};
 
 /// How long a victim that was told to end waits for its appends before it closes the store over them.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an append may go without an answer before its thread turns to other logs, as new clients would.
+const LATE_AFTER: Duration = Duration::from_millis(500);
 /// How long it waits before it makes an append again, if the error does not say.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 
@@ -246,6 +253,75 @@ struct Log {
     acked: AtomicU64,
 }
 
+impl PartialEq for Log {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+/// An append that was made and whose answer was not heard yet.
+struct Late<'a> {
+    log: &'a Log,
+    /// The log's next seq before it, and after it.
+    from: u64,
+    next: u64,
+    ack: Answer,
+}
+
+/// What became of an append.
+enum Outcome<'a> {
+    Acked,
+    /// There is no answer after [`LATE_AFTER`].
+    Late(Late<'a>),
+    /// There is no point in another.
+    Over,
+}
+
+/// An acknowledgement, and what it said.
+struct Answer {
+    ack: Ack,
+    result: Option<everlog::Result<Receipt>>,
+}
+
+/// Ends the sleep of a thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+impl Answer {
+    fn new(ack: Ack) -> Self {
+        Self { ack, result: None }
+    }
+
+    /// Whether the answer is there.
+    fn is_ready(&self) -> bool {
+        self.result.is_some()
+    }
+
+    /// Looks for the answer, and waits for it: for ever, or so long. Whether it is there.
+    fn wait(&mut self, patience: Option<Duration>) -> bool {
+        let waker = Arc::new(Unpark(std::thread::current())).into();
+        let until = patience.map(|patience| Instant::now() + patience);
+        while self.result.is_none() {
+            if let Poll::Ready(result) = Pin::new(&mut self.ack).poll(&mut Context::from_waker(&waker)) {
+                self.result = Some(result);
+            } else if let Some(until) = until {
+                match until.checked_duration_since(Instant::now()) {
+                    Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+                    _ => break,
+                }
+            } else {
+                std::thread::park();
+            }
+        }
+        self.is_ready()
+    }
+}
+
 /// What the main thread waits for.
 enum Event {
     Order(Order),
@@ -340,18 +416,30 @@ impl World<'_> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
         let mut random = Random::new(self.args.store.seed ^ now ^ thread as u64);
         let mut left = self.args.appends.unwrap_or(u64::MAX);
+        // Logs whose last append is not answered yet.
+        let mut late: Vec<Late> = Vec::new();
         while left > 0 && !own.is_empty() && !self.stop.load(Ordering::SeqCst) {
-            let log = own[random.below(own.len() as u64) as usize];
-            if !self.append(log, 1 + random.below(self.args.batch.max(1)))? {
-                return Ok(());
+            for one in late.extract_if(.., |late| late.ack.wait(Some(Duration::ZERO))) {
+                self.settle(one)?;
             }
-            left -= 1;
+            let free: Vec<&Log> = own.iter().filter(|log| late.iter().all(|late| late.log != **log)).copied().collect();
+            if free.is_empty() {
+                // A client that has given up waiting comes again only where it has not asked yet.
+                self.settle(late.remove(0))?;
+                continue;
+            }
+            let log = free[random.below(free.len() as u64) as usize];
+            match self.append(log, 1 + random.below(self.args.batch.max(1)))? {
+                Outcome::Acked => left -= 1,
+                Outcome::Late(one) => late.push(one),
+                Outcome::Over => break,
+            }
         }
-        Ok(())
+        late.into_iter().try_for_each(|one| self.settle(one).map(drop))
     }
 
-    /// One append, made again while it is turned away. False if there is no point in another.
-    fn append(&self, log: &Log, records: u64) -> Result<bool, Failure> {
+    /// One append, made again while it is turned away.
+    fn append<'a>(&self, log: &'a Log, records: u64) -> Result<Outcome<'a>, Failure> {
         let from = log.acked.load(Ordering::SeqCst);
         let next = from + records;
         let payloads: Vec<Vec<u8>> = (from..next)
@@ -368,39 +456,56 @@ impl World<'_> {
         }
         log.sent.store(next, Ordering::SeqCst);
         say(&Line::Sent { log: log.name.clone(), next });
-        loop {
-            let error = match self.store.append(batch.clone()).and_then(everlog::Ack::wait) {
-                Ok(receipt) => {
-                    let at = receipt.logs[0];
-                    if (at.first_seq, at.next_seq, at.duplicate) != (from, next, false) {
-                        return Err(wrong(format!("log {}: seqs {from} to {next} were answered {at:?}", log.name)));
+        while !self.stop.load(Ordering::SeqCst) {
+            let error = match self.store.append(batch.clone()) {
+                Ok(ack) => {
+                    let mut late = Late { log, from, next, ack: Answer::new(ack) };
+                    if late.ack.wait(Some(LATE_AFTER)) {
+                        return self.settle(late);
                     }
-                    log.missing.store(false, Ordering::SeqCst);
-                    log.acked.store(next, Ordering::SeqCst);
-                    say(&Line::Acked { log: log.name.clone(), next });
-                    return Ok(true);
+                    say(&Line::Waits { log: log.name.clone(), next });
+                    return Ok(Outcome::Late(late));
                 }
                 Err(error) => error,
             };
-            match error.kind() {
-                ErrorKind::Overloaded | ErrorKind::Io => {
-                    say(&Line::TurnedAway(format!("{:?}", error.kind())));
-                    std::thread::sleep(error.retry_after().unwrap_or(AGAIN_AFTER));
-                    if self.stop.load(Ordering::SeqCst) {
-                        return Ok(false);
-                    }
-                }
-                ErrorKind::ShutDown => return Ok(false),
-                ErrorKind::Poisoned | ErrorKind::Unknown => {
-                    say(&failed(&error));
-                    return Ok(false);
-                }
-                _ => {
-                    say(&failed(&error));
-                    return Err(error.into());
-                }
+            if !matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Io) {
+                return self.failed(&error);
+            }
+            say(&Line::TurnedAway(format!("{:?}", error.kind())));
+            std::thread::sleep(error.retry_after().unwrap_or(AGAIN_AFTER));
+        }
+        Ok(Outcome::Over)
+    }
+
+    /// Waits for an append's answer, and says it.
+    fn settle<'a>(&self, mut late: Late<'a>) -> Result<Outcome<'a>, Failure> {
+        late.ack.wait(None);
+        let Late { log, from, next, ack } = late;
+        let receipt = match ack.result.expect("it was waited for") {
+            Ok(receipt) => receipt,
+            Err(error) => return self.failed(&error),
+        };
+        let at = receipt.logs[0];
+        if (at.first_seq, at.next_seq, at.duplicate) != (from, next, false) {
+            return Err(wrong(format!("log {}: seqs {from} to {next} were answered {at:?}", log.name)));
+        }
+        log.missing.store(false, Ordering::SeqCst);
+        log.acked.store(next, Ordering::SeqCst);
+        say(&Line::Acked { log: log.name.clone(), next });
+        Ok(Outcome::Acked)
+    }
+
+    /// An append that failed for good: the store stopped, or something is wrong.
+    fn failed<'a>(&self, error: &Error) -> Result<Outcome<'a>, Failure> {
+        match error.kind() {
+            ErrorKind::ShutDown => {}
+            ErrorKind::Poisoned | ErrorKind::Unknown => say(&failed(error)),
+            _ => {
+                say(&failed(error));
+                return Err(error.clone().into());
             }
         }
+        Ok(Outcome::Over)
     }
 
     /// Reads all logs and compares them with what this process was told. Gives how many records they have.
@@ -434,7 +539,7 @@ impl World<'_> {
                 part.create();
             }
             part.record(b"no store that is poisoned takes this");
-            match self.store.append(batch).and_then(everlog::Ack::wait) {
+            match self.store.append(batch).and_then(Ack::wait) {
                 Ok(_) => return Err(wrong(format!("log {}: a poisoned store acknowledged an append", log.name))),
                 Err(e) if matches!(e.kind(), ErrorKind::Poisoned | ErrorKind::Unknown) => {
                     say(&failed(&e));

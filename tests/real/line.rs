@@ -27,6 +27,13 @@ pub enum Line {
         /// The log's next seq.
         next: u64,
     },
+    /// The append was made half a second ago and is not answered yet.
+    Waits {
+        /// Its log.
+        log: String,
+        /// The log's next seq if it succeeds.
+        next: u64,
+    },
     /// The append failed for good.
     Failed {
         /// The kind of the error.
@@ -57,6 +64,7 @@ impl fmt::Display for Line {
             Self::Ready(json) => write!(f, "ready {}", one_line(json)),
             Self::Sent { log, next } => write!(f, "sent {log} {next}"),
             Self::Acked { log, next } => write!(f, "acked {log} {next}"),
+            Self::Waits { log, next } => write!(f, "waits {log} {next}"),
             Self::Failed { kind, message } => write!(f, "failed {kind} {}", one_line(message)),
             Self::TurnedAway(kind) => write!(f, "turned-away {kind}"),
             Self::ReadsOk(records) => write!(f, "reads-ok {records}"),
@@ -78,6 +86,7 @@ impl FromStr for Line {
             ("ready", _) => Self::Ready(rest.to_owned()),
             ("sent", [log, next]) => Self::Sent { log: (*log).to_owned(), next: number(next)? },
             ("acked", [log, next]) => Self::Acked { log: (*log).to_owned(), next: number(next)? },
+            ("waits", [log, next]) => Self::Waits { log: (*log).to_owned(), next: number(next)? },
             ("failed", [kind, ..]) => {
                 let message = rest[kind.len()..].trim_start().to_owned();
                 Self::Failed { kind: (*kind).to_owned(), message }
@@ -130,6 +139,7 @@ mod tests {
             Line::Ready(r#"{"clean": true}"#.to_owned()),
             Line::Sent { log: log(), next: 7 },
             Line::Acked { log: log(), next: 7 },
+            Line::Waits { log: log(), next: 7 },
             Line::Failed { kind: "Poisoned".to_owned(), message: "it stopped; open it again".to_owned() },
             Line::TurnedAway("Overloaded".to_owned()),
             Line::ReadsOk(12),

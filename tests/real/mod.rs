@@ -9,8 +9,11 @@
 //! Invariant: whatever a row starts, mounts or creates ends with its handle, also when the row fails or panics.
 
 pub mod content;
+pub mod disk;
+pub mod leftovers;
 pub mod line;
 pub mod oracle;
+pub mod power;
 pub mod process;
 mod random;
 pub mod rows;
@@ -20,7 +23,9 @@ pub use rows::ROWS;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a row did, for the reader of a report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,10 +94,55 @@ pub struct Row {
     pub name: &'static str,
     /// What it shows, in one line.
     pub shows: &'static str,
+    /// What a run of it is, in the plural: "kills".
+    pub unit: &'static str,
+    /// How often it runs in CI.
+    pub ci_count: u64,
+    /// Its share of a long run, beside the shares of the others.
+    pub weight: u64,
     /// Whether it needs root and programs from the distribution: see [`Stop::Lacking`].
     pub needs_root: bool,
+    /// What it counts that must have happened in as many runs as in CI: otherwise it showed less than it says.
+    pub at_least_once: &'static [&'static str],
     /// Runs it.
     pub run: RunRow,
+}
+
+impl Row {
+    /// The row of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        ROWS.iter().find(|row| row.name == name)
+    }
+
+    /// Runs it as often as in CI, and sees that everything happened that it is for.
+    ///
+    /// # Errors
+    /// Why it stopped.
+    pub fn run_as_in_ci(&self, seed: u64, scratch: &Path, progress: &mut dyn FnMut(&Counts)) -> Result<Counts, Stop> {
+        let counts = (self.run)(seed, self.ci_count, scratch, progress)?;
+        match self.at_least_once.iter().find(|what| counts.get(what) == 0) {
+            Some(what) => {
+                Err(Stop::Violation(format!("nothing was {what:?}, so this showed less than it says: {counts}")))
+            }
+            None => Ok(counts),
+        }
+    }
+
+    /// Runs it as a test: on a real disk below the target folder, from the seed in EVERLOG_REAL_SEED or one from the
+    /// clock, which is printed, as is what was counted. Panics if it stops.
+    pub fn test(&self) {
+        let seed = match std::env::var("EVERLOG_REAL_SEED") {
+            Ok(seed) => seed.parse().expect("EVERLOG_REAL_SEED is a number"),
+            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as u64,
+        };
+        // Past the harness, which would show it for a failure alone.
+        let tell = |what: String| drop(writeln!(std::io::stderr(), "{}: {what}", self.name));
+        tell(format!("EVERLOG_REAL_SEED={seed}"));
+        let scratch = leftovers::folder_on_disk(self.name).expect("room for a folder");
+        let counts = self.run_as_in_ci(seed, scratch.path(), &mut |_| {}).unwrap_or_else(|stop| panic!("{stop}"));
+        tell(counts.to_string());
+    }
 }
 
 /// Runs a row: the seed that its chances are drawn from, how often, an empty folder of its own on a real disk, and whom

@@ -16,9 +16,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// After this long without a line that is waited for, the victim is said to hang. A machine that is busy with other
-/// things takes seconds.
-pub const HANGS_AFTER: Duration = Duration::from_secs(120);
+/// How long a victim may take to say or to do what is waited for. A machine that is busy with other things takes
+/// seconds.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How victims of a row are started.
 #[derive(Clone, Debug)]
@@ -153,15 +153,18 @@ impl Running {
     /// Listens until `done` says so of a line; each line is told to it. False if the output ended before.
     ///
     /// # Errors
-    /// No such line came in time, or something that no victim says.
+    /// No such line came within [`PATIENCE`], or one that no victim says.
     pub fn until(&mut self, mut done: impl FnMut(&Line) -> bool) -> Result<bool, String> {
-        let deadline = Instant::now() + HANGS_AFTER;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match self.line_within(deadline.saturating_duration_since(Instant::now()))? {
                 Heard::Line(line) if done(&line) => return Ok(true),
                 Heard::Line(_) => {}
                 Heard::End => return Ok(false),
-                Heard::Nothing => return Err(self.ended("the victim hangs")),
+                Heard::Nothing => {
+                    let told = format!("in {} s the victim did not do what was waited for", PATIENCE.as_secs());
+                    return Err(self.ended(&told));
+                }
             }
         }
     }
@@ -175,7 +178,7 @@ impl Running {
             each(line);
             false
         })?;
-        let deadline = Instant::now() + HANGS_AFTER;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => return Ok(status),

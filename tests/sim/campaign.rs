@@ -69,7 +69,9 @@ pub fn describe(event: Event) -> String {
 #[must_use]
 pub fn events(scenario: Scenario) -> Vec<Event> {
     match scenario {
-        Scenario::Errors => [Fault::Eio, Fault::EioSticky, Fault::Short].map(Event::Fault).to_vec(),
+        Scenario::Errors | Scenario::ErrorsBuffered => {
+            [Fault::Eio, Fault::EioSticky, Fault::Short].map(Event::Fault).to_vec()
+        }
         Scenario::Full => vec![Event::Full(1), Event::Full(20), Event::NoDescriptors(1), Event::NoDescriptors(20)],
         _ => {
             let whens = [When::Before, When::Middle, When::After];

@@ -8,7 +8,7 @@ pub mod traffic;
 pub mod world;
 
 pub use clock::SimClock;
-pub use disk::{Crash, Fault, Lie, SimDisk, When};
+pub use disk::{Crash, Fault, Flip, Lie, SimDisk, When};
 pub use rng::Rng;
 
 /// Seeds of a scenario that each change to the project is put to.

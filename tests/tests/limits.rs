@@ -152,10 +152,14 @@ fn a_disk_that_fills_up_and_is_freed_again_costs_no_acknowledged_append_and_no_r
         assert!(acknowledged < 200, "the journal has no room for so much");
     };
     assert!(acknowledged > 0);
+    // The one that found the journal full waits for a while; those behind it are turned away.
     assert_eq!((refused.status, refused.header("everlog-error")), (503, "unknown"), "{refused:?}");
     for words in ["No space left on device", "free space", "same producer number"] {
         assert!(refused.text().contains(words), "\"{words}\" in: {}", refused.text());
     }
+    let turned_away = post(&server, &[], &body);
+    assert_eq!((turned_away.status, turned_away.header("everlog-error")), (429, "overloaded"), "{turned_away:?}");
+    assert!(turned_away.text().contains("the journal is full"), "{}", turned_away.text());
     let ready = until_ready_says(&server, 503);
     assert!(ready.text().contains("no journal file is free") && ready.text().contains("No space left"), "{ready:?}");
     let metrics = ask(server.admin_address(), "GET", "/metrics", &[], b"").text();

@@ -25,7 +25,8 @@ pub struct LogReceipt {
     pub first_seq: u64,
     /// The log's next seq after the batch.
     pub next_seq: u64,
-    /// The LSN of the last entry.
+    /// The LSN of the last entry. Where the part stored nothing, as the creation of a log that exists, a place at or
+    /// behind its log's last entry.
     pub lsn: Lsn,
     /// Whether the batch had been appended before, so that nothing was stored this time. For a number older than the
     /// last 64 of its producer the seqs are the log's present end.

@@ -19,6 +19,8 @@ use crate::index::set::SegmentSet;
 use crate::index::slot::{Slot, SlotInner, Visible};
 use crate::index::{Index, history, would_block};
 use crate::io::Wake;
+use crate::journal::Journal;
+use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::sync::{Arc, MutexGuard};
 use crate::types::{LogId, Lsn, TimeUs, Timeline};
@@ -38,6 +40,8 @@ pub struct Appender {
     pub lane: Arc<Lane>,
     /// Checked before, and again under the lane's lock.
     pub poison: Arc<Poison>,
+    /// The journal's files.
+    pub journal: Arc<Journal>,
     /// Ends the committer's sleep.
     pub waker: Arc<dyn Wake>,
     /// Asks for a flush, for want of room.
@@ -176,7 +180,10 @@ impl Appender {
             .beyond_limit(bytes as u64, max as u64)
             .remedy("split it, or raise memory_pool_bytes"));
         }
+        // Memory may have room for long after the journal has none: what is staged then is not answered before it has.
+        let journal_full = self.when_full == WhenFull::Reject && self.journal.ring.is_full();
         let taken = match self.when_full {
+            _ if journal_full => false,
             WhenFull::Wait if patience == Patience::Now => {
                 return if pool.try_take(bytes) { Ok(Room { pool, bytes }) } else { Err(would_block()) };
             }
@@ -192,14 +199,18 @@ impl Appender {
         // Less may be durable than makes a flush due by itself.
         self.pressure.wake();
         self.index.metrics.overloads.add(1);
-        let (taken, max) = (pool.taken(), pool.bytes_max());
-        let what = format!(
-            "the memory for records that are not in a segment yet is full: {taken} of {max} bytes are taken, {bytes} more \
-             were asked for"
-        );
-        Err(Error::new(ErrorKind::Overloaded, what)
-            .retry_in(RETRY_AFTER)
-            .remedy("retry later, or raise memory_pool_bytes"))
+        let (what, remedy) = if journal_full {
+            let what = "the journal is full, and none of its files can be made or freed";
+            (what.to_owned(), "free space on the disk, and retry later")
+        } else {
+            let (taken, max) = (pool.taken(), pool.bytes_max());
+            let what = format!(
+                "the memory for records that are not in a segment yet is full: {taken} of {max} bytes are taken, {bytes} \
+                 more were asked for"
+            );
+            (what, "retry later, or raise memory_pool_bytes")
+        };
+        Err(Error::new(ErrorKind::Overloaded, what).retry_in(RETRY_AFTER).remedy(remedy))
     }
 
     fn plan<'a>(
@@ -246,9 +257,10 @@ impl Appender {
     /// Has an answer given that stores nothing, once what it rests on is durable.
     fn settle(&self, lsn: Lsn, answer: Result<Receipt>) -> Result<Ack> {
         let (pending, ack) = Pending::new(answer);
+        let lsn = if mutants::makes(Mutant::AnsweredEarly) { Lsn(0) } else { lsn };
         let due = self.lane.lock()?.settle_at(lsn, pending, self.index.watermark());
         if let Some(pending) = due {
-            pending.give();
+            self.poison.unless_set(|| pending.give()).ok_or_else(|| self.poison.error())?;
         }
         Ok(ack)
     }

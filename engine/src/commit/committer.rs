@@ -22,6 +22,7 @@ use crate::index::memory::{FrameMem, MemEntry};
 use crate::io::{AlignedBuf, Completion, Done, Io, IoQueue, Op, Wake};
 use crate::journal::Journal;
 use crate::journal::ring::Place;
+use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::sync::{Arc, park_timeout, yield_now};
 use crate::types::{BLOCK, Epoch, Lsn, TimeUs, Timeline};
@@ -98,6 +99,14 @@ struct Flight {
     frame: FrameRef,
     staged: Staged,
     buf: Option<AlignedBuf>,
+    /// None but in a mutant.
+    copy: Option<AlignedBuf>,
+}
+
+/// A copy of a frame for those mutants that do without the one that was written.
+fn copy_for_mutants(buf: &AlignedBuf) -> Option<AlignedBuf> {
+    let wanted = mutants::makes(Mutant::WatermarkEarly) || mutants::makes(Mutant::FailureIgnored);
+    wanted.then(|| AlignedBuf::from_slice(buf))
 }
 
 /// Where the journal goes on.
@@ -176,8 +185,6 @@ impl Committer {
         }
         let wait = (may_sleep && (!moved || self.in_flight.len() == self.depth)).then(|| self.patience());
         self.reap(wait)?;
-        // The flush may have failed to commit a manifest while this slept.
-        self.shared.poison.check()?;
         let retired = self.retire();
         // A device that has much to move is given it before the clients of the last frame are woken.
         while self.in_flight.len() < self.depth && self.begin_staged(OVERLAP_BYTES)? {
@@ -273,6 +280,7 @@ impl Committer {
         self.prev_time = header.time;
         let id = self.next_id;
         self.next_id += 1;
+        let copy = copy_for_mutants(&staged.buf);
         let buf = std::mem::replace(&mut staged.buf, AlignedBuf::empty());
         let op = Op::Write { file: self.place.file.file.clone(), offset: header.position, buf, durable: true };
         let metrics = &self.shared.index.metrics;
@@ -282,7 +290,8 @@ impl Committer {
             metrics.append_syncs.add(1);
         }
         self.queue.submit(id, op);
-        self.in_flight.push_back(Flight { id, header, frame, staged, buf: None });
+        let (buf, copy) = if mutants::makes(Mutant::WatermarkEarly) { (copy, None) } else { (None, copy) };
+        self.in_flight.push_back(Flight { id, header, frame, staged, buf, copy });
         Ok(true)
     }
 
@@ -325,13 +334,11 @@ impl Committer {
             Some(place) => {
                 self.place = place;
                 self.stalled = false;
-                self.shared.journal.set_stalled(false);
                 self.shared.wants_flush.wake();
                 Ok(true)
             }
             None => {
                 if !std::mem::replace(&mut self.stalled, true) {
-                    self.shared.journal.set_stalled(true);
                     self.shared.wants_flush.wake();
                 }
                 Ok(false)
@@ -349,6 +356,9 @@ impl Committer {
         let broken = |e| Error::io("waiting for writes to", &self.place.file.file.path, e);
         self.queue.poll(wait, &mut self.completions).map_err(broken)?;
         for completion in self.completions.drain(..) {
+            if mutants::makes(Mutant::WatermarkEarly) {
+                continue;
+            }
             let flight = self
                 .in_flight
                 .iter_mut()
@@ -357,6 +367,7 @@ impl Committer {
             match completion.result {
                 Ok(Done::Buf(buf)) => flight.buf = Some(buf),
                 Ok(other) => unreachable!("a write gives its buffer, not {other:?}"),
+                Err(_) if mutants::makes(Mutant::FailureIgnored) => flight.buf = flight.copy.take(),
                 Err(e) => {
                     let at = flight.header.position;
                     return Err(Error::io("writing a frame to the journal", &self.place.file.file.path, e).offset(at));
@@ -380,7 +391,7 @@ impl Committer {
     fn publish(&mut self, flight: Flight) -> usize {
         let Flight { header, frame, mut staged, buf, .. } = flight;
         let buf = buf.expect("called with a frame that is durable");
-        let Shared { index, journal, lane, .. } = &self.shared;
+        let Shared { index, journal, lane, poison, .. } = &self.shared;
         let payload_len = header.payload_len as usize;
         let (time, timeline) = (header.time, header.timeline);
         let memory = Arc::new(FrameMem::new(buf, HEADER_LEN, payload_len, time, timeline, &index.buffers));
@@ -415,8 +426,12 @@ impl Committer {
         self.proven = header.watermark;
         self.last_publish = self.shared.clock.monotonic();
         let woken = staged.waiting.len();
-        let mut tasks = Pending::answer_all(staged.waiting, None);
-        tasks.extend(Pending::answer_all(lane.settled(frame.last_lsn), None));
+        let mut waiting = staged.waiting;
+        waiting.append(&mut lane.settled(frame.last_lsn));
+        // The flush may close the latch at any moment; nothing is acknowledged behind that.
+        let mut tasks = poison
+            .unless_set(|| Pending::answer_all(std::mem::take(&mut waiting), None))
+            .unwrap_or_else(|| Pending::answer_all(waiting, Some(&poison.unknown())));
         tasks.extend(watchers);
         wake_all(tasks);
         woken

@@ -4,9 +4,10 @@ use super::ack::{Ack, Pending, Receipt};
 use super::lane::{Lane, StagedEntry};
 use crate::error::{Error, ErrorKind};
 use crate::format::entry::{BATCH_HEADER_LEN, Kind};
+use crate::format::frame::HEADER_LEN;
 use crate::index::buffers::Buffers;
 use crate::poison::Poison;
-use crate::sync::{Arc, AtomicU64, Ordering, yield_now};
+use crate::sync::{Arc, AtomicU64, Event, Ordering, check, yield_now};
 use crate::types::{Lsn, Seq};
 use loom::thread::spawn;
 
@@ -35,7 +36,7 @@ fn stage(lane: &Lane) -> crate::Result<(Lsn, Ack)> {
 /// caller is answered.
 #[test]
 fn loom_what_is_staged_is_taken_once_in_order() {
-    loom::model(|| {
+    check(|| {
         let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1), buffers()));
         let callers = [0, 1].map(|_| {
             let lane = Arc::clone(&lane);
@@ -66,7 +67,7 @@ fn loom_what_is_staged_is_taken_once_in_order() {
 /// committer.
 #[test]
 fn loom_an_answer_that_rests_on_an_lsn_is_not_lost() {
-    loom::model(|| {
+    check(|| {
         let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(2), buffers()));
         let watermark = Arc::new(AtomicU64::new(0));
         let committer = {
@@ -93,7 +94,7 @@ fn loom_an_answer_that_rests_on_an_lsn_is_not_lost() {
 /// nobody is acknowledged and nobody waits for ever.
 #[test]
 fn loom_no_append_is_acknowledged_once_the_latch_is_closed() {
-    loom::model(|| {
+    check(|| {
         let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1), buffers()));
         let poison = Arc::new(Poison::default());
         let committer = {
@@ -108,5 +109,84 @@ fn loom_no_append_is_acknowledged_once_the_latch_is_closed() {
         let kind = outcome.expect_err("nothing is acknowledged").kind();
         assert!(matches!(kind, ErrorKind::Poisoned | ErrorKind::Unknown), "{kind:?}");
         committer.join().expect("no panic");
+    });
+}
+
+/// The committer waits for as much as two batches and sleeps meanwhile: whoever stages the second of them wakes it.
+#[test]
+fn loom_a_committer_that_waits_for_more_is_woken_once_it_is_there() {
+    check(|| {
+        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1), buffers()));
+        let bell = Arc::new(Event::default());
+        let callers = [0, 1].map(|_| {
+            let (lane, bell) = (Arc::clone(&lane), Arc::clone(&bell));
+            spawn(move || {
+                let (_, ack) = stage(&lane).expect("open");
+                if lane.lock().expect("open").wakes_committer() {
+                    bell.happen();
+                }
+                ack.wait().expect("answered");
+            })
+        });
+        let staged = loop {
+            let seen = bell.count();
+            match lane.take(HEADER_LEN + 2 * BATCH_HEADER_LEN) {
+                Some(staged) => break staged,
+                None => bell.sleep(seen),
+            }
+        };
+        assert_eq!(staged.batches, 2);
+        assert!(Pending::answer_all(staged.waiting, None).is_empty(), "no task was polled");
+        for caller in callers {
+            caller.join().expect("no panic");
+        }
+    });
+}
+
+/// A frame is taken and put back while a batch is staged: it is taken first the next time, and the LSNs stay dense.
+#[test]
+fn loom_a_frame_that_was_put_back_is_taken_first() {
+    check(|| {
+        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1), buffers()));
+        let (_, first) = stage(&lane).expect("open");
+        let caller = {
+            let lane = Arc::clone(&lane);
+            spawn(move || stage(&lane).expect("open").1.wait().expect("answered"))
+        };
+        let staged = lane.take(0).expect("staged before");
+        let lsn = staged.first_lsn;
+        lane.put_back(staged);
+        assert!(!lane.is_empty());
+        let mut next = Lsn(1);
+        while next < Lsn(3) {
+            let Some(staged) = lane.take(0) else {
+                yield_now();
+                continue;
+            };
+            assert!(next > Lsn(1) || staged.first_lsn == lsn, "another frame came before it");
+            assert_eq!(staged.first_lsn, next, "dense");
+            next = Lsn(next.0 + staged.entries.len() as u64);
+            assert!(Pending::answer_all(staged.waiting, None).is_empty(), "no task was polled");
+        }
+        first.wait().expect("answered");
+        caller.join().expect("no panic");
+    });
+}
+
+/// The lane is told to refuse while a batch is staged: either the caller is refused, or the committer finds the batch.
+#[test]
+fn loom_what_was_staged_before_a_refusal_is_found_after_it() {
+    check(|| {
+        let lane = Arc::new(Lane::new(FRAME_MAX, Lsn(1), buffers()));
+        let caller = {
+            let lane = Arc::clone(&lane);
+            spawn(move || stage(&lane).map(|(_, ack)| ack.wait().expect("answered")))
+        };
+        lane.refuse(Error::new(ErrorKind::ShutDown, "the store is closed"));
+        let found = lane.take(0).map(|staged| Pending::answer_all(staged.waiting, None)).is_some();
+        assert!(lane.is_empty());
+        let outcome = caller.join().expect("no panic");
+        assert_eq!(outcome.is_ok(), found, "{outcome:?}");
+        stage(&lane).map(drop).expect_err("refused for good");
     });
 }

@@ -234,7 +234,9 @@ impl FrameHeader {
         let fits = (header.frame_len as usize).is_multiple_of(BLOCK)
             && HEADER_LEN as u64 + u64::from(header.payload_len) <= u64::from(header.frame_len)
             && usize::from(get_u16(buf, HEADER_LEN_AT)) == HEADER_LEN;
-        if !fits || header.frame.0 == 0 || header.first_lsn.0 == 0 || header.depth == 0 {
+        // A successor has a number and an LSN of its own.
+        let counts = header.frame.0 < u64::MAX && header.first_lsn.0.checked_add(u64::from(header.entries)).is_some();
+        if !fits || !counts || header.frame.0 == 0 || header.first_lsn.0 == 0 || header.depth == 0 {
             return wrong("lengths or numbers that contradict each other", ENTRIES_AT);
         }
         if buf[RESERVED_AT..PAYLOAD_CRC_AT].iter().any(|b| *b != 0) {
@@ -319,5 +321,21 @@ mod tests {
         assert!(FrameHeader::decode(&frame, store, journal, 99, 4096).is_err());
         assert!(FrameHeader::decode(&frame, store, JournalId(8), 99, 8192).is_err());
         assert!(FrameHeader::decode(&frame, StoreId([2; 16]), journal, 99, 8192).is_err());
+    }
+    #[test]
+    fn a_frame_after_which_nothing_can_be_counted_is_refused() {
+        let (header, mut frame) = sample();
+        let read = |frame: &[u8]| FrameHeader::decode(frame, StoreId([1; 16]), JournalId(7), 99, 8192);
+        for (number, first_lsn, taken) in
+            [(u64::MAX, 10, false), (u64::MAX - 1, 10, true), (3, u64::MAX - 1, false), (3, u64::MAX - 2, true)]
+        {
+            let header = FrameHeader { frame: FrameNo(number), first_lsn: Lsn(first_lsn), ..header.clone() };
+            // Sealed by hand: what a frame is known by to its successor cannot be told of each of these.
+            put_u64(&mut frame, FRAME_NO_AT, number);
+            put_u64(&mut frame, FIRST_LSN_AT, first_lsn);
+            let crc = salted_crc(99, &frame[..HEADER_CRC_AT]);
+            put_u32(&mut frame, HEADER_CRC_AT, crc);
+            assert_eq!(read(&frame).ok(), taken.then_some(header), "frame {number}, LSN {first_lsn}");
+        }
     }
 }

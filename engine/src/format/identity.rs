@@ -11,7 +11,8 @@ pub const FILE_NAME: &str = "IDENTITY";
 
 const MAGIC_AT: usize = 0;
 const FORMAT_AT: usize = MAGIC_AT + 8;
-const FEATURES_AT: usize = FORMAT_AT + 8;
+const FORMAT_ZEROS_AT: usize = FORMAT_AT + 2;
+const FEATURES_AT: usize = FORMAT_ZEROS_AT + 6;
 const STORE_AT: usize = FEATURES_AT + 24;
 const KEY_AT: usize = STORE_AT + 16;
 const CREATED_AT: usize = KEY_AT + 32;
@@ -40,6 +41,12 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// Whether both are of one store, whatever features its files have.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        (self.store, self.key, self.created) == (other.store, other.key, other.created)
+    }
+
     /// The salt of one use of a journal file: the first 32 bits of the keyed BLAKE3 of its id.
     #[must_use]
     pub fn salt(&self, id: JournalId) -> u32 {
@@ -74,7 +81,8 @@ impl Identity {
             return Err(Malformed { what: "the identity's checksum is wrong", at: CRC_AT });
         }
         let format = get_u16(buf, FORMAT_AT);
-        if format == FORMAT_VERSION && buf[ZEROS_AT..CRC_AT].iter().any(|b| *b != 0) {
+        let zeros = [&buf[FORMAT_ZEROS_AT..FEATURES_AT], &buf[ZEROS_AT..CRC_AT]];
+        if format == FORMAT_VERSION && zeros.into_iter().flatten().any(|b| *b != 0) {
             return Err(Malformed { what: "bytes that should be zero are not", at: ZEROS_AT });
         }
         let identity = Self {
@@ -116,6 +124,19 @@ mod tests {
         for at in 0..good.len() {
             let mut bad = good;
             bad[at] ^= 0x10;
+            assert!(Identity::decode(&bad).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_should_be_zero_is_checked_even_under_a_right_checksum() {
+        let identity =
+            Identity { features: Features::KNOWN, store: StoreId([3; 16]), key: [9; 32], created: TimeUs(12) };
+        for at in (FORMAT_ZEROS_AT..FEATURES_AT).chain([ZEROS_AT, CRC_AT - 1]) {
+            let mut bad = identity.encode();
+            bad[at] = 1;
+            let crc = crc32fast::hash(&bad[..CRC_AT]);
+            put_u32(&mut bad, CRC_AT, crc);
             assert!(Identity::decode(&bad).is_err(), "byte {at}");
         }
     }

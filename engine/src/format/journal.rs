@@ -4,12 +4,13 @@
 
 use super::bytes::{get_array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 use super::frame::{FrameRef, salted_crc};
-use super::{Decoded, FORMAT_VERSION, Features, Malformed, Written};
+use super::{Decoded, FORMAT_VERSION, Features, Malformed};
 use crate::types::{BLOCK, FrameNo, JournalId, Lsn, StoreId, Timeline};
 
 const MAGIC_AT: usize = 0;
 const FORMAT_AT: usize = MAGIC_AT + 8;
-const FEATURES_AT: usize = FORMAT_AT + 8;
+const FORMAT_ZEROS_AT: usize = FORMAT_AT + 2;
+const FEATURES_AT: usize = FORMAT_ZEROS_AT + 6;
 const STORE_AT: usize = FEATURES_AT + 24;
 const JOURNAL_AT: usize = STORE_AT + 16;
 const FILE_BYTES_AT: usize = JOURNAL_AT + 8;
@@ -69,15 +70,14 @@ impl JournalHeader {
         out
     }
 
-    /// Reads only what the header of every format has in its place, so that a newer one is told from a damaged one; None
-    /// if the checksum or the magic is wrong. `salt_of` gives the salt of the use that the block claims.
-    pub fn peek(buf: &[u8], salt_of: impl Fn(JournalId) -> u32) -> Option<Written> {
+    /// Format and features of a block that is a journal file's header by magic and checksum, whatever else it holds.
+    pub fn peek(buf: &[u8], salt_of: impl Fn(JournalId) -> u32) -> Option<(u16, Features)> {
         if buf.len() < BLOCK || &buf[MAGIC_AT..MAGIC_AT + 8] != MAGIC {
             return None;
         }
         let salt = salt_of(JournalId(get_u64(buf, JOURNAL_AT)));
         let intact = get_u32(buf, CRC_AT) == salted_crc(salt, &buf[..CRC_AT]);
-        intact.then(|| Written { format: get_u16(buf, FORMAT_AT), features: Features::get(buf, FEATURES_AT) })
+        intact.then(|| (get_u16(buf, FORMAT_AT), Features::get(buf, FEATURES_AT)))
     }
 
     /// Reads the block. `salt_of` gives the salt of the use that the block claims.
@@ -96,7 +96,8 @@ impl JournalHeader {
         if get_array::<16>(buf, STORE_AT) != store.0 {
             return wrong("a journal of another store", STORE_AT);
         }
-        if buf[ZEROS_AT..CRC_AT].iter().any(|b| *b != 0) {
+        let zeros = [&buf[FORMAT_ZEROS_AT..FEATURES_AT], &buf[ZEROS_AT..CRC_AT]];
+        if zeros.into_iter().flatten().any(|b| *b != 0) {
             return wrong("bytes that should be zero are not", ZEROS_AT);
         }
         let Ok(left_len) = u32::try_from(get_u64(buf, LEFT_LEN_AT)) else {
@@ -141,6 +142,24 @@ mod tests {
             let mut bad = good;
             bad[at] ^= 4;
             assert!(read(&bad).is_err(), "byte {at}");
+        }
+    }
+    #[test]
+    fn what_should_be_zero_is_checked_even_under_a_right_checksum() {
+        let header = JournalHeader {
+            features: Features::KNOWN,
+            store: StoreId([5; 16]),
+            journal: JournalId(2),
+            file_bytes: 1 << 20,
+            timeline: Timeline::default(),
+            left: FrameRef::default(),
+        };
+        for at in (FORMAT_ZEROS_AT..FEATURES_AT).chain([ZEROS_AT, CRC_AT - 1]) {
+            let mut bad = header.encode(1234);
+            bad[at] = 1;
+            let crc = salted_crc(1234, &bad[..CRC_AT]);
+            put_u32(&mut bad, CRC_AT, crc);
+            assert!(JournalHeader::decode(&bad, StoreId([5; 16]), |_| 1234).is_err(), "byte {at}");
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::bytes::{Reader, Sink};
 use super::frame::FrameRef;
 use super::identity::Identity;
-use super::{Decoded, FORMAT_VERSION, Features, Malformed, Written};
+use super::{Decoded, FORMAT_VERSION, Features, Malformed};
 use crate::types::{Epoch, FrameNo, JournalId, Lsn, ManifestVersion, SegmentId, StoreId, TimeUs, Timeline};
 
 const MAGIC: &[u8; 8] = b"EVLGMNFT";
@@ -128,18 +128,18 @@ impl Manifest {
 
     /// Reads only what every format begins and ends with, so that a newer one is told from a damaged one: the digest
     /// is checked, and the format and the feature bits are given.
-    pub fn peek(bytes: &[u8]) -> Decoded<Written> {
+    pub fn peek(bytes: &[u8]) -> Decoded<(u16, Features)> {
         let mut reader = checked(bytes)?;
         let format = reader.u16()?;
         if reader.array::<6>()? != [0; 6] {
             return Err(Malformed { what: "bytes that should be zero are not", at: 10 });
         }
-        Ok(Written { format, features: Features::read(&mut reader)? })
+        Ok((format, Features::read(&mut reader)?))
     }
 
     /// Reads the file, which is of this version's format.
     pub fn decode(bytes: &[u8]) -> Decoded<Self> {
-        let Written { format, features } = Self::peek(bytes)?;
+        let (format, features) = Self::peek(bytes)?;
         if format != FORMAT_VERSION {
             return Err(Malformed { what: "a format that this version does not know", at: 8 });
         }

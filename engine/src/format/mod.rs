@@ -46,23 +46,6 @@ impl Features {
     }
 }
 
-/// What a file's header says of its format, whatever version wrote it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The version of the format.
-    pub format: u16,
-    /// The feature bits.
-    pub features: Features,
-}
-
-impl Written {
-    /// Whether this version may read the file.
-    #[must_use]
-    pub fn readable(self) -> bool {
-        self.format == FORMAT_VERSION && self.features.readable()
-    }
-}
-
 /// Why bytes are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed {

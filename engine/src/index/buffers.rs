@@ -126,3 +126,38 @@ mod tests {
         assert!(!Buffers::is_wasteful(64 << 10, (32 << 10) + 1));
     }
 }
+
+#[cfg(all(test, everlog_loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::{Arc, check};
+    use loom::thread::spawn;
+
+    /// Two callers take buffers, fill them and give them back: nobody has another's, and no more wait than may.
+    #[test]
+    fn loom_a_buffer_has_one_user_at_a_time() {
+        check(|| {
+            let buffers = Arc::new(Buffers::new(BUFFER_MIN));
+            let callers = [1, 2].map(|fill| {
+                let buffers = Arc::clone(&buffers);
+                spawn(move || {
+                    for _ in 0..2 {
+                        let mut buf = buffers.take(BUFFER_MIN);
+                        assert!(buf.is_empty(), "it shows what another left");
+                        buf.resize(16);
+                        buf.fill(fill);
+                        // Others have their turn here.
+                        assert!(buffers.kept.lock().bytes <= BUFFER_MIN, "more waits than may");
+                        assert!(buf.iter().all(|byte| *byte == fill), "another wrote into it");
+                        buffers.give(buf);
+                    }
+                })
+            });
+            for caller in callers {
+                caller.join().expect("no panic");
+            }
+            let kept = buffers.kept.lock();
+            assert_eq!(kept.bytes, BUFFER_MIN * kept.free[0].len());
+        });
+    }
+}

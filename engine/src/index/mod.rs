@@ -18,8 +18,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::identity::Identity;
 use crate::format::state::Phase;
 use crate::metrics::Metrics;
+#[cfg(feature = "mutants")]
+use crate::mutants::{self, Mutant};
 use crate::names;
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, RwLock, yield_now};
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, RwLock, yield_now};
 use crate::types::{LogId, Lsn};
 use buffers::Buffers;
 use heads::Heads;
@@ -45,6 +47,9 @@ pub struct Index {
     /// The highest LSN known to be durable, all entries up to which are in their slots. Stored with Release by the
     /// committer after a frame's entries are in place; pairs with the Acquire loads of readers.
     watermark: AtomicU64,
+    /// Nothing will be published any more, and the last frame may have been published in part. Set once, with Release;
+    /// pairs with the Acquire load of a reader who waits.
+    halted: AtomicBool,
     /// Bytes of durable entries in memory; only compared with a threshold, so Relaxed.
     mem_bytes: AtomicUsize,
     dirty: Mutex<Vec<Arc<Slot>>>,
@@ -54,6 +59,8 @@ impl Index {
     /// An index over `set`, without anything in memory.
     #[must_use]
     pub fn new(set: SegmentSet, heads_max: usize, pool_bytes_max: usize, metrics: Arc<Metrics>) -> Self {
+        #[cfg(feature = "mutants")]
+        mutants::keep(None);
         Self {
             identity: set.manifest.identity,
             heads: Heads::new(heads_max),
@@ -61,6 +68,7 @@ impl Index {
             buffers: Arc::new(Buffers::new(pool_bytes_max / 2)),
             metrics,
             watermark: AtomicU64::new(set.flushed().0),
+            halted: AtomicBool::new(false),
             set: RwLock::new(Arc::new(set)),
             mem_bytes: AtomicUsize::new(0),
             dirty: Mutex::new(Vec::new()),
@@ -82,7 +90,10 @@ impl Index {
 
     /// Installs the segments of a new manifest version.
     pub fn install(&self, set: SegmentSet) {
-        *self.set.write() = Arc::new(set);
+        let before = std::mem::replace(&mut *self.set.write(), Arc::new(set));
+        #[cfg(feature = "mutants")]
+        mutants::keep(Some(Box::new(Arc::clone(&before))));
+        drop(before);
     }
 
     /// The highest durable LSN.
@@ -94,6 +105,11 @@ impl Index {
     /// Everything up to `lsn` is durable and in its slot.
     pub fn set_watermark(&self, lsn: Lsn) {
         self.watermark.store(lsn.0, Ordering::Release);
+    }
+
+    /// The committer is gone, perhaps in the middle of a publication: nobody waits for the rest of it.
+    pub fn halt(&self) {
+        self.halted.store(true, Ordering::Release);
     }
 
     /// Bytes of durable entries in memory.
@@ -111,6 +127,8 @@ impl Index {
         let named = name.is_none_or(|name| inner.name.as_deref() == Some(name));
         if inner.base.is_none() || !named {
             let set = self.set();
+            #[cfg(feature = "mutants")]
+            let set = mutants::kept().filter(|_| mutants::makes(Mutant::StaleHead)).unwrap_or(set);
             if inner.base.is_none() {
                 self.metrics.head_loads.add(1);
                 inner.resolve(slot.id, &set)?;
@@ -149,7 +167,7 @@ impl Index {
     /// reader that comes in between waits for its end, so that batches over several logs are seen whole.
     ///
     /// # Errors
-    /// As [`Self::resolve`].
+    /// As [`Self::resolve`]; [`crate::ErrorKind::Poisoned`] if that end will never come.
     pub fn resolve_visible<'a>(&self, slot: &'a Slot, name: Option<&str>) -> Result<MutexGuard<'a, SlotInner>> {
         loop {
             let inner = self.resolve(slot, name)?;
@@ -157,6 +175,13 @@ impl Index {
                 return Ok(inner);
             }
             drop(inner);
+            if self.halted.load(Ordering::Acquire) {
+                return Err(Error::new(
+                    ErrorKind::Poisoned,
+                    "the store stopped while it showed the log's newest records",
+                )
+                .remedy("open the store again"));
+            }
             yield_now();
         }
     }

@@ -97,3 +97,50 @@ impl Pool {
         self.state.lock().taken
     }
 }
+
+#[cfg(all(test, everlog_loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::{Arc, check};
+    use loom::thread::spawn;
+
+    /// Two callers wait for more than half of the pool: each gets it once the other, or the first owner, gives it back.
+    #[test]
+    fn loom_whoever_waits_for_room_gets_it_once_it_is_there() {
+        check(|| {
+            let pool = Arc::new(Pool::new(3));
+            assert!(pool.try_take(2), "it is empty");
+            let callers = [0, 1].map(|_| {
+                let pool = Arc::clone(&pool);
+                spawn(move || {
+                    assert!(pool.take(2, || assert!(pool.is_short(), "told before it is to be seen")));
+                    assert!(pool.taken() <= 3, "beyond the bound");
+                    pool.give(2);
+                })
+            });
+            pool.give(2);
+            for caller in callers {
+                caller.join().expect("no panic");
+            }
+            assert!(!pool.is_short() && pool.taken() == 0);
+        });
+    }
+
+    /// The store stops while a caller waits for room that never comes.
+    #[test]
+    fn loom_a_close_ends_every_wait_for_room() {
+        check(|| {
+            let pool = Arc::new(Pool::new(1));
+            assert!(pool.try_take(1), "it is empty");
+            let callers = [0, 1].map(|_| {
+                let pool = Arc::clone(&pool);
+                spawn(move || assert!(!pool.take(1, || ()), "there was never room"))
+            });
+            pool.close();
+            for caller in callers {
+                caller.join().expect("no panic");
+            }
+            assert_eq!(pool.taken(), 1);
+        });
+    }
+}

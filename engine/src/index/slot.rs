@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{Create, Entry, Kind};
 use crate::format::state::{LogState, Phase};
 use crate::format::{Decoded, Malformed};
+use crate::mutants::{self, Mutant};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::types::{LogId, Lsn, Seq};
 use crate::waiter::Target;
@@ -133,7 +134,7 @@ impl SlotInner {
             apply_mem(&mut state, entry).map_err(|e| misfit(id, entry, &e))?;
         }
         self.visible = Visible::of(&state);
-        self.staged = state;
+        self.staged = if mutants::makes(Mutant::SeqReused) { (*base).clone() } else { state };
         self.base = Some(base);
         Ok(())
     }

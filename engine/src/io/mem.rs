@@ -6,7 +6,8 @@
 //! directory that does not exist is not found.
 
 use super::{AlignedBuf, Completion, Done, File, Io, IoQueue, Op, OpenMode, Wake, assert_aligned};
-use crate::sync::{Condvar, Mutex, wait_for};
+use crate::sync::plain::Mutex;
+use crate::sync::{self, Condvar, wait_for};
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -240,7 +241,7 @@ struct MemQueue {
 /// The waker: whether it was called since a blocking poll last returned.
 #[derive(Default)]
 struct Bell {
-    rung: Mutex<bool>,
+    rung: sync::Mutex<bool>,
     changed: Condvar,
 }
 

@@ -28,6 +28,7 @@ pub use crate::config::IoChoice;
 pub use buf::AlignedBuf;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutants::{self, Mutant};
 use crate::types::BLOCK;
 
 /// The backend that `choice` names, told by one log line.
@@ -362,7 +363,11 @@ impl dyn Io {
     /// # Errors
     /// [`crate::ErrorKind::Io`].
     pub fn sync(&self, file: &File) -> Result<()> {
-        self.run(Op::Sync { file: file.clone() }).map(drop).map_err(|e| Error::io("syncing", &file.path, e))
+        let mut done = self.run(Op::Sync { file: file.clone() });
+        if mutants::makes(Mutant::SyncRetried) && done.is_err() {
+            done = self.run(Op::Sync { file: file.clone() });
+        }
+        done.map(drop).map_err(|e| Error::io("syncing", &file.path, e))
     }
 
     /// Reserves `len` bytes for the file.
@@ -489,6 +494,6 @@ impl dyn Io {
     pub fn put_in_place(&self, temporary: PathBuf, path: &Path) -> Result<()> {
         let dir = path.parent().expect("a store's file lies in its directory");
         self.rename(&temporary, path)?;
-        self.sync_dir(dir)
+        if mutants::makes(Mutant::ManifestNameUnsynced) { Ok(()) } else { self.sync_dir(dir) }
     }
 }

@@ -5,7 +5,7 @@ pub mod names;
 pub mod ring;
 
 use crate::format::frame::FrameRef;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::types::{ManifestVersion, TimeUs};
 use ring::Ring;
 
@@ -20,20 +20,13 @@ pub struct Journal {
     /// The manifest version in force, named by each frame. Stored with Release after the version is durable; pairs
     /// with the committer's Acquire load.
     manifest: AtomicU64,
-    /// Whether the committer waits for a journal file. For those who look on: it orders nothing, so Relaxed.
-    stalled: AtomicBool,
 }
 
 impl Journal {
     /// A journal that ends with `end`.
     #[must_use]
     pub fn new(ring: Ring, end: FrameRef, time: TimeUs, manifest: ManifestVersion) -> Arc<Self> {
-        Arc::new(Self {
-            ring,
-            published: Mutex::new((end, time)),
-            manifest: AtomicU64::new(manifest.0),
-            stalled: AtomicBool::new(false),
-        })
+        Arc::new(Self { ring, published: Mutex::new((end, time)), manifest: AtomicU64::new(manifest.0) })
     }
 
     /// The last frame whose entries are in place, and its time.
@@ -45,17 +38,6 @@ impl Journal {
     /// A frame's entries are in place.
     pub fn set_published(&self, frame: FrameRef, time: TimeUs) {
         *self.published.lock() = (frame, time);
-    }
-
-    /// Whether nothing can be written for want of a journal file.
-    #[must_use]
-    pub fn is_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
-    }
-
-    /// The committer waits for a journal file, or does so no longer.
-    pub fn set_stalled(&self, stalled: bool) {
-        self.stalled.store(stalled, Ordering::Relaxed);
     }
 
     /// The manifest version in force.

@@ -18,7 +18,7 @@ use crate::format::journal::{FIRST_FRAME_AT, JournalHeader};
 use crate::io::{AlignedBuf, File, Io, OpenMode};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use crate::types::{BLOCK, FrameNo, JournalId, Timeline};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,9 @@ pub struct Ring {
     file_bytes: u64,
     files_max: usize,
     state: Mutex<State>,
+    /// Whether the commit path found no spare when it needed one, and has none since. Orders nothing: it spares those
+    /// who append a look at the state.
+    awaited: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +52,8 @@ struct State {
     slots: BTreeSet<u16>,
     /// Whether the last attempt to make a file failed: the ring cannot grow at this moment.
     prepare_failed: bool,
+    /// Whether the last flush failed: no file in use becomes spare at this moment.
+    flush_failed: bool,
 }
 
 /// A file of the ring.
@@ -104,7 +109,16 @@ impl Ring {
         next_journal: JournalId,
     ) -> Self {
         let state = Mutex::new(State { next_journal, ..State::default() });
-        Self { io, dir: dir.to_owned(), identity, metrics, file_bytes, files_max, state }
+        Self {
+            io,
+            dir: dir.to_owned(),
+            identity,
+            metrics,
+            file_bytes,
+            files_max,
+            state,
+            awaited: AtomicBool::new(false),
+        }
     }
 
     /// Takes over a file that was there at open. `used` names its last frame, if it holds frames that are not
@@ -160,6 +174,7 @@ impl Ring {
     pub fn begin(&self, timeline: Timeline, left: FrameRef) -> Result<Option<Place>> {
         let (file, journal) = {
             let mut state = self.state.lock();
+            self.awaited.store(state.spare.is_empty(), Ordering::Relaxed);
             if state.spare.is_empty() {
                 return Ok(None);
             }
@@ -319,6 +334,22 @@ impl Ring {
     #[must_use]
     pub fn next_journal(&self) -> JournalId {
         self.state.lock().next_journal
+    }
+
+    /// Takes note of whether a flush failed.
+    pub fn set_flush_failed(&self, failed: bool) {
+        self.state.lock().flush_failed = failed;
+    }
+
+    /// Whether the commit path needs a file, and the last attempts to make or to free one failed: what is appended now
+    /// would wait for as long as they do.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        if !self.awaited.load(Ordering::Relaxed) {
+            return false;
+        }
+        let state = self.state.lock();
+        state.spare.is_empty() && (state.prepare_failed || state.flush_failed)
     }
 
     /// Files in the ring, spare ones included.

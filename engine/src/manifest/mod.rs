@@ -5,6 +5,7 @@
 //! the newer one no longer names may be gone, and the journal behind those that it does name may be used again.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::FORMAT_VERSION;
 use crate::format::manifest::Manifest;
 use crate::io::Io;
 use crate::types::ManifestVersion;
@@ -68,23 +69,18 @@ fn read(io: &dyn Io, dir: &Path, version: ManifestVersion) -> Result<Manifest> {
         None => e,
     })?;
     let malformed = |m: crate::format::Malformed| damaged(m.what).offset(m.at as u64);
-    if !Manifest::peek(&bytes).map_err(malformed)?.readable() {
-        return Err(unreadable(&path));
+    let (format, features) = Manifest::peek(&bytes).map_err(malformed)?;
+    if format != FORMAT_VERSION || !features.readable() {
+        let message = format!("the manifest has format {format} or features that this version does not know");
+        return Err(Error::new(ErrorKind::Refused, message)
+            .file(&path)
+            .remedy("open the store with the version of everlog that wrote it, or a later one"));
     }
     let manifest = Manifest::decode(&bytes).map_err(malformed)?;
     if manifest.version != version {
         return Err(damaged("it holds another version than its name says"));
     }
     Ok(manifest)
-}
-
-/// The error of a manifest that a newer version wrote.
-#[must_use]
-pub fn unreadable(path: &Path) -> Error {
-    let what = "the manifest has a format or features that this version does not know";
-    Error::new(ErrorKind::Refused, what)
-        .file(path)
-        .remedy("open the store with the version of everlog that wrote it, or a later one")
 }
 
 /// A version that lies beside its place: synced, and in force for nobody.

@@ -45,8 +45,8 @@ pub struct Checked {
 /// Checks the journal files of `dir` as they are now. `name_of` looks a log's name up in the segments.
 ///
 /// # Errors
-/// [`ErrorKind::Io`] if the directory cannot be listed; [`ErrorKind::Refused`] if a newer version used a file. A file that
-/// cannot be read is a finding.
+/// [`ErrorKind::Io`] if the directory cannot be listed; [`ErrorKind::Refused`] as [`scan`]. A file that cannot be read
+/// is a finding.
 pub fn check(
     io: &dyn Io, dir: &Path, identity: &Identity, manifest: Manifested,
     name_of: &mut dyn FnMut(LogId) -> Option<String>,
@@ -54,9 +54,7 @@ pub fn check(
     let mut sink = |_: &FrameHeader, _| Ok(());
     let facts = match scan(io, dir, identity, &manifest.flushed, &mut sink) {
         Ok(facts) => facts,
-        // A newer version's file is no damage, and nothing that this version could check.
-        Err(e) if e.kind() == ErrorKind::Refused => return Err(e),
-        Err(e) if e.path().is_some_and(|path| path != dir) => {
+        Err(e) if e.kind() != ErrorKind::Refused && e.path().is_some_and(|path| path != dir) => {
             return Ok(Checked { refusal: vec![unreadable(&e, &manifest.flushed)], ..Checked::default() });
         }
         Err(e) => return Err(e),

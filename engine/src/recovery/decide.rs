@@ -5,6 +5,7 @@
 
 use super::scan::{Anchor, Facts};
 use crate::format::frame::FLAG_CLOSE;
+use crate::mutants::{self, Mutant};
 use crate::types::{Lsn, ManifestVersion};
 use std::ops::Range;
 
@@ -104,9 +105,10 @@ pub fn decide(facts: &Facts, manifest: ManifestVersion) -> Action {
         contradiction: facts.contradiction.is_some(),
         manifest_back: facts.manifest_seen > manifest,
         missing: facts.anchor == Anchor::Missing,
-        proven_past: facts.watermark > facts.end.frame
-            || facts.watermark_lsn > facts.end.last_lsn
-            || facts.beyond.past_depth,
+        proven_past: !mutants::makes(Mutant::CutBelowProof)
+            && (facts.watermark > facts.end.frame
+                || facts.watermark_lsn > facts.end.last_lsn
+                || facts.beyond.past_depth),
         end: match facts.end.frame.0 {
             0 => End::Nothing,
             _ if facts.end_flags & FLAG_CLOSE != 0 => End::Closed,

@@ -52,11 +52,6 @@ impl<'a> Disk<'a> {
         Ok(len)
     }
 
-    /// Where a file is.
-    pub(super) fn path(&self, file: usize) -> &Path {
-        &self.files[file].0.path
-    }
-
     /// The length of a file in whole blocks, in bytes.
     pub(super) fn len(&self, file: usize) -> u64 {
         self.files[file].1

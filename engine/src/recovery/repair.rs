@@ -10,6 +10,7 @@ use super::torn;
 use crate::error::Result;
 use crate::format::manifest::Manifest;
 use crate::io::{Io, OpenMode};
+use crate::mutants::{self, Mutant};
 use crate::segment;
 use crate::types::{JournalId, SegmentId};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,9 @@ pub fn make_durable(io: &dyn Io, dir: &Path, facts: &Facts, extents: &[(JournalI
                 io.write_at(&open, *position, frame, false)?;
             }
         }
-        io.sync(&open)?;
+        if !mutants::makes(Mutant::RecoveredUnsynced) {
+            io.sync(&open)?;
+        }
     }
     Ok(())
 }

@@ -20,12 +20,13 @@
 use super::disk::{Disk, Look, STEP, content};
 use super::past;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Malformed;
 use crate::format::frame::{FrameHeader, FrameRef};
 use crate::format::identity::Identity;
 use crate::format::journal::{FIRST_FRAME_AT, JournalHeader};
+use crate::format::{FORMAT_VERSION, Malformed};
 use crate::io::{AlignedBuf, Io};
 use crate::journal::names;
+use crate::mutants::{self, Mutant};
 use crate::types::{FrameNo, JournalId, Lsn, ManifestVersion, TimeUs, Timeline};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -181,8 +182,8 @@ pub(super) struct Scan<'a> {
 /// Memory is bounded by a window of 1 MiB and two frames.
 ///
 /// # Errors
-/// [`ErrorKind::Io`], and what `sink` returns; [`ErrorKind::Refused`] if a newer version used a file. Damage is no error
-/// here but a fact.
+/// [`crate::ErrorKind::Io`], and what `sink` returns; [`ErrorKind::Refused`] if a later version wrote to one of the
+/// files what this one must not read, and must not take for torn. Damage is no error here but a fact.
 pub fn scan(io: &dyn Io, dir: &Path, identity: &Identity, flushed: &FrameRef, sink: &mut Sink<'_>) -> Result<Facts> {
     let mut scan = Scan::open(io, dir, identity, flushed)?;
     scan.anchor()?;
@@ -227,7 +228,7 @@ impl<'a> Scan<'a> {
             let Some(slot) = names::parse(&name) else { continue };
             let (n, path) = (files.len(), dir.join(&name));
             let bytes = disk.add(&path)?;
-            let header = header_facts(&mut disk, n, identity)?;
+            let header = header_facts(&mut disk, n, &path, identity)?;
             let first = match disk.look(n, FIRST_FRAME_AT)? {
                 Look::Frame(header, ..) | Look::HeaderOnly(header, _) => Some(header),
                 Look::Nothing(_) => None,
@@ -402,6 +403,11 @@ impl<'a> Scan<'a> {
         let Some(n) = self.facts.end_file else { return Ok(Step::None) };
         let at = end.position + u64::from(end.frame_len);
         let why = match self.disk.look(n, at)? {
+            Look::Frame(header, hash, frame)
+                if mutants::makes(Mutant::StaleFrame) && header.journal < end.journal && header.entries > 0 =>
+            {
+                return Ok(Step::Frame(n, header, hash, frame));
+            }
             Look::Frame(header, hash, frame) if header.journal == end.journal => {
                 let why = match names_as_predecessor(&header, &end) {
                     true => out_of_order(&header, &end).or_else(|| content(&header, &frame).err()),
@@ -425,18 +431,19 @@ const PAYLOAD_WRONG: Malformed = Malformed { what: "the payload's checksum is wr
 const FIRST_FRAME_LOST: Malformed = Malformed { what: "the first frame of this use of the file is not there", at: 0 };
 const OLDER_USE: Malformed = Malformed { what: "a frame of another use of the file", at: 0 };
 
-fn header_facts(disk: &mut Disk<'_>, file: usize, identity: &Identity) -> Result<HeaderFacts> {
+fn header_facts(disk: &mut Disk<'_>, file: usize, path: &Path, identity: &Identity) -> Result<HeaderFacts> {
     let Some(block) = disk.block(file, 0)? else {
         return Ok(HeaderFacts::Damaged(Malformed { what: "the file is shorter than a block", at: 0 }));
     };
     if block.iter().all(|b| *b == 0) {
         return Ok(HeaderFacts::Blank);
     }
-    if JournalHeader::peek(block, |journal| identity.salt(journal)).is_some_and(|written| !written.readable()) {
-        // Its frames may be of a format in which they look like nothing; taken for nothing they would be overwritten.
-        let what = "the journal file has a format or features that this version does not know";
-        return Err(Error::new(ErrorKind::Refused, what)
-            .file(disk.path(file))
+    if let Some((format, features)) = JournalHeader::peek(block, |journal| identity.salt(journal))
+        && (format != FORMAT_VERSION || !features.readable())
+    {
+        let message = format!("the journal file has format {format} or features that this version does not know");
+        return Err(Error::new(ErrorKind::Refused, message)
+            .file(path)
             .remedy("open the store with the version of everlog that wrote it, or a later one"));
     }
     Ok(match JournalHeader::decode(block, identity.store, |journal| identity.salt(journal)) {

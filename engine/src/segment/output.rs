@@ -11,6 +11,7 @@ use crate::format::bytes::Sink;
 use crate::format::chunk::{CHUNK_BYTES, CHUNK_OVERHEAD};
 use crate::io::pipeline::Pipeline;
 use crate::io::{AlignedBuf, File, Io};
+use crate::mutants::{self, Mutant};
 use crate::types::{BLOCK, SegmentId};
 use std::sync::Arc;
 
@@ -107,7 +108,9 @@ impl Output {
         while let Some(buf) = self.pipeline.take()? {
             self.spare.push(buf);
         }
-        self.io.sync(&self.file)?;
+        if !mutants::makes(Mutant::SegmentUnsynced) {
+            self.io.sync(&self.file)?;
+        }
         self.durable = self.written;
         Ok(())
     }

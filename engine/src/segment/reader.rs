@@ -70,7 +70,7 @@ impl Segment {
         &self.meta
     }
 
-    /// The feature bits that it was written with.
+    /// Its feature bits.
     #[must_use]
     pub fn features(&self) -> Features {
         self.footer.header.features

@@ -2,10 +2,10 @@
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::FORMAT_VERSION;
 use crate::format::frame::FrameHeader;
 use crate::format::identity::{self, Identity};
 use crate::format::manifest::{Manifest, TimelineStart};
+use crate::format::{FORMAT_VERSION, Features};
 use crate::index::Index;
 use crate::index::set::SegmentSet;
 use crate::io::{AlignedBuf, Io};
@@ -13,9 +13,9 @@ use crate::manifest;
 use crate::metrics::Metrics;
 use crate::recovery::decide::{Action, decide};
 use crate::recovery::replay::Replay;
-use crate::recovery::scan::{Facts, HeaderFacts, scan};
+use crate::recovery::scan::{Facts, FileFacts, HeaderFacts, scan};
 use crate::recovery::settle::Proven;
-use crate::segment::Segment;
+use crate::segment::{self, Segment};
 use crate::sync::Arc;
 use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion};
 use std::collections::{BTreeMap, VecDeque};
@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 
 /// What a directory holds.
 pub(super) struct Loaded {
-    pub manifest: Manifest,
-    /// A file that forbids this version to write the store.
+    /// A file that forbids this version to write to the store.
     pub unwritable: Option<PathBuf>,
+    pub manifest: Manifest,
     pub index: Arc<Index>,
     pub facts: Facts,
     pub action: Action,
@@ -54,7 +54,7 @@ pub(super) enum Show {
 pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) -> Result<Loaded> {
     let identity = identity(&**io, dir)?;
     let manifest = manifest::load(&**io, dir)?;
-    if !same_store(&manifest.identity, &identity) {
+    if !manifest.identity.is_of(&identity) {
         return Err(Error::new(ErrorKind::Refused, "the identity and the manifest are of different stores")
             .file(&dir.join(manifest::file_name(manifest.version)))
             .remedy("bring back the directory as a whole, from one copy"));
@@ -65,7 +65,6 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
     }
     let metrics = Arc::new(Metrics::default());
     let set = SegmentSet { manifest: manifest.clone(), segments };
-    let segments = set.segments.clone();
     let index = Index::new(set, config.heads_max, config.memory_pool_bytes, Arc::clone(&metrics));
     let mut replay = Replay::new(&index, manifest.timelines.clone());
     let mut gate = Gate { replay: &mut replay, held: VecDeque::new(), shown: manifest.flushed.last_lsn };
@@ -80,13 +79,13 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
             gate.shown
         }
     };
-    let unwritable = forbids_writing(dir, &identity, &manifest, &segments, &facts);
     let action = decide(&facts, manifest.version);
     index.set_watermark(shown);
     let Replay { last_frames, timelines, extents, frames, entries, bytes, .. } = replay;
+    let unwritable = unwritable(dir, &identity, &manifest, &index.set().segments, &facts);
     Ok(Loaded {
-        manifest,
         unwritable,
+        manifest,
         facts,
         action,
         shown,
@@ -101,34 +100,25 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
     })
 }
 
-/// Whether both are of one store. Their features may differ: each file has its own.
-fn same_store(a: &Identity, b: &Identity) -> bool {
-    (a.store, a.key, a.created) == (b.store, b.key, b.created)
-}
-
-/// The file, if there is one, with a feature that forbids this version to write the store.
-fn forbids_writing(
+/// A file with a feature for whose sake this version may read the store and must not write to it.
+fn unwritable(
     dir: &Path, identity: &Identity, manifest: &Manifest, segments: &[Arc<Segment>], facts: &Facts,
 ) -> Option<PathBuf> {
-    let journals = facts.files.iter().filter_map(|file| match &file.header {
+    let of_segment = |segment: &Arc<Segment>| {
+        let path = segment::path(dir, segment.meta().id);
+        (path, segment.features())
+    };
+    let of_journal = |file: &FileFacts| match &file.header {
         HeaderFacts::Valid(header) => Some((file.path.clone(), header.features)),
-        _ => None,
-    });
-    let segments = segments.iter().map(|segment| (crate::segment::path(dir, segment.meta().id), segment.features()));
-    let small = [
+        HeaderFacts::Blank | HeaderFacts::Damaged(_) => None,
+    };
+    let heads = [
         (dir.join(identity::FILE_NAME), identity.features),
         (dir.join(manifest::file_name(manifest.version)), manifest.identity.features),
     ];
-    let mut files = small.into_iter().chain(segments).chain(journals);
-    files.find(|(_, features)| !features.writable()).map(|(path, _)| path)
-}
-
-/// The error of an open for writing where `Loaded::unwritable` says so.
-pub(super) fn unwritable(path: &Path) -> Error {
-    let what = "the store uses features with which this version may read it and must not write it";
-    Error::new(ErrorKind::Refused, what)
-        .file(path)
-        .remedy("open it with the version that wrote it, or read it with a read-only command")
+    let files =
+        heads.into_iter().chain(segments.iter().map(of_segment)).chain(facts.files.iter().filter_map(of_journal));
+    files.filter(|(_, features)| !features.writable()).map(|(path, _)| path).next()
 }
 
 /// Holds frames back until something proves them durable: no more than were in flight at once.
@@ -154,7 +144,7 @@ impl Gate<'_, '_> {
     }
 }
 
-/// Reads the identity, and refuses a directory without one, or of a format that this version does not know.
+/// Reads the identity, and refuses a directory without one, or of a format this version must not read.
 pub(super) fn identity(io: &dyn Io, dir: &Path) -> Result<Identity> {
     let path = dir.join(identity::FILE_NAME);
     let bytes = io.read_all(&path, BLOCK).map_err(|e| match e.os_error().map(std::io::Error::kind) {
@@ -170,14 +160,26 @@ pub(super) fn identity(io: &dyn Io, dir: &Path) -> Result<Identity> {
             .file(&path)
             .remedy("bring it back from a copy; every manifest holds the same fields")
     })?;
+    check_version(&path, format, identity.features)?;
+    Ok(identity)
+}
+
+fn check_version(path: &Path, format: u16, features: Features) -> Result<()> {
     let what = if format != FORMAT_VERSION {
         format!("the store has format {format}, this version writes format {FORMAT_VERSION}")
-    } else if !identity.features.readable() {
+    } else if !features.readable() {
         "the store uses features that this version does not know".to_owned()
     } else {
-        return Ok(identity);
+        return Ok(());
     };
-    Err(Error::new(ErrorKind::Refused, what).file(&path).remedy("open it with the version that wrote it"))
+    Err(Error::new(ErrorKind::Refused, what).file(path).remedy("open it with the version that wrote it"))
+}
+
+/// The error of an open for writing where only reading is allowed.
+pub(super) fn read_only(loaded: &Loaded) -> Option<Error> {
+    let path = loaded.unwritable.as_ref()?;
+    let what = "the store uses features that this version must not write; it may read them";
+    Some(Error::new(ErrorKind::Refused, what).file(path).remedy("open it with the version that wrote it"))
 }
 
 /// The error of an open that recovery refuses.

@@ -4,6 +4,7 @@
 //! parts are driven step by step ([`Steps`]), which is what simulations do.
 
 mod create;
+mod flush_signal;
 mod listing;
 mod load;
 mod lock;
@@ -14,10 +15,14 @@ mod steps;
 mod subscription;
 mod threads;
 
+#[cfg(all(test, everlog_loom))]
+mod loom_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_cursor;
+#[cfg(test)]
+mod tests_end;
 #[cfg(test)]
 mod tests_full;
 #[cfg(test)]
@@ -48,8 +53,9 @@ use crate::poison::{Failed, Poison};
 use crate::read::{Page, ReadLimit, read, try_read};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::{Position, StoreId};
+use flush_signal::FlushSignal;
 use std::path::Path;
-use threads::{FlushSignal, Threads};
+use threads::Threads;
 
 /// Unflushed bytes above which a close flushes, so that the next open has little to read.
 const CLOSE_FLUSH_BYTES: usize = 1 << 20;
@@ -109,6 +115,11 @@ impl Core {
         self.lane.refuse(subscription::closed());
         self.index.pool.close();
         crate::waiter::wake_all(self.index.take_watchers());
+    }
+
+    /// Lets another process have the directory: there is no write any more. Clones do not keep it locked.
+    fn end_close(&self) {
+        drop(self.end.lock.lock().take());
     }
 }
 
@@ -285,8 +296,11 @@ impl Store {
     /// Closes the store: what is staged becomes durable, a close frame says that all of it is, the lock is released.
     /// Other clones and subscriptions fail from here on with [`ErrorKind::ShutDown`]; who waits is woken.
     ///
+    /// A thread of the store's own that gets here, in a waker, cannot wait for itself: the close goes on on another one.
+    ///
     /// # Errors
-    /// Why the close is not clean. Everything acknowledged is durable nevertheless.
+    /// Why the close is not clean. Everything acknowledged is durable nevertheless. [`ErrorKind::Unknown`] where the
+    /// close goes on elsewhere.
     pub fn close(self) -> Result<()> {
         self.inner.shut_down()
     }
@@ -326,9 +340,11 @@ impl Inner {
     fn shut_down(&self) -> Result<()> {
         let Some(threads) = self.threads.lock().take() else { return Ok(()) };
         self.core.begin_close();
+        if threads.is_own() {
+            return threads.stop_elsewhere(&self.core);
+        }
         let result = threads.stop(&self.core);
-        // The threads have ended, and with them every write; clones do not keep the directory locked.
-        drop(self.core.end.lock.lock().take());
+        self.core.end_close();
         result
     }
 }

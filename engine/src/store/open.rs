@@ -5,10 +5,10 @@
 //! file is free; the frame of the open. Only then is anything visible.
 
 use super::create::random;
-use super::load::{Loaded, Show, load, refusal, unwritable};
+use super::flush_signal::{FlushSignal, Pressure};
+use super::load::{Loaded, Show, load, read_only, refusal};
 use super::lock;
 use super::report::RecoveryReport;
-use super::threads::{FlushSignal, Pressure};
 use super::{Core, End};
 use crate::clock::Clock;
 use crate::commit::append::Appender;
@@ -40,14 +40,10 @@ pub(super) fn open(
     io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: &Config, stepped: bool,
 ) -> Result<Opened> {
     let began = clock.monotonic();
-    // Looked at before the lock, which would put its file into a directory that is no store.
     super::load::identity(&*io, dir)?;
     let lock = lock::take(&*io, dir)?;
     let mut loaded = load(&io, dir, config, Show::All)?;
-    if let Some(path) = &loaded.unwritable {
-        return Err(unwritable(path));
-    }
-    if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version) {
+    if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version).or_else(|| read_only(&loaded)) {
         return Err(refusal);
     }
     repair::make_durable(&*io, dir, &loaded.facts, &loaded.extents)?;
@@ -98,6 +94,7 @@ pub(super) fn open(
         index: Arc::clone(&loaded.index),
         lane: Arc::clone(&lane),
         poison: Arc::clone(&poison),
+        journal: Arc::clone(&journal),
         waker: committer.waker(),
         pressure: Arc::new(Pressure { asked: Arc::clone(&flush_asked), signal: Arc::clone(&flush_signal) }),
         journal_file_bytes: frame_max as u64 * 4,

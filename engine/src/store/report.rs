@@ -92,9 +92,8 @@ pub struct Stats {
     pub segment_bytes: u64,
     /// Files of the journal ring.
     pub journal_files: usize,
-    /// Whether nothing can be written for want of a journal file: the ring may not grow or the disk is full, and it takes a
-    /// flush to free one.
-    pub journal_stalled: bool,
+    /// Whether nothing can be written for want of a journal file, and the last attempts to make or to free one failed.
+    pub journal_full: bool,
     /// Durable bytes in memory.
     pub memtable_bytes: usize,
     /// Bytes taken from the memory pool.
@@ -162,7 +161,7 @@ impl Stats {
             segments: set.segments.len(),
             segment_bytes: set.manifest.segments.iter().map(|meta| meta.bytes).sum(),
             journal_files: core.journal.ring.files(),
-            journal_stalled: core.journal.is_stalled(),
+            journal_full: core.journal.ring.is_full(),
             memtable_bytes: index.mem_bytes(),
             pool_bytes: index.pool.taken(),
             pool_bytes_max: index.pool.bytes_max(),

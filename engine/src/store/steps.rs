@@ -51,12 +51,22 @@ impl Steps {
         self.flusher.step(&*self.waker)
     }
 
-    /// Makes everything staged durable and writes the close frame.
+    /// Makes everything staged durable and writes the close frame. As [`super::Store::close`] it lets go of the lock, and
+    /// the store and its subscriptions fail from here on with [`ErrorKind::ShutDown`].
     ///
     /// # Errors
     /// Why the close is not clean. What was staged is answered in any case.
     pub fn close(mut self) -> Result<()> {
-        self.core.lane.refuse(super::subscription::closed());
+        self.core.begin_close();
+        let result = self.finish();
+        let core = Arc::clone(&self.core);
+        // What is in flight ends with the committer; only then may another process write.
+        drop(self);
+        core.end_close();
+        result
+    }
+
+    fn finish(&mut self) -> Result<()> {
         let mut idle = 0;
         while !self.committer.is_idle() {
             let mut moved = self.commit()?;

@@ -177,3 +177,24 @@ fn a_look_at_a_log_shows_nothing_that_is_only_staged() {
     let after = store.info("log").expect("known");
     assert_eq!((after.next_seq, after.closed, &after.metadata[..]), (3, true, &b"second"[..]));
 }
+
+#[test]
+fn the_place_where_histories_part_shows_nothing_that_is_only_staged() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config.clone()).expect("a store");
+    append(&store, "log", &[b"a"]);
+    store.close().expect("clean");
+    let clock = std::sync::Arc::new(crate::clock::SystemClock::default());
+    let io = crate::io::choose(config.io).expect("a disk");
+    let (store, mut steps) = Store::open_stepped(io, clock, dir.path(), config).expect("a store");
+    let ahead = Cursor { timeline: store.recovery().timeline, seq: 5 };
+    let cut = || store.read("log", ahead, ALL).expect_err("past the end").cut();
+    let mut batch = Batch::new();
+    batch.log("log").record(b"b");
+    let ack = store.append(batch).expect("staged");
+    assert_eq!(cut(), Some(Cursor::default()), "the log has nothing of this timeline yet");
+    while ack.try_get().is_none() {
+        steps.commit().expect("a sound disk");
+    }
+    assert_eq!(cut(), Some(Cursor { seq: 2, ..ahead }), "now it has");
+}

@@ -34,6 +34,10 @@ struct Switches {
     journal_full: AtomicBool,
     /// No room for a new segment.
     segments_full: AtomicBool,
+    /// No room for a new manifest.
+    manifests_full: AtomicBool,
+    /// Manifests cannot be synced.
+    manifests_broken: AtomicBool,
     /// Queues are broken.
     queue_broken: AtomicBool,
     /// Each attempt to make a segment is told here.
@@ -76,6 +80,14 @@ impl Io for Faulty {
         let full = || Err(std::io::ErrorKind::StorageFull.into());
         match &op {
             Op::Allocate { .. } if self.switches.journal_full.load(Ordering::SeqCst) => return full(),
+            Op::Open { path, mode: OpenMode::Create }
+                if is_manifest(path) && self.switches.manifests_full.load(Ordering::SeqCst) =>
+            {
+                return full();
+            }
+            Op::Sync { file } if is_manifest(&file.path) && self.switches.manifests_broken.load(Ordering::SeqCst) => {
+                return Err(std::io::Error::other("the manifest cannot be synced"));
+            }
             Op::Open { path, mode: OpenMode::CreateDirect } if path.extension().is_some_and(|e| e == "seg") => {
                 if let Some(attempts) = &*self.switches.attempts.lock() {
                     let _nobody_counts = attempts.send(());
@@ -96,6 +108,10 @@ impl Io for Faulty {
     fn lock(&self, path: &Path) -> std::io::Result<Option<Box<dyn Any + Send + Sync>>> {
         self.mem.lock(path)
     }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("manifest-"))
 }
 
 fn small() -> Config {
@@ -306,6 +322,69 @@ fn a_stepped_close_that_cannot_write_what_is_staged_answers_everybody() {
     steps.close().expect_err("no segment can be made");
     let unknown = |ack: &Ack| ack.try_get().expect("answered").is_err_and(|e| e.kind() == ErrorKind::Unknown);
     assert!(acks.last().is_some_and(unknown));
+}
+
+/// A disk often has room for the segment and none for the manifest behind it. Nothing refers to either then, and no
+/// doubt is left that calls for a recovery.
+#[test]
+fn a_manifest_for_which_there_is_no_room_is_made_again_once_there_is() {
+    let io = created(&small());
+    let (store, mut steps) = stepped(&io, &small());
+    put(&store, &mut steps, b"first");
+    io.switches.manifests_full.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        store.flush().expect("asked for");
+        let error = steps.flush().expect_err("there is no room for a manifest");
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        let left = (&io as &dyn Io).list(&crate::segment::directory(Path::new(DIR))).expect("a directory");
+        assert!(left.is_empty(), "what no manifest names takes no room: {left:?}");
+    }
+    assert!(!store.stats().poisoned);
+    put(&store, &mut steps, b"second");
+
+    io.switches.manifests_full.store(false, Ordering::SeqCst);
+    assert!(steps.flush().expect("there is room"));
+    assert_eq!(store.stats().segments, 1);
+    assert_eq!(store.read("log", 0, ReadLimit::default()).expect("intact").records.len(), 2);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_synced_poisons() {
+    let io = created(&small());
+    let (store, mut steps) = stepped(&io, &small());
+    put(&store, &mut steps, b"first");
+    io.switches.manifests_broken.store(true, Ordering::SeqCst);
+    store.flush().expect("asked for");
+    steps.flush().expect_err("the sync fails");
+    assert!(store.stats().poisoned);
+}
+
+/// Without that, whoever appends would be accepted and hear nothing for as long as the disk stays full.
+#[test]
+fn a_caller_who_does_not_wait_is_turned_away_while_the_journal_is_full() {
+    let io = created(&small());
+    let (store, mut steps) = stepped(&io, &small());
+    put(&store, &mut steps, b"first");
+    io.switches.segments_full.store(true, Ordering::SeqCst);
+    let mut acks = Vec::new();
+    let turned_away = (0..100).find_map(|_| {
+        settle(&mut steps);
+        // The flush fails as soon as the ring wants one.
+        let _flushed = steps.flush();
+        append(&store, &[0; 3000]).map(|ack| acks.push(ack)).err()
+    });
+    let error = turned_away.expect("the ring is full long before memory is");
+    assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+    assert!(error.message().contains("journal"), "{error}");
+    assert!(!store.stats().poisoned);
+
+    io.switches.segments_full.store(false, Ordering::SeqCst);
+    while steps.flush().expect("there is room") {}
+    settle(&mut steps);
+    for ack in acks {
+        ack.wait().expect("what was accepted becomes durable once there is room");
+    }
+    put(&store, &mut steps, b"last");
 }
 
 /// Settings under which [`crowd`] finds no room behind two times `half`, though those are too little for a flush.

@@ -9,17 +9,13 @@ use crate::commit::committer::Committer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
 use crate::io::Wake;
-use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, wait, wait_for};
+use crate::sync::{Arc, AtomicBool, JoinHandle, Ordering, Sender, current, spawn, unbounded};
 use crate::waiter::wake_all;
-use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Threads that read for futures.
 const READERS: usize = 2;
-/// How long the flush sleeps before it looks again by itself.
-const FLUSH_SLEEP: Duration = Duration::from_millis(200);
 /// How long the flush pauses after a failure; doubled with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest such pause.
@@ -29,223 +25,176 @@ const TELL_EVERY: u32 = 64;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The running threads.
+/// The running threads; not all of them while they are being started.
 pub(super) struct Threads {
-    committer: JoinHandle<Option<Committer>>,
-    flusher: JoinHandle<Option<Flusher>>,
+    committer: Option<JoinHandle<Option<Committer>>>,
+    flusher: Option<JoinHandle<Option<Flusher>>>,
     readers: Vec<JoinHandle<()>>,
-    jobs: Sender<Job>,
+    /// Present until they are stopped.
+    jobs: Option<Sender<Job>>,
     stop_committer: Arc<AtomicBool>,
     stop_flusher: Arc<AtomicBool>,
     waker: Arc<dyn Wake>,
 }
 
-/// What wakes the flush, and whom the flush wakes.
-#[derive(Default)]
-pub(super) struct FlushSignal {
-    state: Mutex<SignalState>,
-    /// The flush waits on it for work.
-    work: Condvar,
-    /// The flush pauses on it after a failure.
-    hurry: Condvar,
-    /// Those wait on it who asked for a flush.
-    done: Condvar,
+/// What starts a thread.
+pub(super) trait Spawn {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn spawn<T: Send + 'static>(
+        &mut self, name: &str, body: impl FnOnce() -> T + Send + 'static,
+    ) -> std::io::Result<JoinHandle<T>>;
 }
 
-/// Asks for a flush since the pool is full, and waits for nothing. A failing flush is not hurried by it.
-pub(super) struct Pressure {
-    /// Has the next pass flush whatever is durable.
-    pub asked: Arc<AtomicBool>,
-    /// Begins that pass.
-    pub signal: Arc<FlushSignal>,
-}
+/// The operating system.
+pub(super) struct System;
 
-impl Wake for Pressure {
-    fn wake(&self) {
-        self.asked.store(true, Ordering::SeqCst);
-        self.signal.wake();
-    }
-}
-
-#[derive(Default)]
-struct SignalState {
-    woken: bool,
-    /// Somebody waits for the next pass: no pause is made before it.
-    hurried: bool,
-    /// Passes that ended.
-    passes: u64,
-    last_error: Option<Error>,
-    stopped: bool,
-}
-
-impl Wake for FlushSignal {
-    fn wake(&self) {
-        self.state.lock().woken = true;
-        self.work.notify_one();
-    }
-}
-
-impl FlushSignal {
-    /// Asks for a flush of everything durable now and waits for it.
-    pub(super) fn flush(&self, core: &Core) -> Result<()> {
-        let target = core.journal.published().0.frame;
-        loop {
-            if core.index.set().manifest.flushed.frame >= target {
-                return Ok(());
-            }
-            core.flush_asked.store(true, Ordering::SeqCst);
-            let mut state = self.state.lock();
-            if state.stopped {
-                // The flush may have ended by itself.
-                core.poison.check()?;
-                return Err(super::subscription::closed());
-            }
-            let passes = state.passes;
-            // A pass under way may have looked before this call asked: wait for the end of the one after it.
-            while state.passes < passes + 2 && !state.stopped {
-                if core.index.set().manifest.flushed.frame >= target {
-                    return Ok(());
-                }
-                self.hurry_locked(&mut state);
-                wait(&self.done, &mut state);
-            }
-            // The last pass may have failed after another one had done what was asked.
-            if let Some(error) = state.last_error.clone()
-                && core.index.set().manifest.flushed.frame < target
-            {
-                return Err(error);
-            }
-        }
-    }
-
-    /// Has a pass begin at once, also after a failure. Gives the number of passes that ended so far.
-    fn hurry(&self) -> u64 {
-        let mut state = self.state.lock();
-        self.hurry_locked(&mut state);
-        state.passes
-    }
-
-    fn hurry_locked(&self, state: &mut SignalState) {
-        state.woken = true;
-        state.hurried = true;
-        self.work.notify_one();
-        self.hurry.notify_one();
-    }
-
-    /// Why the last pass failed, if it did and it began after [`Self::hurry`] had given `passes`.
-    fn failed_since(&self, passes: u64) -> Option<Error> {
-        let state = self.state.lock();
-        // The first that ended since may have been under way.
-        if state.passes >= passes + 2 { state.last_error.clone() } else { None }
-    }
-
-    fn sleep(&self) {
-        let mut state = self.state.lock();
-        if !state.woken {
-            wait_for(&self.work, &mut state, FLUSH_SLEEP);
-        }
-        state.woken = false;
-        state.hurried = false;
-    }
-
-    /// Sleeps for `pause` whatever wakes the flush, unless somebody waits for it.
-    fn pause(&self, pause: Duration) {
-        let mut state = self.state.lock();
-        if !state.hurried {
-            wait_for(&self.hurry, &mut state, pause);
-        }
-        state.woken = false;
-        state.hurried = false;
-    }
-
-    fn passed(&self, result: Result<bool>) -> bool {
-        let mut state = self.state.lock();
-        state.passes += 1;
-        let moved = match result {
-            Ok(moved) => {
-                state.last_error = None;
-                moved
-            }
-            Err(error) => {
-                state.last_error = Some(error);
-                false
-            }
-        };
-        self.done.notify_all();
-        moved
-    }
-
-    /// Why the last pass failed, if it did.
-    pub(super) fn last_error(&self) -> Option<Error> {
-        self.state.lock().last_error.clone()
-    }
-
-    fn stop(&self) {
-        self.state.lock().stopped = true;
-        self.done.notify_all();
+impl Spawn for System {
+    #[allow(clippy::disallowed_methods, reason = "the one place that starts threads of a store")]
+    fn spawn<T: Send + 'static>(
+        &mut self, name: &str, body: impl FnOnce() -> T + Send + 'static,
+    ) -> std::io::Result<JoinHandle<T>> {
+        spawn(name, body)
     }
 }
 
 impl Threads {
     /// Starts them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if the system has no more threads. Those that were started before have ended then.
     pub(super) fn start(core: &Arc<Core>, committer: Committer, flusher: Flusher) -> Result<Self> {
-        let (stop_committer, stop_flusher) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let waker = committer.waker();
-        let (core_c, stop) = (Arc::clone(core), Arc::clone(&stop_committer));
-        let committer =
-            spawn("everlog-commit", move || guarded(&core_c, committer, |c| commit_loop(c, &core_c, &stop)))?;
-        let (core_f, stop, wake) = (Arc::clone(core), Arc::clone(&stop_flusher), Arc::clone(&waker));
-        let flusher = spawn("everlog-flush", move || {
-            let signal = Arc::clone(&core_f.flush_signal);
-            let flusher = guarded(&core_f, flusher, |f| flush_loop(f, &core_f, &stop, &*wake));
-            signal.stop();
-            // After a panic it may have frames in flight, whose callers are to be told.
-            wake.wake();
-            flusher
-        });
-        let flusher = match flusher {
-            Ok(flusher) => flusher,
-            Err(error) => {
-                stop_committer.store(true, Ordering::SeqCst);
-                waker.wake();
-                let _ = committer.join();
-                return Err(error);
-            }
+        Self::start_by(&mut System, core, committer, flusher, READERS)
+    }
+
+    /// As [`Self::start`], by `system` and with so many readers.
+    pub(super) fn start_by(
+        system: &mut impl Spawn, core: &Arc<Core>, committer: Committer, flusher: Flusher, readers: usize,
+    ) -> Result<Self> {
+        let mut threads = Self {
+            committer: None,
+            flusher: None,
+            readers: Vec::with_capacity(readers),
+            jobs: None,
+            stop_committer: Arc::default(),
+            stop_flusher: Arc::default(),
+            waker: committer.waker(),
         };
-        let (jobs, queue) = unbounded::<Job>();
-        let mut threads = Self { committer, flusher, readers: Vec::new(), jobs, stop_committer, stop_flusher, waker };
-        for n in 0..READERS {
-            match reader(n, &queue) {
-                Ok(reader) => threads.readers.push(reader),
-                // Those that run hold the directory's lock.
-                Err(error) => return threads.stop(core).and(Err(error)),
-            }
+        if let Err(error) = threads.start_all(system, core, committer, flusher, readers) {
+            // A thread that went on would keep the directory locked, and would work on a store that nobody has.
+            drop(threads.join(core));
+            return Err(error);
         }
         Ok(threads)
     }
 
-    /// Has a reader thread run the job.
-    pub(super) fn read(&self, job: Job) {
-        self.jobs.send(job).expect("the readers live as long as this sender");
+    fn start_all(
+        &mut self, system: &mut impl Spawn, core: &Arc<Core>, committer: Committer, flusher: Flusher, readers: usize,
+    ) -> Result<()> {
+        let (core_c, stop) = (Arc::clone(core), Arc::clone(&self.stop_committer));
+        let commits = move || {
+            let committer = guarded(&core_c, committer, |c| commit_loop(c, &core_c, &stop));
+            // After a failure writes may be in flight, whose end only the thread that began them can wait for. It does
+            // so here, so that none is left when the store's lock is.
+            committer.filter(|_| !core_c.poison.is_set())
+        };
+        self.committer = Some(start(system, "everlog-commit", commits)?);
+        let (core_f, stop, wake) = (Arc::clone(core), Arc::clone(&self.stop_flusher), Arc::clone(&self.waker));
+        let flushes = move || {
+            let flusher = guarded(&core_f, flusher, |f| flush_loop(f, &core_f, &stop, &*wake));
+            core_f.flush_signal.stop();
+            flusher
+        };
+        self.flusher = Some(start(system, "everlog-flush", flushes)?);
+        let (jobs, queue) = unbounded::<Job>();
+        self.jobs = Some(jobs);
+        for n in 0..readers {
+            let queue = queue.clone();
+            let reads = move || {
+                for job in queue {
+                    // A job that panics drops its completer's partner only; the thread goes on.
+                    let _ = catch_unwind(AssertUnwindSafe(job));
+                }
+            };
+            self.readers.push(start(system, &format!("everlog-read-{n}"), reads)?);
+        }
+        Ok(())
     }
 
-    /// Ends them, in the order that lets the committer finish: it may need the flush to free a journal file.
-    pub(super) fn stop(self, core: &Core) -> Result<()> {
-        self.stop_committer.store(true, Ordering::SeqCst);
-        self.waker.wake();
-        let committer = self.committer.join().ok().flatten();
-        self.stop_flusher.store(true, Ordering::SeqCst);
-        core.flush_signal.hurry();
-        let flusher = self.flusher.join().ok().flatten();
-        drop(self.jobs);
-        for reader in self.readers {
-            let _ = reader.join();
-        }
-        match (committer, flusher) {
+    /// Has a reader thread run the job.
+    pub(super) fn read(&self, job: Job) {
+        let jobs = self.jobs.as_ref().expect("present until the threads are stopped");
+        jobs.send(job).expect("the readers live as long as this sender");
+    }
+
+    /// Whether the calling thread is one of them.
+    pub(super) fn is_own(&self) -> bool {
+        let here = current().id();
+        self.committer.iter().any(|thread| thread.thread().id() == here)
+            || self.flusher.iter().any(|thread| thread.thread().id() == here)
+            || self.readers.iter().any(|thread| thread.thread().id() == here)
+    }
+
+    /// Ends them; then what is left to be done on disk.
+    pub(super) fn stop(mut self, core: &Core) -> Result<()> {
+        match self.join(core) {
             (Some(mut committer), Some(mut flusher)) => finish(core, &mut committer, &mut flusher),
             _ => Err(core.poison.error()),
         }
     }
+
+    /// Ends them on a thread of its own, since one of them asks for it and cannot wait for itself: a waker was the last
+    /// to hold the store.
+    pub(super) fn stop_elsewhere(self, core: &Arc<Core>) -> Result<()> {
+        let (committer, flusher) = (Arc::clone(&self.stop_committer), Arc::clone(&self.stop_flusher));
+        let (waker, core_e) = (Arc::clone(&self.waker), Arc::clone(core));
+        let stops = move || {
+            if let Err(error) = self.stop(&core_e) {
+                tracing::warn!(%error, "the store did not close cleanly");
+            }
+            core_e.end_close();
+        };
+        match start(&mut System, "everlog-close", stops) {
+            Ok(_detached) => {
+                let what = "the store closes on another thread, since one of its own was asked to";
+                Err(Error::new(ErrorKind::Unknown, what).remedy("close it outside of wakers to learn how that went"))
+            }
+            Err(error) => {
+                // They end by themselves, and the last of them lets go of the lock.
+                committer.store(true, Ordering::SeqCst);
+                flusher.store(true, Ordering::SeqCst);
+                waker.wake();
+                core.flush_signal.hurry();
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends them, in the order that lets the committer finish: it may need the flush to free a journal file.
+    fn join(&mut self, core: &Core) -> (Option<Committer>, Option<Flusher>) {
+        self.stop_committer.store(true, Ordering::SeqCst);
+        self.waker.wake();
+        let committer = self.committer.take().and_then(|thread| thread.join().ok().flatten());
+        self.stop_flusher.store(true, Ordering::SeqCst);
+        core.flush_signal.hurry();
+        let flusher = self.flusher.take().and_then(|thread| thread.join().ok().flatten());
+        self.jobs = None;
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        (committer, flusher)
+    }
+}
+
+fn start<T: Send + 'static>(
+    system: &mut impl Spawn, name: &str, body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    system.spawn(name, body).map_err(|e| {
+        Error::new(ErrorKind::Io, format!("the thread {name} cannot be started: {e}"))
+            .remedy("raise the limit of threads")
+    })
 }
 
 /// The end of a clean close: a flush if there is much, then the close frame.
@@ -265,31 +214,14 @@ pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flush
     committer.close_frame()
 }
 
-/// Starts a thread that runs jobs until nobody can give it any more.
-fn reader(n: usize, queue: &Receiver<Job>) -> Result<JoinHandle<()>> {
-    let queue = queue.clone();
-    spawn(&format!("everlog-read-{n}"), move || {
-        for job in queue {
-            // A job that panics drops its completer's partner only; the thread goes on.
-            let _ = catch_unwind(AssertUnwindSafe(job));
-        }
-    })
-}
-
-#[allow(clippy::disallowed_methods, reason = "the one place that starts threads")]
-fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|e| {
-        Error::new(ErrorKind::Io, format!("the thread {name} cannot be started: {e}"))
-            .remedy("raise the limit of threads")
-    })
-}
-
 /// Runs a thread's loop on `part`; a panic poisons, and `part` is gone then.
-fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> {
+pub(super) fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(|| body(&mut part))) {
         Ok(()) => Some(part),
         Err(_) => {
             core.poison.set(Error::new(ErrorKind::Io, "a background thread panicked; see the standard error output"));
+            // A frame may have been shown in part: nobody is to wait for the rest of it.
+            core.index.halt();
             // What it was about to answer is answered as unknown. Should that panic, the others are answered nevertheless.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(part)));
             let mut tasks = Pending::answer_all(core.lane.close(core.poison.error()), Some(&core.poison.unknown()));
@@ -301,7 +233,7 @@ fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) -> Option<T> 
     }
 }
 
-fn commit_loop(committer: &mut Committer, core: &Core, stop: &AtomicBool) {
+pub(super) fn commit_loop(committer: &mut Committer, core: &Core, stop: &AtomicBool) {
     let mut told = false;
     // The passes of the flush when the committer was first seen to wait for a journal file after the stop.
     let mut stuck = None;
@@ -332,7 +264,7 @@ fn commit_loop(committer: &mut Committer, core: &Core, stop: &AtomicBool) {
     }
 }
 
-fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, committer: &dyn Wake) {
+pub(super) fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, committer: &dyn Wake) {
     let mut failures: u32 = 0;
     while !stop.load(Ordering::SeqCst) {
         let result = flusher.step(committer);

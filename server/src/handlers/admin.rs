@@ -51,7 +51,7 @@ fn unready(context: &Context, stats: &Stats) -> Option<String> {
     if *context.stopping.borrow() {
         return Some("the server is stopping".to_owned());
     }
-    if let Some(error) = stats.flush_error.as_ref().filter(|_| stats.journal_stalled) {
+    if let Some(error) = stats.flush_error.as_ref().filter(|_| stats.journal_full) {
         return Some(format!("no journal file is free, since a flush fails: {error}"));
     }
     // What cannot be flushed stays in memory: once that is full, appends are turned away.

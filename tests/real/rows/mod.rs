@@ -1,6 +1,78 @@
 //! The rows of the table of faults that are shown on real file systems, one file each.
 
-use super::Row;
+pub mod descriptors;
+pub mod failing_disk;
+pub mod full_disk;
+pub mod kills;
+pub mod power;
+
+use super::{Counts, Row};
 
 /// All of them, in the order in which they are run.
-pub const ROWS: &[Row] = &[];
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "kills",
+        shows: "kill -9 with appends in flight, in recoveries and in creations",
+        unit: "kills",
+        ci_count: 50,
+        weight: 4,
+        needs_root: false,
+        at_least_once: &[kills::IN_FLIGHT, kills::IN_RECOVERY, kills::IN_FLUSH],
+        run: kills::run,
+    },
+    Row {
+        name: "descriptors",
+        shows: "no further file can be opened, and later one can again",
+        unit: "victims",
+        ci_count: 6,
+        weight: 1,
+        needs_root: false,
+        at_least_once: &[],
+        run: descriptors::run,
+    },
+    Row {
+        name: "failing-writes",
+        shows: "a disk whose writes fail, on ext4 and XFS",
+        unit: "victims",
+        ci_count: 12,
+        weight: 2,
+        needs_root: true,
+        at_least_once: &[failing_disk::STOPPED],
+        run: failing_disk::writes,
+    },
+    Row {
+        name: "failing-flushes",
+        shows: "a disk whose flushes fail and that loses what was not flushed, on ext4 and XFS",
+        unit: "victims",
+        ci_count: 12,
+        weight: 2,
+        needs_root: true,
+        at_least_once: &[failing_disk::STOPPED],
+        run: failing_disk::flushes,
+    },
+    Row {
+        name: "full-disk",
+        shows: "a disk that fills up and has room again, and one too full for a store",
+        unit: "disks",
+        ci_count: 6,
+        weight: 2,
+        needs_root: true,
+        at_least_once: &[full_disk::REFUSED],
+        run: full_disk::run,
+    },
+    Row {
+        name: "power",
+        shows: "power lost on ext4 and XFS, also in creations and recoveries",
+        unit: "states",
+        ci_count: 512,
+        weight: 6,
+        needs_root: true,
+        at_least_once: &[power::LOST, power::TORN, power::IN_CREATION, power::IN_RECOVERY],
+        run: power::run,
+    },
+];
+
+/// What a violation says beside what happened: how far the row was, and what repeats it.
+fn hint(row: &str, seed: u64, counts: &Counts) -> String {
+    format!("row {row}, seed {seed}, after {counts}")
+}

@@ -64,6 +64,15 @@ pub enum Lie {
     Stale,
 }
 
+/// Where a bit is flipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flip {
+    /// In any block that is not all zeros; in a segment rather than elsewhere.
+    Anything,
+    /// In a block that a segment is looked up in: index, fence, root, filter, names, state or meta.
+    LookUp,
+}
+
 /// The plans, and what has come of them.
 #[derive(Default)]
 pub(super) struct Faults {
@@ -79,6 +88,8 @@ pub(super) struct Faults {
     stalled: bool,
     lie: Option<(u64, Lie)>,
     lied: bool,
+    /// Whether a segment's write was lost.
+    segment_lost: bool,
     /// Places that get their older bytes back at the next boot: content, offset, the older bytes.
     stale: Vec<(u64, usize, Vec<u8>)>,
 }
@@ -225,9 +236,15 @@ impl SimDisk {
         self.state.lock().faults.lied
     }
 
-    /// Flips one bit of what is at rest, somewhere in a block that is not all zeros. False if there is none.
-    pub fn flip(&self) -> bool {
-        self.state.lock().flip()
+    /// Whether the write that the device lost was a segment's: it is read back, and so the lie is found in time.
+    #[must_use]
+    pub fn lost_of_segment(&self) -> bool {
+        self.state.lock().faults.segment_lost
+    }
+
+    /// Flips one bit of what is at rest. False if there is nothing to flip.
+    pub fn flip(&self, place: Flip) -> bool {
+        self.state.lock().flip(place)
     }
 }
 
@@ -253,6 +270,7 @@ impl State {
             landed = torn(&mut self.rng, sectors);
         }
         self.trace.push(format!("  LOST, of {}", flight.describe("write")));
+        self.faults.segment_lost = flight.file.path.to_string_lossy().contains("/segments/");
         self.land_torn(flight, &landed, flight.durable);
     }
 
@@ -295,17 +313,26 @@ impl State {
         }
     }
 
-    fn flip(&mut self) -> bool {
+    fn flip(&mut self, place: Flip) -> bool {
         let mut places = Vec::new();
         for (path, content) in self.names.files() {
+            let sealed = path.extension().is_some_and(|extension| extension == "seg");
             let blocks = self.contents[&content].shown().chunks(BLOCK).enumerate();
-            let used = blocks.filter(|(_, block)| block.iter().any(|b| *b != 0)).map(|(n, block)| (n, block.len()));
-            places.extend(used.map(|(n, len)| (path.clone(), content, n * BLOCK, len)));
+            let wanted = |block: &[u8]| match place {
+                Flip::Anything => block.iter().any(|b| *b != 0),
+                Flip::LookUp => sealed && is_look_up(block),
+            };
+            let wanted = blocks.filter(|(_, block)| wanted(block)).map(|(n, block)| (n, block.len()));
+            places.extend(wanted.map(|(n, len)| (sealed, path.clone(), content, n * BLOCK, len)));
+        }
+        // Segments are what rots on a real disk, being most of it.
+        if places.iter().any(|(sealed, ..)| *sealed) && self.rng.chance(60) {
+            places.retain(|(sealed, ..)| *sealed);
         }
         if places.is_empty() {
             return false;
         }
-        let (path, content, block, len) = self.rng.pick(&places).clone();
+        let (_, path, content, block, len) = self.rng.pick(&places).clone();
         let (at, bit) = (block + self.rng.below(len as u64) as usize, self.rng.below(8));
         self.trace.push(format!("  FLIPPED bit {bit} of byte {at} of {}", path.display()));
         self.frames.overwritten(content, at as u64..at as u64 + 1);
@@ -313,4 +340,12 @@ impl State {
         self.faults.lied = true;
         true
     }
+}
+
+/// Whether this is a checked block of one of the sections that segments are looked up in, by docs/FORMAT.md.
+fn is_look_up(block: &[u8]) -> bool {
+    const SECTION_AT: usize = 4;
+    const ZERO_AT: usize = 5;
+    const FROM_INDEX_TO_META: std::ops::RangeInclusive<u8> = 2..=8;
+    block.len() == BLOCK && FROM_INDEX_TO_META.contains(&block[SECTION_AT]) && block[ZERO_AT] == 0
 }

@@ -40,7 +40,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-pub use self::faults::{Crash, Fault, Lie, When};
+pub use self::faults::{Crash, Fault, Flip, Lie, When};
 pub use self::frames::{Frame, Frames};
 
 use self::faults::Faults;

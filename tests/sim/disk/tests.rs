@@ -313,7 +313,7 @@ fn a_lie_is_heard_by_nobody_and_takes_what_it_says() {
 fn a_flipped_bit_is_one_bit_and_stays() {
     let (disk, io) = disk(9);
     let _f = file(&io, "/d/f");
-    assert!(disk.flip());
+    assert!(disk.flip(Flip::Anything));
     disk.crash(Crash::Power);
     disk.reboot();
     let wrong: u32 = content(&disk, "/d/f").iter().map(|b| (b ^ b'a').count_ones()).sum();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: damage is accepted only after the disk has lied, and then only where it is named.
 
-use super::{Scenario, World, violation, words};
+use super::{World, violation, words};
 use crate::oracle::{Fates, Phase, Ticket, Violation};
 use crate::sim::disk::Frames;
 use everlog::{Error, ErrorKind, ReadLimit, Store};
@@ -104,7 +104,7 @@ impl World {
             return violation(format!("closed cleanly, found unclean: {report:?}"));
         }
         self.disk.frames_settled();
-        let lies = self.disk.lied() || self.plan.scenario == Scenario::Buffered;
+        let lies = self.disk.lied() || self.plan.scenario.is_buffered();
         if !direct || lies || self.tally.failed > 0 {
             return Ok(());
         }

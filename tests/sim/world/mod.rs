@@ -145,7 +145,11 @@ impl World {
     fn found_damage(&mut self) -> Result<(), Violation> {
         self.tally.lies = 1;
         self.tally.named = 1;
-        if self.disk.lied() { Ok(()) } else { violation("an honest disk, and damage") }
+        match self.disk.lied() {
+            true if self.disk.lost_of_segment() => violation("a segment that was lost was not noticed in time"),
+            true => Ok(()),
+            false => violation("an honest disk, and damage"),
+        }
     }
 
     fn enter(&mut self, generation: u32, number: u32) {
@@ -155,7 +159,7 @@ impl World {
     }
 
     fn io(&self) -> Arc<dyn Io> {
-        if self.plan.scenario == Scenario::Buffered { self.disk.io_buffered() } else { self.disk.io() }
+        if self.plan.scenario.is_buffered() { self.disk.io_buffered() } else { self.disk.io() }
     }
 
     fn config(&mut self) -> Config {

@@ -20,6 +20,8 @@ pub enum Scenario {
     InFlight,
     /// Writes and syncs fail, once or for good, or are cut short.
     Errors,
+    /// The same, through the page cache, where a failed sync loses what the next one calls clean.
+    ErrorsBuffered,
     /// The disk is full, or there are no descriptors, for a while.
     Full,
     /// The device stands still for a while.
@@ -34,16 +36,19 @@ pub enum Scenario {
     Stale,
     /// A bit flips at rest.
     Flipped,
+    /// Bits flip where segments are looked up in: filters, indexes, names, states.
+    LookUp,
 }
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Crash,
         Self::Buffered,
         Self::KillThenPower,
         Self::InFlight,
         Self::Errors,
+        Self::ErrorsBuffered,
         Self::Full,
         Self::Stall,
         Self::Clock,
@@ -51,6 +56,7 @@ impl Scenario {
         Self::Misdirected,
         Self::Stale,
         Self::Flipped,
+        Self::LookUp,
     ];
 
     /// Its name on a command line.
@@ -62,6 +68,7 @@ impl Scenario {
             Self::KillThenPower => "kill-then-power",
             Self::InFlight => "in-flight",
             Self::Errors => "errors",
+            Self::ErrorsBuffered => "errors-buffered",
             Self::Full => "full",
             Self::Stall => "stall",
             Self::Clock => "clock",
@@ -69,6 +76,7 @@ impl Scenario {
             Self::Misdirected => "misdirected",
             Self::Stale => "stale",
             Self::Flipped => "flipped",
+            Self::LookUp => "look-up",
         }
     }
 
@@ -78,10 +86,16 @@ impl Scenario {
         Self::ALL.into_iter().find(|scenario| scenario.name() == name)
     }
 
-    /// Whether the device does what no honest one does.
+    /// Whether operations fail in it.
     #[must_use]
-    pub fn lies(self) -> bool {
-        matches!(self, Self::Lost | Self::Misdirected | Self::Stale | Self::Flipped)
+    pub fn fails(self) -> bool {
+        matches!(self, Self::Errors | Self::ErrorsBuffered)
+    }
+
+    /// Whether the store is reached through the page cache.
+    #[must_use]
+    pub fn is_buffered(self) -> bool {
+        matches!(self, Self::Buffered | Self::ErrorsBuffered)
     }
 }
 

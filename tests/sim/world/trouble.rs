@@ -4,7 +4,7 @@
 
 use super::{Event, Scenario, World, violation};
 use crate::oracle::Violation;
-use crate::sim::{Crash, Fault, Lie};
+use crate::sim::{Crash, Fault, Flip, Lie};
 use everlog::types::TimeUs;
 use everlog::{Error, ErrorKind, Store};
 use std::time::Duration;
@@ -34,8 +34,8 @@ impl World {
         let often = match self.plan.scenario {
             Scenario::Crash | Scenario::Buffered | Scenario::KillThenPower | Scenario::InFlight => 70,
             Scenario::Clock | Scenario::Stall | Scenario::Full => 40,
-            Scenario::Lost | Scenario::Misdirected | Scenario::Stale | Scenario::Flipped => 30,
-            Scenario::Errors => 20,
+            Scenario::Lost | Scenario::Misdirected | Scenario::Stale | Scenario::Flipped | Scenario::LookUp => 30,
+            Scenario::Errors | Scenario::ErrorsBuffered => 20,
         };
         if self.rng.chance(often) {
             self.plan_crash(steps);
@@ -56,7 +56,7 @@ impl World {
         let soon = self.disk.ops() + 1 + self.rng.below(20);
         let luck = self.rng.below(100);
         let lie = match self.plan.scenario {
-            Scenario::Errors if luck < 5 => {
+            Scenario::Errors | Scenario::ErrorsBuffered if luck < 5 => {
                 let fault = *self.rng.pick(&[Fault::Eio, Fault::EioSticky, Fault::Short]);
                 self.disk.fail_at(soon, fault);
                 return;
@@ -71,8 +71,12 @@ impl World {
             }
             Scenario::Stall => return self.stall(luck),
             Scenario::Clock if luck < 15 => return self.jump(),
-            Scenario::Flipped if luck < 3 && !self.disk.lied() => {
-                self.disk.flip();
+            Scenario::Flipped if luck < 1 && !self.disk.lied() => {
+                self.disk.flip(Flip::Anything);
+                return;
+            }
+            Scenario::LookUp if luck < 2 => {
+                self.disk.flip(Flip::LookUp);
                 return;
             }
             Scenario::Lost => Lie::Lost,
@@ -89,8 +93,11 @@ impl World {
     /// Between a generation's end and the next opening.
     pub(super) fn trouble_at_rest(&mut self) {
         match self.plan.scenario {
-            Scenario::Flipped if self.rng.chance(40) && !self.disk.lied() => {
-                self.disk.flip();
+            Scenario::Flipped if self.at.generation > 1 && self.rng.chance(40) && !self.disk.lied() => {
+                self.disk.flip(Flip::Anything);
+            }
+            Scenario::LookUp if self.rng.chance(60) => {
+                self.disk.flip(Flip::LookUp);
             }
             Scenario::Clock if self.rng.chance(60) => self.jump(),
             _ => {}

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod conformance;
+mod fuzz;
 mod posix;
 mod readme;
 mod steps;
@@ -27,7 +28,10 @@ const EXAMPLES: &str = "Examples:
   cargo xtask ci              everything, in the order below; stops at the first failure
   cargo xtask tidy            the rules that no compiler knows
   cargo xtask tidy --bless    after docs/FORMAT.md was brought up to date with the format's code
-  cargo xtask posix           the tests once more, on a kernel that refuses io_uring";
+  cargo xtask sim --seed 17   the simulated world of seed 17 again, with its trace
+  cargo xtask fuzz --seconds 3600 --target frame   one parser for an hour
+  cargo xtask posix           the tests once more, on a kernel that refuses io_uring
+  cargo xtask soak --minutes 60    every fault on real file systems, for an hour";
 
 #[derive(Subcommand)]
 enum Command {
@@ -53,15 +57,45 @@ enum Command {
     Conformance,
     /// The README's first command, as it is written
     Readme,
+    /// Mistakes made in the engine on purpose: the simulated worlds have to find each of them
+    Mutants,
+    /// Runs a simulated world again and prints its trace; --help says how
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// What the program `sim` takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// The rows of the table of faults on real file systems, for as long as given; --help says how
+    #[command(disable_help_flag = true)]
+    Soak {
+        /// What the program `soak` takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// The documentation builds without a warning
     Doc,
     /// The concurrency protocols under the model checker
     Loom,
+    /// Every parser under a fuzzer, briefly; needs cargo-fuzz and a C++ compiler
+    Fuzz {
+        /// For so many seconds a target, instead
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// One target alone
+        #[arg(long)]
+        target: Option<String>,
+    },
     /// The benches compile, and each of them runs once
     Benches,
     /// The examples compile
     Examples,
+    /// Stores on disks that fail, are full or lose power, as often as in CI; needs root
+    Disks,
 }
+
+/// Of one target that is asked for by name without a time.
+const FUZZ_SECONDS: u64 = 60;
 
 fn main() -> ExitCode {
     let root = root();
@@ -76,10 +110,16 @@ fn main() -> ExitCode {
         Command::Posix => steps::run_one("posix", &root),
         Command::Conformance => steps::run_one("conformance", &root),
         Command::Readme => steps::run_one("readme", &root),
+        Command::Mutants => steps::run_one("mutants", &root),
+        Command::Sim { args } => steps::sim(&root, &args),
+        Command::Soak { args } => steps::soak(&root, &args),
         Command::Doc => steps::run_one("doc", &root),
         Command::Loom => steps::run_one("loom", &root),
+        Command::Fuzz { seconds: None, target: None } => steps::run_one("fuzz", &root),
+        Command::Fuzz { seconds, target } => fuzz::run(&root, seconds.unwrap_or(FUZZ_SECONDS), target.as_deref()),
         Command::Benches => steps::run_one("benches", &root),
         Command::Examples => steps::run_one("examples", &root),
+        Command::Disks => steps::run_one("disks", &root),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

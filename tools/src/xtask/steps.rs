@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{conformance, posix, readme, tidy};
+use crate::{conformance, fuzz, posix, readme, tidy};
 
 /// Why a step failed: what happened, and what to do about it.
 #[derive(Debug)]
@@ -43,13 +43,17 @@ const STEPS: &[Step] = &[
     Step { name: "deny", run: deny },
     Step { name: "clippy", run: clippy },
     Step { name: "test", run: test },
+    Step { name: "mutants", run: mutants },
     Step { name: "posix", run: posix::run },
     Step { name: "conformance", run: conformance::run },
     Step { name: "readme", run: readme::run },
     Step { name: "doc", run: doc },
     Step { name: "loom", run: loom },
+    Step { name: "fuzz", run: fuzz::smoke },
     Step { name: "benches", run: benches },
     Step { name: "examples", run: examples },
+    // Last, since a machine may have all that the others need and no right to this.
+    Step { name: "disks", run: disks },
 ];
 
 /// Runs every step, stops at the first failure, and ends with how long each of them took.
@@ -110,6 +114,20 @@ fn test(root: &Path) -> Outcome {
     call(cargo(root, &["test", "--workspace"]))
 }
 
+fn mutants(root: &Path) -> Outcome {
+    call(cargo(
+        root,
+        &["test", "--package", "everlog-tests", "--features", "mutants", "--test", "mutants", "--", "--nocapture"],
+    ))
+}
+
+/// Runs the program that runs a simulated world again; not a step of `ci`.
+pub fn sim(root: &Path, args: &[String]) -> Outcome {
+    let mut command = cargo(root, &["run", "--quiet", "--package", "everlog-tests", "--bin", "sim", "--"]);
+    command.args(args);
+    call(command)
+}
+
 fn doc(root: &Path) -> Outcome {
     let mut command = cargo(root, &["doc", "--workspace", "--no-deps"]);
     command.env("RUSTDOCFLAGS", "-D warnings");
@@ -152,6 +170,19 @@ fn examples(root: &Path) -> Outcome {
     call(cargo(root, &["build", "--workspace", "--examples"]))
 }
 
+fn disks(root: &Path) -> Outcome {
+    soak(root, &["--ci".to_owned()])
+}
+
+/// Runs the rows of real faults; what the machine lacks, the program tells before it begins.
+pub fn soak(root: &Path, args: &[String]) -> Outcome {
+    // The victims of the rows as well.
+    call(cargo(root, &["build", "--package", "everlog-tests", "--bins"]))?;
+    let mut soak = Command::new(root.join("target/debug/soak"));
+    soak.current_dir(root).args(args);
+    call(soak)
+}
+
 /// The cargo that runs this program, or the one on the path.
 pub fn cargo(root: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -172,7 +203,7 @@ pub fn call(mut command: Command) -> Outcome {
 }
 
 /// Fails with the way to install a cargo subcommand if it is missing.
-fn tool(name: &str, probe: &[&str], install: &str) -> Outcome {
+pub fn tool(name: &str, probe: &[&str], install: &str) -> Outcome {
     let mut command = cargo(Path::new("."), probe);
     match command.stdout(Stdio::null()).stderr(Stdio::null()).status() {
         Ok(status) if status.success() => Ok(()),

@@ -9,11 +9,13 @@
 //! short. An interrupted call (EINTR) that transferred nothing is begun again. Invariant: a durable write reported as
 //! done was wholly accepted by one write with RWF_DSYNC, or by writes followed by one successful sync.
 
+mod directories;
 mod queue;
 
 use super::{Done, File, Io, IoQueue, Map, Op, OpenMode, assert_aligned, short_write, view};
 use crate::io::AlignedBuf;
 use crate::types::BLOCK;
+use directories::Directories;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 use std::any::Any;
@@ -26,17 +28,18 @@ const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// As [`FILE_MODE`], for directories.
 const DIR_MODE: Mode = Mode::RWXU;
 
-/// The disk, by blocking system calls.
-#[derive(Clone, Copy, Debug)]
+/// The disk, by blocking system calls. Clones share what they keep open.
+#[derive(Clone, Debug)]
 pub struct PosixIo {
     buffered: bool,
+    directories: Arc<Directories>,
 }
 
 impl PosixIo {
     /// A disk; `buffered` goes through the page cache also where the engine asks to bypass it.
     #[must_use]
     pub fn new(buffered: bool) -> Self {
-        Self { buffered }
+        Self { buffered, directories: Arc::default() }
     }
 }
 
@@ -93,13 +96,13 @@ impl Io for PosixIo {
             Op::Rename { from, to } => nothing(rustix::fs::renameat(CWD, &from, CWD, &to)),
             Op::Remove { path } => nothing(rustix::fs::unlinkat(CWD, &path, AtFlags::empty())),
             Op::CreateDir { path } => create_dir(&path),
-            Op::SyncDir { path } => sync_dir(&path),
+            Op::SyncDir { path } => self.directories.sync(&path),
             Op::List { path } => list(&path),
         }
     }
 
     fn queue(&self, depth: usize) -> io::Result<Box<dyn IoQueue>> {
-        Ok(Box::new(queue::PosixQueue::new(*self, depth)?))
+        Ok(Box::new(queue::PosixQueue::new(self.clone(), depth)?))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
@@ -263,12 +266,6 @@ fn create_dir(path: &Path) -> io::Result<Done> {
         Err(Errno::EXIST) if path.is_dir() => Ok(Done::Nothing),
         result => nothing(result),
     }
-}
-
-fn sync_dir(path: &Path) -> io::Result<Done> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?;
-    nothing(rustix::fs::fsync(&fd))
 }
 
 fn list(path: &Path) -> io::Result<Done> {

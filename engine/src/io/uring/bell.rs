@@ -136,16 +136,13 @@ mod tests {
 #[cfg(all(test, everlog_loom))]
 mod loom_tests {
     use super::*;
-    use crate::sync::{Arc, AtomicBool, Condvar, Mutex, wait};
+    use crate::sync::{Arc, AtomicBool, Condvar, Mutex, check, wait};
 
     /// Two wakers publish something and ring; the poller sleeps until it has seen both. The eventfd is a condvar here.
     /// A lost wake would show as a deadlock, a missing edge as work not seen after the last wake.
     #[test]
-    fn no_wake_is_lost() {
-        let mut model = loom::model::Builder::new();
-        // Without a bound it takes minutes, and finds the same.
-        model.preemption_bound = Some(3);
-        model.check(|| {
+    fn loom_no_wake_of_a_ring_is_lost() {
+        check(|| {
             let word = Arc::new(Word::new());
             let event = Arc::new((Mutex::new(false), Condvar::new()));
             let work = [Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false))];

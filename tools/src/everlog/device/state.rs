@@ -202,8 +202,9 @@ pub fn save(device: &Path, collection: Collection, state: &State) -> Result<(), 
     disk::replace(&path(device, collection), &render(state))
 }
 
+/// Why bytes are no state.
 #[derive(Debug, PartialEq, Eq)]
-enum Bad {
+pub(super) enum Bad {
     Damaged,
     Newer(u32),
 }
@@ -228,7 +229,8 @@ impl Bad {
     }
 }
 
-fn render(state: &State) -> Vec<u8> {
+/// The file's bytes.
+pub(super) fn render(state: &State) -> Vec<u8> {
     let body = serde_json::to_vec(state).expect("the fields are strings and numbers, which JSON can hold");
     let mut bytes = head(&body);
     bytes.extend_from_slice(&body);
@@ -239,7 +241,8 @@ fn head(body: &[u8]) -> Vec<u8> {
     format!("{{\"blake3\":\"{}\"}}\n", Digest::of(body)).into_bytes()
 }
 
-fn parse(bytes: &[u8]) -> Result<State, Bad> {
+/// Reads the file's bytes.
+pub(super) fn parse(bytes: &[u8]) -> Result<State, Bad> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,

@@ -12,7 +12,10 @@ use super::source::{Source, words};
 
 /// The modules of each layer, lowest first. Those of layer [`ISLANDS`] do not even import one another.
 const LAYERS: &[&[&str]] = &[
-    &["types", "limits", "names", "config", "error", "sync", "poison", "waiter", "clock", "metrics", "finding"],
+    &[
+        "types", "limits", "names", "config", "error", "sync", "poison", "waiter", "clock", "metrics", "finding",
+        "mutants",
+    ],
     &["format", "io"],
     &["segment", "manifest", "index", "journal"],
     &["commit", "recovery", "flush", "read"],

@@ -1,0 +1,84 @@
+//! From a caller to the committer and back: whoever sleeps is woken, and what is staged is written.
+
+use super::*;
+
+/// Two callers append while the committer falls asleep and wakes up: both are answered.
+#[test]
+fn loom_a_sleeping_committer_is_woken_by_whoever_stages() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a", "b"], b"first");
+        let Parts { core, committer, .. } = parts;
+        let (committer, stop) = commits(&core, committer);
+        let other = {
+            let core = Arc::clone(&core);
+            thread(move || append(&core, &["b"], b"second").expect("staged").wait().expect("durable"))
+        };
+        append(&core, &["a"], b"second").expect("staged").wait().expect("durable");
+        other.join().expect("no panic");
+        stop.stop();
+        committer.join().expect("no panic").expect("it did not panic");
+    });
+}
+
+/// The committer is told to stop while a caller stages: it stops, and what was staged before is written.
+#[test]
+fn loom_a_committer_that_is_to_stop_does_not_sleep_on() {
+    let files = created();
+    check(move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a"], b"first");
+        let Parts { core, committer, .. } = parts;
+        let (committer, stop) = commits(&core, committer);
+        let ack = append(&core, &["a"], b"second").expect("staged");
+        stop.stop();
+        let committer = committer.join().expect("no panic").expect("it did not panic");
+        assert!(committer.is_idle());
+        ack.wait().expect("durable");
+    });
+}
+
+/// The journal file is full and there is no other: the frame is put back, the flush makes a file and wakes the
+/// committer, and the frame is written.
+#[test]
+fn loom_a_frame_that_was_put_back_is_written_once_there_is_a_file() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        while !parts.committer.needs_file() {
+            parts.put(&["a"], b"before");
+        }
+        let Parts { disk, core, committer, flusher } = parts;
+        let waker = committer.waker();
+        let (committer, stop) = commits(&core, committer);
+        let (flusher, stop_flush) = flushes(&core, flusher, waker);
+        append(&core, &["a"], b"behind").expect("staged").wait().expect("durable");
+        assert!(disk.holds(b"behind"));
+        stop.stop();
+        committer.join().expect("no panic").expect("it did not panic");
+        stop_flush.stop();
+        flusher.join().expect("no panic").expect("it did not panic");
+    });
+}
+
+/// A refusal rests on what another caller has staged: it is given once that is durable, and given at all.
+#[test]
+fn loom_a_refusal_waits_for_what_it_rests_on() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a"], b"first");
+        let ack = append(&parts.core, &["a"], b"second").expect("staged");
+        let Parts { disk, core, committer, .. } = parts;
+        let (committer, stop) = commits(&core, committer);
+        let mut batch = Batch::new();
+        batch.log("a").expect_next(0).record(b"late");
+        let refused = core.appender.append(&batch).expect("it is told through the acknowledgement").wait();
+        assert_eq!(refused.expect_err("the log has grown").kind(), ErrorKind::Condition);
+        assert!(disk.holds(b"second"), "told of what was not durable");
+        ack.wait().expect("durable");
+        stop.stop();
+        committer.join().expect("no panic").expect("it did not panic");
+    });
+}

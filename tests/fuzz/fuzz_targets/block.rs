@@ -1,0 +1,4 @@
+//! libFuzzer's way to a target; what must hold is said in tests/inputs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| everlog_inputs::blocks::block(data));
