@@ -77,6 +77,7 @@ struct Inner {
     offset: Option<u64>,
     expected: Option<u64>,
     cut: Option<Cursor>,
+    beyond: Option<(u64, u64)>,
     retry_after: Option<Duration>,
     source: Option<std::io::Error>,
 }
@@ -96,6 +97,7 @@ impl Error {
                 offset: None,
                 expected: None,
                 cut: None,
+                beyond: None,
                 retry_after: None,
                 source: None,
             }),
@@ -173,6 +175,13 @@ impl Error {
         self
     }
 
+    /// What was asked for is larger than it may be: bytes, and the limit.
+    #[must_use]
+    pub fn beyond_limit(mut self, asked: u64, limit: u64) -> Self {
+        self.inner.beyond = Some((asked, limit));
+        self
+    }
+
     /// When a retry may succeed.
     #[must_use]
     pub fn retry_in(mut self, after: Duration) -> Self {
@@ -220,6 +229,12 @@ impl Error {
     #[must_use]
     pub fn cut(&self) -> Option<Cursor> {
         self.inner.cut
+    }
+
+    /// Where a record or a batch is too large: its bytes, and how many fit.
+    #[must_use]
+    pub fn limit(&self) -> Option<(u64, u64)> {
+        self.inner.beyond
     }
 
     /// When a retry may succeed.
@@ -272,6 +287,7 @@ impl Clone for Error {
                 offset: i.offset,
                 expected: i.expected,
                 cut: i.cut,
+                beyond: i.beyond,
                 retry_after: i.retry_after,
                 source: i.source.as_ref().map(|e| match e.raw_os_error() {
                     Some(code) => std::io::Error::from_raw_os_error(code),

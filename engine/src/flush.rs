@@ -92,6 +92,7 @@ impl Flusher {
     /// unless the store is poisoned.
     pub fn step(&mut self, committer: &dyn Wake) -> Result<bool> {
         self.poison.check()?;
+        self.journal.ring.check_in_place().inspect_err(|error| self.poison.set(error.clone()))?;
         // On a full disk there may be no room for a journal file and yet enough for a segment, which frees one.
         let prepared = self.journal.ring.prepare();
         let mut moved = matches!(prepared, Ok(true));
@@ -273,6 +274,8 @@ impl Flusher {
         };
         let bytes = meta.as_ref().map_or(0, |meta| meta.bytes);
         manifest.segments.extend(meta);
+        // Nothing is named in a directory that is not the store's any more.
+        self.journal.ring.check_in_place().inspect_err(|error| self.poison.set(error.clone()))?;
         let prepared = manifest::prepare(&*self.io, &self.dir, &manifest).inspect_err(|error| {
             if !error.is_shortage() {
                 self.poison.set(error.clone());

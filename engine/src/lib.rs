@@ -35,6 +35,7 @@ pub use commit::{Ack, Batch, LogBatch, LogReceipt, Receipt};
 pub use config::{Config, IoChoice, WhenFull};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::Finding;
+pub use poison::Failed;
 pub use read::{Page, ReadLimit, Record};
 pub use store::{LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription, Summary};
 pub use verify::verify;

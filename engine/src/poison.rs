@@ -1,11 +1,17 @@
 //! The latch that stops acknowledgements after a failed journal or manifest write or sync.
 //!
-//! Invariant: once [`Poison::set`] has returned, [`Poison::check`] fails for ever, with the first cause, and nothing is
-//! acknowledged: what acknowledges does so within [`Poison::unless_set`]. A poisoned store keeps serving reads; only
-//! opening it again clears the latch, since only recovery can tell what the disk holds.
+//! Invariant: once [`Poison::set`] has returned, [`Poison::check`] fails for ever, with the first cause, nothing is
+//! acknowledged (what acknowledges does so within [`Poison::unless_set`]), and whoever awaits [`Failed`] has been woken.
+//! A poisoned store keeps serving reads; only opening it again clears the latch, since only recovery can tell what the
+//! disk holds.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::waiter::{Target, wake_all};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 /// The latch. Shared by everything that may acknowledge.
 #[derive(Debug, Default)]
@@ -14,6 +20,14 @@ pub struct Poison {
     /// its read.
     set: AtomicBool,
     cause: Mutex<Option<Error>>,
+    watchers: Mutex<Watchers>,
+}
+
+/// The tasks that await the failure, by a key of each.
+#[derive(Debug, Default)]
+struct Watchers {
+    next_key: u64,
+    tasks: BTreeMap<u64, Waker>,
 }
 
 impl Poison {
@@ -27,6 +41,9 @@ impl Poison {
             first
         };
         self.set.store(true, Ordering::Release);
+        // A task that registers after this finds the latch closed: both hold this lock.
+        let tasks = std::mem::take(&mut self.watchers.lock().tasks);
+        wake_all(tasks.into_values().map(Target::Task).collect());
         // Behind the latch: whoever receives the log line may fail.
         if first {
             tracing::error!(cause = told, "poisoned: no append is acknowledged from here on");
@@ -44,6 +61,12 @@ impl Poison {
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.set.load(Ordering::Acquire)
+    }
+
+    /// The first cause, if the latch is closed.
+    #[must_use]
+    pub fn cause(&self) -> Option<Error> {
+        if self.is_set() { self.cause.lock().clone() } else { None }
     }
 
     /// Fails if the latch is closed.
@@ -75,9 +98,88 @@ impl Poison {
     }
 }
 
+/// Comes back once the store stopped acknowledging, with [`ErrorKind::Poisoned`] and the cause; never, if it does not. What
+/// only opening the store again can end is worth ending a process for, which is what this is for.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is polled"]
+pub struct Failed {
+    poison: Arc<Poison>,
+    key: Option<u64>,
+}
+
+impl Failed {
+    /// Of this latch.
+    pub fn of(poison: &Arc<Poison>) -> Self {
+        Self { poison: Arc::clone(poison), key: None }
+    }
+}
+
+impl Future for Failed {
+    type Output = Error;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Error> {
+        let this = &mut *self;
+        let mut watchers = this.poison.watchers.lock();
+        if this.poison.is_set() {
+            drop(watchers);
+            return Poll::Ready(this.poison.error());
+        }
+        let key = *this.key.get_or_insert(watchers.next_key);
+        watchers.next_key = watchers.next_key.max(key + 1);
+        watchers.tasks.insert(key, context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Failed {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.poison.watchers.lock().tasks.remove(&key);
+        }
+    }
+}
+
 #[cfg(all(test, not(everlog_loom)))]
 mod tests {
     use super::*;
+    use crate::sync::AtomicUsize;
+    use std::pin::pin;
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn whoever_awaits_the_failure_is_woken_and_told_the_first_cause() {
+        let poison = Arc::new(Poison::default());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let (mut one, mut other) = (pin!(Failed::of(&poison)), pin!(Failed::of(&poison)));
+        for _ in 0..2 {
+            assert!(one.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            assert!(other.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        let mut gone = Failed::of(&poison);
+        assert!(Pin::new(&mut gone).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(gone);
+        assert!(poison.cause().is_none());
+        poison.set(Error::new(ErrorKind::Io, "the first failure"));
+        poison.set(Error::new(ErrorKind::Io, "the second failure"));
+        assert_eq!(woken.0.load(Ordering::SeqCst), 2, "each that still waits, once");
+        for failed in [one, other] {
+            let Poll::Ready(error) = failed.poll(&mut Context::from_waker(Waker::noop())) else { panic!("it failed") };
+            assert_eq!(error.kind(), ErrorKind::Poisoned);
+            assert!(error.to_string().contains("the first failure"), "{error}");
+        }
+        let mut late = pin!(Failed::of(&poison));
+        assert!(late.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    }
 
     #[test]
     fn a_closed_latch_acknowledges_nothing_and_keeps_the_first_cause() {

@@ -22,6 +22,7 @@ Settings are taken from the flags, else from EVERLOG_ variables (EVERLOG_DATA, E
 The file holds the same names with underscores, such as admin_listen = \"127.0.0.1:4438\", and these beside them:
   long_poll_ms = 30000         how long a long poll waits
   sse_ms = 60000               how long a stream of events goes on
+  append_ms = 30000            how long an append waits to be durable before it is answered 503, outcome unknown
   connections_max = 10000      connections of devices at once
   cors_allow_origin = \"*\"      the pages that may read answers, as browsers ask
 EVERLOG_LOG chooses the log lines: error, warn, info (the default), debug.
@@ -56,6 +57,10 @@ pub struct Cli {
     /// The backend that talks to the disk [default: auto]
     #[arg(long, value_enum, env = "EVERLOG_IO")]
     io: Option<Io>,
+    /// What to do once a write or a sync of the store failed, after which no append can be acknowledged until the store is
+    /// opened again [default: serve-reads]
+    #[arg(long, value_enum, env = "EVERLOG_ON_FAILURE")]
+    on_failure: Option<OnFailure>,
     /// A file with settings [default: ./everlog.toml, if it is there]
     #[arg(long, value_name = "FILE", env = "EVERLOG_CONFIG")]
     config: Option<PathBuf>,
@@ -78,8 +83,10 @@ struct File {
     auth: Option<Auth>,
     io: Option<Io>,
     log_format: Option<LogFormat>,
+    on_failure: Option<OnFailure>,
     long_poll_ms: Option<u64>,
     sse_ms: Option<u64>,
+    append_ms: Option<u64>,
     connections_max: Option<usize>,
     cors_allow_origin: Option<String>,
 }
@@ -91,6 +98,21 @@ pub enum Auth {
     /// Everybody on this machine.
     #[default]
     Off,
+}
+
+/// What to do once the store stopped acknowledging.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Stay up: /readyz says why, appends are answered 503, and what is there is still read. The default, since a start
+    /// on a disk that still fails would not succeed and end the reads too; somebody has to watch /readyz or
+    /// everlog_poisoned
+    #[default]
+    ServeReads,
+    /// Answer what is under way and exit with 5. For whatever starts a service again (systemd: Restart=on-failure with
+    /// RestartPreventExitStatus=2 3 4): it watches the process and not /readyz, and a new start recovers by itself from
+    /// a failure that has passed
+    Stop,
 }
 
 /// How log lines are written.
@@ -136,10 +158,14 @@ pub struct Settings {
     pub io: Io,
     /// How log lines are written.
     pub log_format: LogFormat,
+    /// What to do once the store stopped acknowledging.
+    pub on_failure: OnFailure,
     /// How long a long poll waits, in milliseconds.
     pub long_poll_ms: u64,
     /// How long a stream of events goes on, in milliseconds.
     pub sse_ms: u64,
+    /// How long an append waits to be durable, in milliseconds.
+    pub append_ms: u64,
     /// Connections of devices at once.
     pub connections_max: usize,
     /// The pages that may read answers, as browsers ask; `*` for any.
@@ -164,8 +190,10 @@ impl Cli {
             auth: self.auth.or(file.auth).unwrap_or_default(),
             io: self.io.or(file.io).unwrap_or_default(),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            on_failure: self.on_failure.or(file.on_failure).unwrap_or_default(),
             long_poll_ms: file.long_poll_ms.unwrap_or(30_000),
             sse_ms: file.sse_ms.unwrap_or(60_000),
+            append_ms: file.append_ms.unwrap_or(30_000),
             connections_max: file.connections_max.unwrap_or(10_000),
             cors_allow_origin: file.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
         };
@@ -188,11 +216,11 @@ impl Settings {
             let cause = format!("--listen and --admin-listen are both {}", self.listen);
             return Err(Failure::new(USAGE, cause, "give one of them another port"));
         }
-        if self.long_poll_ms == 0 || self.sse_ms == 0 || self.connections_max == 0 {
+        if self.long_poll_ms == 0 || self.sse_ms == 0 || self.append_ms == 0 || self.connections_max == 0 {
             return Err(Failure::new(
                 USAGE,
                 "a limit is 0",
-                "set long_poll_ms, sse_ms and connections_max to 1 or more",
+                "set long_poll_ms, sse_ms, append_ms and connections_max to 1 or more",
             ));
         }
         if self.connections_max > CONNECTIONS_MAX {
@@ -296,6 +324,13 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        assert_eq!(with_file("", &[]).expect("well formed").on_failure, OnFailure::ServeReads);
+        let stop = with_file("on_failure = \"stop\"", &[]).expect("well formed");
+        assert_eq!(stop.on_failure, OnFailure::Stop);
+        assert_eq!(
+            with_file(&stop.to_toml(), &["--on-failure", "serve-reads"]).map(|s| s.on_failure).ok(),
+            Some(OnFailure::ServeReads)
+        );
         let text = "listen = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\nlong_poll_ms = 500\ncold = [\"none\"]";
         let settings = with_file(text, &["--listen", "127.0.0.1:3"]).expect("well formed");
         assert_eq!((settings.listen.port(), settings.admin_listen.port()), (3, 2));
@@ -322,7 +357,9 @@ mod tests {
             ("", &["--cold", "/var/cold"]),
             ("", &["--cold", "file://"]),
             ("", &["--cold", "s3:///prefix"]),
+            ("on_failure = \"panic\"", &[]),
             ("long_poll_ms = 0", &[]),
+            ("append_ms = 0", &[]),
             ("cors_allow_origin = \"a\\nb\"", &[]),
         ] {
             let failure = with_file(text, args).expect_err(text);

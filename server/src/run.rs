@@ -3,7 +3,7 @@
 //! Invariant: the ready line is printed once, when both addresses take connections and the store takes appends; a clean
 //! stop has answered or cut off every request before the store is closed.
 
-use crate::config::{Cli, LogFormat, Settings};
+use crate::config::{Cli, LogFormat, OnFailure, Settings};
 use crate::failure::Failure;
 use crate::handlers::{BODIES_KIB, Context};
 use crate::listener::{Audience, DRAIN_PATIENCE, serve};
@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -48,11 +49,21 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     let served = runtime.block_on(serve_until_asked(settings, store.clone()));
     // Connections that were cut off end here, before the store does.
     runtime.shutdown_timeout(DRAIN_PATIENCE);
-    let closed = store.close().map_err(Failure::from);
+    let closed = store.close().map_err(closing);
     served?;
     closed?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How a store that does not close cleanly ends the program.
+fn closing(error: everlog::Error) -> Failure {
+    if error.kind() != ErrorKind::Poisoned {
+        return error.into();
+    }
+    let remedy = "see what the system's log says of that disk, mend it, and start again: what was acknowledged is kept, \
+                  and clients send the rest again";
+    Failure::new(Failure::from(error.clone()).code(), error.message(), remedy)
 }
 
 fn start_logging(format: LogFormat) {
@@ -141,8 +152,10 @@ async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failu
     let (operators, admin_address) = listen("--admin-listen", settings.admin_listen).await?;
     let (stop, stopping) = watch::channel(false);
     let metrics = Metrics::new(&store);
+    let stops = settings.on_failure == OnFailure::Stop;
+    let failed = store.failed();
     let context = Arc::new(Context {
-        streams: Streams::new(store),
+        streams: Streams::new(store, Duration::from_millis(settings.append_ms)),
         settings,
         metrics,
         bodies: Arc::new(Semaphore::new(BODIES_KIB)),
@@ -156,6 +169,8 @@ async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failu
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Why is told by the log, and once more by the close.
+        _ = failed, if stops => {}
         // Neither ends before it is asked to: without one of them this process would only look alive.
         ended = &mut devices => return Err(ended_early(ended)),
         ended = &mut operators => return Err(ended_early(ended)),

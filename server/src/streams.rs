@@ -31,6 +31,7 @@ const PAGE: ReadLimit = ReadLimit { records: 16_384, bytes: 1 << 20 };
 #[derive(Debug)]
 pub struct Streams {
     store: Store,
+    append_patience: Duration,
     known: Cache<String, Known>,
 }
 
@@ -114,10 +115,10 @@ fn must_wait<T>(result: &Result<T>) -> bool {
 }
 
 impl Streams {
-    /// The streams of `store`.
+    /// The streams of `store`, whose appends wait so long to be durable.
     #[must_use]
-    pub fn new(store: Store) -> Self {
-        Self { store, known: Cache::new(KNOWN_MAX) }
+    pub fn new(store: Store, append_patience: Duration) -> Self {
+        Self { store, append_patience, known: Cache::new(KNOWN_MAX) }
     }
 
     /// The store's id.
@@ -206,13 +207,28 @@ impl Streams {
         let until = Instant::now() + OVERLOAD_PATIENCE;
         loop {
             match self.stage(&request).await {
-                Ok(ack) => return Ok(ack.await?.logs[0]),
+                Ok(ack) => {
+                    let answer = tokio::time::timeout(self.append_patience, ack).await;
+                    return Ok(answer.map_err(|_| self.late())??.logs[0]);
+                }
                 Err(e) if e.kind() == ErrorKind::Overloaded && Instant::now() < until => {
                     tokio::time::sleep(e.retry_after().unwrap_or_default().max(Duration::from_millis(5))).await;
                 }
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// What is said of an append that is staged and has not become durable in time, as on a disk that is full or stands
+    /// still. It may yet.
+    fn late(&self) -> Error {
+        let why = self.store.stats().flush_error.map_or_else(String::new, |error| format!(": {error}"));
+        let waited = self.append_patience.as_millis();
+        Error::new(
+            ErrorKind::Unknown,
+            format!("the append was not durable after {waited} ms and may yet become so{why}"),
+        )
+        .remedy("free space or mend the disk, and send it again with the same producer number")
     }
 
     async fn stage(&self, request: &Arc<Request>) -> Result<Ack> {

@@ -4,9 +4,11 @@
 //! whatever is started here ends with its handle.
 
 mod device;
+mod http;
 mod proxy;
 mod server;
 
 pub use device::{COLLECTIONS, Device, told};
+pub use http::{Answer, ask, try_ask};
 pub use proxy::Proxy;
 pub use server::Server;

@@ -20,8 +20,22 @@ impl Server {
     /// ready. Panics with what it printed if it does not become so.
     #[must_use]
     pub fn start(data: &Path, flags: &[&str]) -> Self {
-        let mut command = Command::new(Program::Everlogd.path());
-        command.args(["--init", "--cold", "none", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        Self::start_under(&[], data, &[&["--init"], flags].concat())
+    }
+
+    /// Starts one through another program, such as a tracer, which has to become the server; on a store that is there.
+    #[must_use]
+    pub fn start_under(through: &[&str], data: &Path, flags: &[&str]) -> Self {
+        let everlogd = Program::Everlogd.path();
+        let mut command = match through {
+            [] => Command::new(everlogd),
+            [program, args @ ..] => {
+                let mut command = Command::new(program);
+                command.args(args).arg(everlogd);
+                command
+            }
+        };
+        command.args(["--cold", "none", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command.arg("--data").arg(data).args(flags).stderr(Stdio::piped());
         // Settings of whoever runs the tests are none of theirs.
         command.current_dir(data.parent().expect("a store lies in a folder"));
@@ -61,6 +75,24 @@ impl Server {
         self.admin_address
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends it a signal, by its short name.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(sent.expect("kill starts").success(), "it is there");
+    }
+
+    /// Waits until it ends by itself; gives how it ended and what it printed.
+    pub fn ended(mut self) -> (ExitStatus, String) {
+        let status = self.process.wait().expect("it ends");
+        (status, self.finish())
+    }
+
     /// Sends it SIGKILL; comes back once it is gone, with what it printed.
     pub fn kill(mut self) -> String {
         self.process.kill().expect("it is there");
@@ -69,12 +101,9 @@ impl Server {
     }
 
     /// Asks it to stop; comes back once it has, with how it ended and what it printed.
-    pub fn stop(mut self) -> (ExitStatus, String) {
-        let pid = self.process.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status().expect("kill starts");
-        assert!(asked.success(), "it is there");
-        let status = self.process.wait().expect("it ends");
-        (status, self.finish())
+    pub fn stop(self) -> (ExitStatus, String) {
+        self.signal("TERM");
+        self.ended()
     }
 
     fn finish(&mut self) -> String {

@@ -156,8 +156,11 @@ impl Appender {
             }
         }
         let batch_bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
-        if HEADER_LEN + batch_bytes + bytes > self.lane.frame_max() {
-            return Err(Error::new(ErrorKind::Invalid, "the batch does not fit into one frame")
+        let (needed, max) = (HEADER_LEN + batch_bytes + bytes, self.lane.frame_max());
+        if needed > max {
+            let what = format!("the batch takes {needed} bytes of a frame, which has at most {max}");
+            return Err(Error::new(ErrorKind::Invalid, what)
+                .beyond_limit(needed as u64, max as u64)
                 .remedy("split it, or create the store with larger journal files"));
         }
         Ok(bytes)
@@ -169,8 +172,13 @@ impl Appender {
         let bytes = bytes + forks + entries * ENTRY_OVERHEAD;
         let pool = &self.index.pool;
         if bytes > pool.bytes_max() {
-            return Err(Error::new(ErrorKind::Invalid, format!("the batch takes {bytes} bytes of memory"))
-                .remedy("split it, or raise memory_pool_bytes"));
+            let max = pool.bytes_max();
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("the batch takes {bytes} bytes of memory, of {max} in all"),
+            )
+            .beyond_limit(bytes as u64, max as u64)
+            .remedy("split it, or raise memory_pool_bytes"));
         }
         // Memory may have room for long after the journal has none: what is staged then is not answered before it has.
         let journal_full = self.when_full == WhenFull::Reject && self.journal.ring.is_full();
@@ -192,12 +200,15 @@ impl Appender {
         self.pressure.wake();
         self.index.metrics.overloads.add(1);
         let (what, remedy) = if journal_full {
-            (
-                "the journal is full, and none of its files can be made or freed",
-                "free space on the disk, and retry later",
-            )
+            let what = "the journal is full, and none of its files can be made or freed";
+            (what.to_owned(), "free space on the disk, and retry later")
         } else {
-            ("the memory for records that are not in a segment yet is full", "retry later, or raise memory_pool_bytes")
+            let (taken, max) = (pool.taken(), pool.bytes_max());
+            let what = format!(
+                "the memory for records that are not in a segment yet is full: {taken} of {max} bytes are taken, {bytes} \
+                 more were asked for"
+            );
+            (what, "retry later, or raise memory_pool_bytes")
         };
         Err(Error::new(ErrorKind::Overloaded, what).retry_in(RETRY_AFTER).remedy(remedy))
     }

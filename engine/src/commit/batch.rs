@@ -84,14 +84,17 @@ impl<'a> Batch<'a> {
             return Err(Error::new(ErrorKind::Invalid, "the batch is empty").remedy("add a record or an operation"));
         }
         if entries > BATCH_ENTRIES_MAX {
-            return Err(Error::new(ErrorKind::Invalid, format!("the batch has {entries} entries"))
-                .remedy("split it into batches of at most 65536 entries"));
+            let what = format!("the batch has {entries} entries, at most {BATCH_ENTRIES_MAX} fit");
+            return Err(Error::new(ErrorKind::Invalid, what)
+                .beyond_limit(entries as u64, BATCH_ENTRIES_MAX as u64)
+                .remedy("split it"));
         }
         self.logs.iter().try_for_each(|log| log.check(record_bytes_max(journal_file_bytes)))?;
         let bytes: usize = self.logs.iter().map(LogBatch::encoded_max).sum();
         let max = batch_bytes_max(journal_file_bytes);
         if bytes > max {
             return Err(Error::new(ErrorKind::Invalid, format!("the batch takes {bytes} bytes, at most {max} fit"))
+                .beyond_limit(bytes as u64, max as u64)
                 .remedy("split it, or create the store with larger journal files"));
         }
         Ok(())
@@ -213,20 +216,26 @@ impl<'a> LogBatch<'a> {
         if only_if_missing && (self.producer.is_some() || self.tag.is_some()) {
             return refuse("a producer or tag with nothing to carry it".into(), "add a record");
         }
-        if self.tag.is_some_and(|tag| tag.is_empty() || tag.len() > TAG_BYTES_MAX) {
-            return refuse("a tag has 1 to 256 bytes".into(), "shorten it");
+        let unfit = |len: usize, max: usize| len == 0 || len > max;
+        if let Some(tag) = self.tag.filter(|tag| unfit(tag.len(), TAG_BYTES_MAX)) {
+            return refuse(format!("a tag of {} bytes; it has 1 to {TAG_BYTES_MAX}", tag.len()), "choose another");
         }
-        if self.producer.is_some_and(|p| p.id.is_empty() || p.id.len() > PRODUCER_ID_BYTES_MAX) {
-            return refuse("a producer's id has 1 to 256 bytes".into(), "shorten it");
+        if let Some(producer) = self.producer.filter(|p| unfit(p.id.len(), PRODUCER_ID_BYTES_MAX)) {
+            let what = format!("a producer's id of {} bytes; it has 1 to {PRODUCER_ID_BYTES_MAX}", producer.id.len());
+            return refuse(what, "choose another");
         }
         for (at, op) in self.ops.iter().enumerate() {
             match op {
                 LogOp::Record(payload) if payload.len() > record_max => {
                     let what = format!("a record of {} bytes, at most {record_max} fit", payload.len());
-                    return refuse(what, "split it, or create the store with larger journal files");
+                    let larger = |e: Error| e.beyond_limit(payload.len() as u64, record_max as u64);
+                    return refuse(what, "split it, or create the store with larger journal files").map_err(larger);
                 }
                 LogOp::Create { metadata, .. } | LogOp::Metadata(metadata) if metadata.len() > METADATA_BYTES_MAX => {
-                    return refuse(format!("metadata of {} bytes, at most 4096 fit", metadata.len()), "shorten it");
+                    return refuse(
+                        format!("metadata of {} bytes, at most {METADATA_BYTES_MAX} fit", metadata.len()),
+                        "shorten it",
+                    );
                 }
                 LogOp::Create { .. } | LogOp::Fork { .. } | LogOp::Undelete if at > 0 => {
                     return refuse("a creation, fork or undeletion that is not the first".into(), "put it first");

@@ -123,8 +123,9 @@ fn check_producer(
     let newborn = matches!(batch.ops[0], LogOp::Create { .. }) && inner.staged.life.phase == Phase::Deleted;
     let Some(producer) = inner.staged.producers.list.get(numbers.id) else {
         if !newborn && inner.staged.producers.known as usize >= PRODUCERS_PER_LOG_MAX {
-            let what = format!("the log knows {PRODUCERS_PER_LOG_MAX} producers already");
-            let error = wrong(ErrorKind::Invalid, what).remedy("use the ids of devices, not of sessions");
+            let what = format!("the log knows {PRODUCERS_PER_LOG_MAX} producers already, and takes no other");
+            let error = wrong(ErrorKind::Invalid, what)
+                .remedy("use the ids of devices and not of sessions; a log that is created anew forgets its producers");
             return Ok(Numbering::Wrong(error));
         }
         return if numbers.number == 0 { Ok(Numbering::Next) } else { gap(0) };

@@ -276,6 +276,30 @@ pub trait Io: Send + Sync + 'static {
     /// The operating system's.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
 
+    /// Takes the exclusive lock that belongs to the directory itself, whatever it is called and whatever happens to the
+    /// files in it; None if another process holds it. Held until the value is dropped. A backend in which no process
+    /// can take a file away from another needs none.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn lock_dir(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        let _ = path;
+        Ok(Some(Box::new(())))
+    }
+
+    /// Who holds the lock of the file or directory `path`, where the system tells: for a message.
+    fn lock_holder(&self, path: &Path) -> Option<String> {
+        let _ = path;
+        None
+    }
+
+    /// Whether the file's path still names it. False once it was removed, moved or replaced, or a directory above it
+    /// was; true where that cannot be told.
+    fn is_in_place(&self, file: &File) -> bool {
+        let _ = file;
+        true
+    }
+
     /// Maps the file for reading, where the backend can; None where it cannot.
     fn map(&self, file: &File) -> Option<Arc<dyn Map>> {
         let _ = file;

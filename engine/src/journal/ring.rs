@@ -187,6 +187,7 @@ impl Ring {
             state.used.push(UsedFile { file: file.clone(), last: None });
             (file, journal)
         };
+        self.in_place(&file.file)?;
         let salt = self.identity.salt(journal);
         let header = JournalHeader {
             features: Features::KNOWN,
@@ -199,6 +200,31 @@ impl Ring {
         self.io.write_at(&file.file, 0, AlignedBuf::from_slice(&header.encode(salt)), true)?;
         self.metrics.journal_headers.add(1);
         Ok(Some(Place { file, journal, salt, position: FIRST_FRAME_AT }))
+    }
+
+    /// Fails if a file is no longer what its path names: somebody removed, moved or replaced it, or the whole directory,
+    /// under this process. What is written to it from then on is found by nobody, and what is written beside it may
+    /// land among the files of another store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]: the caller poisons.
+    pub fn check_in_place(&self) -> Result<()> {
+        let files: Vec<File> = {
+            let state = self.state.lock();
+            state.used.iter().map(|used| &used.file).chain(&state.spare).map(|ring| ring.file.clone()).collect()
+        };
+        files.iter().try_for_each(|file| self.in_place(file))
+    }
+
+    fn in_place(&self, file: &File) -> Result<()> {
+        if self.io.is_in_place(file) {
+            return Ok(());
+        }
+        let what = "a journal file is not where it was: it, or the store's directory, was removed, moved or replaced \
+                    while the store was open";
+        Err(Error::new(ErrorKind::Io, what)
+            .file(&file.path)
+            .remedy("put the directory back where it was, and open the store again"))
     }
 
     /// Makes files spare whose frames are all flushed.

@@ -27,6 +27,10 @@ mod tests_end;
 mod tests_full;
 #[cfg(test)]
 mod tests_life;
+#[cfg(test)]
+mod tests_limits;
+#[cfg(test)]
+mod tests_stop;
 
 pub use listing::LogInfo;
 pub use read_only::{ReadOnly, Summary};
@@ -41,11 +45,11 @@ use crate::commit::{Ack, Batch};
 use crate::config::{Config, WhenFull};
 #[cfg(doc)]
 use crate::error::ErrorKind;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::io::{self, Io};
 use crate::journal::Journal;
-use crate::poison::Poison;
+use crate::poison::{Failed, Poison};
 use crate::read::{Page, ReadLimit, read, try_read};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::{Position, StoreId};
@@ -299,6 +303,18 @@ impl Store {
     /// close goes on elsewhere.
     pub fn close(self) -> Result<()> {
         self.inner.shut_down()
+    }
+
+    /// Why the store stopped acknowledging ([`ErrorKind::Poisoned`], with the cause), if it did. Reads go on; nothing but
+    /// opening it again ends that.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.inner.core.poison.check().err()
+    }
+
+    /// [`Self::failure`] as a future, which comes back once there is one.
+    pub fn failed(&self) -> Failed {
+        Failed::of(&self.inner.core.poison)
     }
 
     /// What the store did and holds.

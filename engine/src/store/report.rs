@@ -84,12 +84,16 @@ pub struct Stats {
     pub manifest: ManifestVersion,
     /// Whether the store stopped acknowledging.
     pub poisoned: bool,
+    /// Why, if it did.
+    pub poison_cause: Option<String>,
     /// Segments.
     pub segments: usize,
     /// Bytes of segments.
     pub segment_bytes: u64,
     /// Files of the journal ring.
     pub journal_files: usize,
+    /// Whether nothing can be written for want of a journal file, and the last attempts to make or to free one failed.
+    pub journal_full: bool,
     /// Durable bytes in memory.
     pub memtable_bytes: usize,
     /// Bytes taken from the memory pool.
@@ -153,9 +157,11 @@ impl Stats {
             watermark: index.watermark(),
             manifest: set.manifest.version,
             poisoned: core.poison.is_set(),
+            poison_cause: core.poison.cause().map(|cause| cause.to_string()),
             segments: set.segments.len(),
             segment_bytes: set.manifest.segments.iter().map(|meta| meta.bytes).sum(),
             journal_files: core.journal.ring.files(),
+            journal_full: core.journal.ring.is_full(),
             memtable_bytes: index.mem_bytes(),
             pool_bytes: index.pool.taken(),
             pool_bytes_max: index.pool.bytes_max(),

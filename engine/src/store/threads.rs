@@ -200,6 +200,8 @@ fn start<T: Send + 'static>(
 /// The end of a clean close: a flush if there is much, then the close frame.
 pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flusher) -> Result<()> {
     core.poison.check()?;
+    // A close into a directory that nobody finds again would be no clean one.
+    core.journal.ring.check_in_place()?;
     if let Some(error) = committer.gave_up() {
         return Err(error.clone());
     }

@@ -42,12 +42,17 @@ fn typed(status: StatusCode, content_type: &str, body: String) -> Answer {
 
 /// Why no append would be taken, if none would.
 fn unready(context: &Context, stats: &Stats) -> Option<String> {
+    if stats.poisoned {
+        let cause = stats.poison_cause.as_deref().unwrap_or("a write failed");
+        return Some(format!(
+            "the store stopped acknowledging, and serves reads: {cause}; mend the disk, and start again"
+        ));
+    }
     if *context.stopping.borrow() {
         return Some("the server is stopping".to_owned());
     }
-    if stats.poisoned {
-        let told = "the store stopped acknowledging after a failed write; see the log, mend the disk, and start again";
-        return Some(told.to_owned());
+    if let Some(error) = stats.flush_error.as_ref().filter(|_| stats.journal_full) {
+        return Some(format!("no journal file is free, since a flush fails: {error}"));
     }
     // What cannot be flushed stays in memory: once that is full, appends are turned away.
     let nearly_full = stats.pool_bytes > stats.pool_bytes_max / 4 * 3;

@@ -24,7 +24,10 @@ pub async fn create(context: &Arc<Context>, name: String, request: Request<Incom
     let config = StreamConfig { content_type };
     let metadata = config.metadata();
     if config.content_type.len() > CONTENT_TYPE_BYTES_MAX {
-        return Err(Refusal::bad_request(format!("the content type has more than {CONTENT_TYPE_BYTES_MAX} bytes")));
+        return Err(Refusal::bad_request(format!(
+            "the content type has {} bytes, at most {CONTENT_TYPE_BYTES_MAX} fit",
+            config.content_type.len()
+        )));
     }
     let location = location(&request, &name);
     let body = body(context, request).await?;

@@ -119,11 +119,12 @@ struct Body {
 
 /// The request's whole body.
 async fn body(context: &Context, request: Request<Incoming>) -> Result<Body, Refusal> {
+    let declared = crate::protocol::request::declared_length(request.headers());
     let too_large = || {
-        let told = format!("the body is larger than {BODY_BYTES_MAX} bytes; send it in several requests");
+        let asked = declared.map_or_else(String::new, |len| format!("has {len} bytes and "));
+        let told = format!("the body {asked}is larger than {BODY_BYTES_MAX} bytes; send it in several requests");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, told)
     };
-    let declared = crate::protocol::request::declared_length(request.headers());
     // Who asks first has sent nothing yet.
     let asks_first = request.headers().contains_key(EXPECT);
     let mut incoming = request.into_body();

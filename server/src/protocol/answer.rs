@@ -11,6 +11,10 @@ use everlog::{Error, ErrorKind};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
+/// When a client of a store that stopped acknowledging should come back, in seconds: not before somebody, or whatever
+/// starts services again, can have opened it anew.
+const POISONED_RETRY_S: u64 = 10;
+
 /// An answer.
 pub type Answer = Response<Body>;
 
@@ -110,6 +114,7 @@ impl Refusal {
 impl From<&Error> for Refusal {
     fn from(error: &Error) -> Self {
         let (status, cause) = match error.kind() {
+            ErrorKind::Invalid if error.limit().is_some() => (StatusCode::PAYLOAD_TOO_LARGE, None),
             ErrorKind::Invalid => (StatusCode::BAD_REQUEST, None),
             ErrorKind::NotFound | ErrorKind::Deleted => (StatusCode::NOT_FOUND, None),
             ErrorKind::Trimmed => (StatusCode::GONE, Some("trimmed")),
@@ -134,7 +139,11 @@ impl From<&Error> for Refusal {
             refusal = refusal.header(headers::CUT, cut.to_string());
         }
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            let wait = error.retry_after().map_or(1, |wait| wait.as_secs().max(1));
+            let wait = match (error.retry_after(), error.kind()) {
+                (Some(wait), _) => wait.as_secs().max(1),
+                (None, ErrorKind::Poisoned) => POISONED_RETRY_S,
+                (None, _) => 1,
+            };
             refusal.retry_after_s = Some(wait);
         }
         refusal
@@ -171,8 +180,13 @@ mod tests {
 
     #[test]
     fn who_should_come_back_is_told_when() {
-        for kind in [ErrorKind::Overloaded, ErrorKind::Poisoned, ErrorKind::Unknown, ErrorKind::ShutDown] {
-            assert_eq!(Refusal::from(Error::new(kind, "not now")).answer().headers()[RETRY_AFTER], "1");
+        for (kind, seconds) in [
+            (ErrorKind::Overloaded, "1"),
+            (ErrorKind::Poisoned, "10"),
+            (ErrorKind::Unknown, "1"),
+            (ErrorKind::ShutDown, "1"),
+        ] {
+            assert_eq!(Refusal::from(Error::new(kind, "not now")).answer().headers()[RETRY_AFTER], seconds);
         }
     }
 }

@@ -116,6 +116,43 @@ impl Io for PosixIo {
         }
     }
 
+    fn lock_dir(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?;
+        match retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)) {
+            Ok(()) => Ok(Some(Box::new(fd))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            // Some network file systems lock only what is open for writing, which a directory never is. The lock of the
+            // file is all there is then.
+            Err(e @ (Errno::BADF | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)) => {
+                tracing::warn!(dir = %path.display(), "this file system does not lock directories: {e}");
+                Ok(Some(Box::new(())))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn lock_holder(&self, path: &Path) -> Option<String> {
+        let meta = rustix::fs::stat(path).ok()?;
+        let place =
+            format!("{:02x}:{:02x}:{}", rustix::fs::major(meta.st_dev), rustix::fs::minor(meta.st_dev), meta.st_ino);
+        let locks = std::fs::read_to_string("/proc/locks").ok()?;
+        let pid = holder(&locks, &place)?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Some(match name.trim() {
+            "" => format!("process {pid}"),
+            name => format!("process {pid}, {name}"),
+        })
+    }
+
+    fn is_in_place(&self, file: &File) -> bool {
+        let Ok(open) = rustix::fs::fstat(&Handle::of(file).fd) else { return true };
+        match rustix::fs::stat(&*file.path) {
+            Ok(named) => (named.st_dev, named.st_ino) == (open.st_dev, open.st_ino),
+            Err(e) => !matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::STALE),
+        }
+    }
+
     fn map(&self, file: &File) -> Option<Arc<dyn Map>> {
         match view::map_file(&Handle::of(file).fd, &file.path) {
             Ok(map) => Some(map),
@@ -129,6 +166,17 @@ impl Io for PosixIo {
     fn buffered(&self) -> bool {
         self.buffered
     }
+}
+
+/// The process that has the lock of `place` (device and inode as there), by the kernel's table of locks. A line of it:
+/// `3: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF`; one with an arrow is of a process that waits.
+fn holder(locks: &str, place: &str) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (kind, _, _, pid, at) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        // A process of another namespace is told as 0 or less.
+        (kind == "FLOCK" && at == place).then(|| pid.parse().ok()).flatten().filter(|pid| *pid > 0)
+    })
 }
 
 fn nothing(result: rustix::io::Result<()>) -> io::Result<Done> {

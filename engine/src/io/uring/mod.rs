@@ -59,6 +59,18 @@ impl Io for UringIo {
         self.posix.lock(path)
     }
 
+    fn lock_dir(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        self.posix.lock_dir(path)
+    }
+
+    fn lock_holder(&self, path: &Path) -> Option<String> {
+        self.posix.lock_holder(path)
+    }
+
+    fn is_in_place(&self, file: &File) -> bool {
+        self.posix.is_in_place(file)
+    }
+
     fn map(&self, file: &File) -> Option<Arc<dyn Map>> {
         self.posix.map(file)
     }
