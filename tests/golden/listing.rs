@@ -281,7 +281,11 @@ pub fn shown(store: &impl Reads, expected: &Listing, end: u64, timelines: Vec<u3
     Ok(Listing { end, timelines, logs })
 }
 
-fn log(store: &impl Reads, name: &str) -> everlog::Result<Option<Log>> {
+/// What the engine shows of a log, without its producers; None if it says that there is none.
+///
+/// # Errors
+/// The engine's.
+pub fn log(store: &impl Reads, name: &str) -> everlog::Result<Option<Log>> {
     let info = match store.info(name) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         other => other?,

@@ -177,7 +177,9 @@ fn on_disk(files: &Files) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     files.iter().map(|(name, bytes)| (Path::new(DIR).join(name), bytes.clone())).collect()
 }
 
-fn in_the_engines_words(batch: &[Ask]) -> Batch<'_> {
+/// The batch for the engine.
+#[must_use]
+pub fn in_the_engines_words(batch: &[Ask]) -> Batch<'_> {
     let mut out = Batch::new();
     for ask in batch {
         let log = out.log(&ask.log);

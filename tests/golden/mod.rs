@@ -2,9 +2,13 @@
 //!
 //! Invariant: what a store must hold comes from the oracle ([`told`]), never from a reader.
 
+pub mod cases;
+pub mod fixture;
 pub mod listing;
 pub mod maker;
 pub mod random;
+pub mod seal;
+pub mod stores;
 pub mod told;
 
 pub use listing::Listing;

@@ -7,7 +7,7 @@
 use super::bytes::Bytes;
 use super::entry::{self, Entry, Place, TimelineId};
 use super::heads::{BLOCK, FrameRef, Identity, Manifest, Timeline, crc_at_end, crc_from, features};
-use super::{Fault, Files, Result};
+use super::{Fault, Files, Framed, Result};
 use std::collections::BTreeMap;
 
 const HEADER: usize = 192;
@@ -16,7 +16,7 @@ const CLEAN_CLOSE: u16 = 2;
 
 /// A frame of the chain.
 pub struct Frame {
-    pub file: String,
+    pub place: Framed,
     pub entries: Vec<Entry>,
     timeline: TimelineId,
     first_lsn: u64,
@@ -127,7 +127,13 @@ pub fn read(files: &Files, identity: &Identity, manifest: &Manifest) -> Result<C
             _ => return Err(Fault::damaged(file.name, 0, "the header of a file in use is not this use's")),
         }
         chain.frames.push(Frame {
-            file: file.name.to_owned(),
+            place: Framed {
+                file: file.name.to_owned(),
+                at: header.at,
+                len: header.len,
+                number,
+                proves: header.proves(),
+            },
             entries,
             timeline: header.timeline,
             first_lsn: header.first_lsn,

@@ -83,11 +83,26 @@ pub struct Contents {
     /// Segments.
     pub segments: usize,
     /// Frames of the journal that are not flushed.
-    pub frames: usize,
+    pub frames: Vec<Framed>,
     /// Bytes that a cut left aside: the files that keep them.
     pub torn: Vec<String>,
     /// The logs by name, the deleted ones too.
     pub logs: BTreeMap<String, Log>,
+}
+
+/// Where a frame of the journal stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Framed {
+    /// The file.
+    pub file: String,
+    /// Its place there.
+    pub at: usize,
+    /// Its length in bytes.
+    pub len: usize,
+    /// Its number.
+    pub number: u64,
+    /// The last frame that it proves durable.
+    pub proves: u64,
 }
 
 /// Reads the store that `files` are.
@@ -118,7 +133,7 @@ pub fn read(files: &Files) -> Result<Contents> {
         return Err(Fault::damaged(&manifest.file, 0, format!("LSN {next_lsn} is flushed and in no segment")));
     }
     for frame in &chain.frames {
-        frame.entries.iter().try_for_each(|entry| fold.apply(&frame.file, entry))?;
+        frame.entries.iter().try_for_each(|entry| fold.apply(&frame.place.file, entry))?;
     }
     let torn = files.keys().filter(|name| name.ends_with(".torn")).cloned().collect();
     Ok(Contents {
@@ -127,7 +142,7 @@ pub fn read(files: &Files) -> Result<Contents> {
         end: chain.end,
         timelines,
         segments: manifest.segments.len(),
-        frames: chain.frames.len(),
+        frames: chain.frames.into_iter().map(|frame| frame.place).collect(),
         torn,
         logs: fold.into_logs()?,
     })

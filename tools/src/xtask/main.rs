@@ -1,6 +1,6 @@
 //! `cargo xtask`: everything this repository checks about itself, as one command and as single steps.
 //!
-//! It checks and reports; the one thing it ever writes is the digest in docs/FORMAT.md, and only when asked to.
+//! It checks and reports; what it writes are the digest in docs/FORMAT.md and the golden stores, and only when asked to.
 //! Invariant: `ci` is exactly the steps below in their order, so that what fails there can be repeated alone.
 #![forbid(unsafe_code)]
 
@@ -31,7 +31,8 @@ const EXAMPLES: &str = "Examples:
   cargo xtask sim --seed 17   the simulated world of seed 17 again, with its trace
   cargo xtask fuzz --seconds 3600 --target frame   one parser for an hour
   cargo xtask posix           the tests once more, on a kernel that refuses io_uring
-  cargo xtask soak --minutes 60    every fault on real file systems, for an hour";
+  cargo xtask soak --minutes 60    every fault on real file systems, for an hour
+  cargo xtask golden          after the format was changed: the golden stores, made anew";
 
 #[derive(Subcommand)]
 enum Command {
@@ -92,6 +93,8 @@ enum Command {
     Examples,
     /// Stores on disks that fail, are full or lose power, as often as in CI; needs root
     Disks,
+    /// Make the golden stores anew, in the place of those in tests/golden; no step of ci
+    Golden,
 }
 
 /// Of one target that is asked for by name without a time.
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Command::Benches => steps::run_one("benches", &root),
         Command::Examples => steps::run_one("examples", &root),
         Command::Disks => steps::run_one("disks", &root),
+        Command::Golden => steps::golden(&root),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -184,6 +184,11 @@ pub fn soak(root: &Path, args: &[String]) -> Outcome {
     call(soak)
 }
 
+/// Makes the golden stores anew: no check, and so no step.
+pub fn golden(root: &Path) -> Outcome {
+    call(cargo(root, &["run", "--package", "everlog-tests", "--example", "golden"]))
+}
+
 /// The cargo that runs this program, or the one on the path.
 pub fn cargo(root: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
