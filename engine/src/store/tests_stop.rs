@@ -39,6 +39,7 @@ enum Fate {
 }
 
 type Rule = Box<dyn FnMut(&Op) -> Fate + Send>;
+type Call = Box<dyn FnOnce() + Send>;
 
 /// A disk in memory on which operations go as a rule says.
 #[derive(Clone, Default)]
@@ -52,7 +53,7 @@ struct Erring {
     /// The next poll of the queue panics.
     poll_panics: Arc<AtomicBool>,
     /// Called by the next poll.
-    at_poll: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    at_poll: Arc<Mutex<Option<Call>>>,
     /// The files are no longer where they were.
     moved: Arc<AtomicBool>,
 }
