@@ -52,7 +52,10 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn run(program: Program, args: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(program.path()).args(args).current_dir(target_dir()).output().expect("it starts");
+    // A server that is not refused would serve for ever.
+    let mut command = Command::new("timeout");
+    let output =
+        command.arg("60").arg(program.path()).args(args).current_dir(target_dir()).output().expect("it starts");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 

@@ -25,14 +25,9 @@ fn served(name: &str) -> (TempDir, PathBuf, Server) {
 /// A second server on `data`, through these words of a shell if there are any; it has to end by itself.
 fn second(through: &[&str], data: &Path, flags: &[&str]) -> Output {
     let everlogd = Program::Everlogd.path();
-    let mut command = match through {
-        [] => Command::new(everlogd),
-        [program, args @ ..] => {
-            let mut command = Command::new(program);
-            command.args(args).arg(everlogd);
-            command
-        }
-    };
+    // One that is not refused would serve for ever.
+    let mut command = Command::new("timeout");
+    command.arg("60").args(through).arg(everlogd);
     command.args(["--cold", "none", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data"]);
     command.arg(data).args(flags).current_dir(target_dir()).output().expect("it starts")
 }
