@@ -6,6 +6,7 @@
 //! again.
 #![deny(missing_docs)]
 
+pub mod flips;
 pub mod folders;
 pub mod golden;
 pub mod net;

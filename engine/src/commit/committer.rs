@@ -266,9 +266,13 @@ impl Committer {
     fn begin(&mut self, mut staged: Staged, flags: u16) -> Result<bool> {
         let payload_len = staged.buf.len() - HEADER_LEN;
         let len = frame_len(payload_len);
-        if len as u64 > self.place.left() && !self.next_file()? {
-            self.shared.lane.put_back(staged);
-            return Ok(false);
+        if len as u64 > self.place.left() {
+            let next = self.next_file();
+            if !matches!(next, Ok(true)) {
+                // Also where it failed: who waits for this frame is told with all others, once the latch is closed.
+                self.shared.lane.put_back(staged);
+                return next;
+            }
         }
         if staged.buf.capacity() < len {
             staged.buf.grow(len);

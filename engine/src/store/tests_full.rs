@@ -38,6 +38,8 @@ struct Switches {
     manifests_full: AtomicBool,
     /// Manifests cannot be synced.
     manifests_broken: AtomicBool,
+    /// The headers of journal files cannot be written.
+    headers_broken: AtomicBool,
     /// Queues are broken.
     queue_broken: AtomicBool,
     /// Each attempt to make a segment is told here.
@@ -88,6 +90,11 @@ impl Io for Faulty {
             Op::Sync { file } if is_manifest(&file.path) && self.switches.manifests_broken.load(Ordering::SeqCst) => {
                 return Err(std::io::Error::other("the manifest cannot be synced"));
             }
+            Op::Write { file, offset: 0, durable: true, .. }
+                if is_journal(&file.path) && self.switches.headers_broken.load(Ordering::SeqCst) =>
+            {
+                return Err(std::io::Error::other("the header cannot be written"));
+            }
             Op::Open { path, mode: OpenMode::CreateDirect } if path.extension().is_some_and(|e| e == "seg") => {
                 if let Some(attempts) = &*self.switches.attempts.lock() {
                     let _nobody_counts = attempts.send(());
@@ -112,6 +119,10 @@ impl Io for Faulty {
 
 fn is_manifest(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("manifest-"))
+}
+
+fn is_journal(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal-"))
 }
 
 fn small() -> Config {
@@ -290,6 +301,28 @@ fn a_broken_queue_of_a_poisoned_store_is_not_asked_without_a_pause() {
         committer.step(true);
     }
     assert!(watch.monotonic().saturating_sub(began) >= Duration::from_millis(250));
+}
+
+/// The frame that needs the next journal file is in nobody's hands but the committer's when that file fails. Whoever
+/// waits for it must not be told before the latch is closed, and must be told why it closed: a client that hears that
+/// the store stopped, looks at it and finds nothing wrong would go on.
+#[test]
+fn who_waits_for_a_frame_whose_journal_file_fails_is_told_the_cause_behind_the_latch() {
+    let config = small();
+    let io = created(&config);
+    let (store, mut steps) = stepped(&io, &config);
+    steps.flush().expect("a journal file to go on in");
+    io.switches.headers_broken.store(true, Ordering::SeqCst);
+    let mut refused = None;
+    for _ in 0..100 {
+        let Ok(ack) = append(&store, &[0; 3000]) else { break };
+        while steps.commit().is_ok_and(|moved| moved) {}
+        refused = refused.or(ack.try_get().expect("answered").err());
+    }
+    let refused = refused.expect("a file of 64 KiB has no room for a hundred of these");
+    assert_eq!(refused.kind(), ErrorKind::Unknown, "{refused}");
+    assert!(refused.to_string().contains("the header cannot be written"), "{refused}");
+    assert!(store.stats().poisoned);
 }
 
 #[test]

@@ -127,8 +127,10 @@ fn stop(
     // One that was acknowledged just before may be told of after it, since each thread speaks for itself.
     let mut after = BTreeSet::new();
     let (mut failed, mut read, mut refused, mut late) = (false, false, false, false);
+    let mut said = Vec::new();
     let status = victim.rest(|line| {
         oracle.told(line);
+        said.push(line.to_string());
         match line {
             Line::Failed { kind, .. } => failed |= kind == "Poisoned",
             Line::ReadsOk(_) => read = true,
@@ -142,7 +144,8 @@ fn stop(
         return Err(victim.ended("an append was acknowledged after another was told that the store stopped"));
     }
     if status.code() != Some(5) || !failed {
-        return Err(victim.ended(&format!("the disk failed and the victim ended with {status}")));
+        let last = said[said.len().saturating_sub(40)..].join("\n");
+        return Err(victim.ended(&format!("the disk failed and the victim ended with {status}; it said last:\n{last}")));
     }
     // XFS shuts down when it cannot write its own log, and gives out nothing any more, to nobody.
     let shut_down = refused && file_system == FileSystem::Xfs;

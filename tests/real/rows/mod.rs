@@ -1,7 +1,8 @@
-//! The rows of the table of faults that are shown on real file systems, one file each.
+//! The rows of the table of faults that a soak repeats, one file each; most are shown on real file systems.
 
 pub mod descriptors;
 pub mod failing_disk;
+pub mod flips;
 pub mod full_disk;
 pub mod kills;
 pub mod power;
@@ -29,6 +30,16 @@ pub const ROWS: &[Row] = &[
         needs_root: false,
         at_least_once: &[],
         run: descriptors::run,
+    },
+    Row {
+        name: "flips",
+        shows: "no flipped bit is served, unnoticed, or hides a log or its newest state",
+        unit: "bits",
+        ci_count: 2_000,
+        weight: 2,
+        needs_root: false,
+        at_least_once: &[flips::IN_INDEXES, flips::IN_FILTERS, flips::IN_STATES, flips::IN_FRAMES],
+        run: flips::run,
     },
     Row {
         name: "failing-writes",
