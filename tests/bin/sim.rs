@@ -6,7 +6,7 @@
 
 use clap::Parser;
 use everlog_tests::sim::campaign;
-use everlog_tests::sim::world::{Plan, Scenario};
+use everlog_tests::sim::world::{Plan, Scenario, Stage};
 use std::process::ExitCode;
 
 /// Runs one simulated world again and prints its trace.
@@ -19,7 +19,10 @@ struct Cli {
     /// Where its chances come from
     #[arg(long)]
     seed: u64,
-    /// The operation of the first generation at which --event happens
+    /// The stage in which --event happens: creation, first or second
+    #[arg(long, default_value = "first", value_parser = stage)]
+    stage: Stage,
+    /// The operation of that stage at which --event happens
     #[arg(long, requires = "event")]
     at: Option<u64>,
     /// What happens there, as a failing test names it
@@ -40,6 +43,10 @@ fn scenario(name: &str) -> Result<Scenario, String> {
     Scenario::named(name).ok_or_else(|| format!("the scenarios are {}", known()))
 }
 
+fn stage(name: &str) -> Result<Stage, String> {
+    Stage::named(name).copied().ok_or_else(|| format!("the stages are {}", Stage::ALL.map(Stage::name).join(", ")))
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let plan = match (cli.at, &cli.event) {
@@ -50,7 +57,7 @@ fn main() -> ExitCode {
                 eprintln!("no such event: {name}\nthose of this scenario are {}", known.join(", "));
                 return ExitCode::from(2);
             };
-            Plan::exact(cli.scenario, cli.seed, Some((at, *event)))
+            Plan::exact(cli.scenario, cli.seed, cli.stage, Some((at, *event)))
         }
         _ => Plan::random(cli.scenario, cli.seed),
     };

@@ -172,6 +172,12 @@ impl Log {
         &self.records[(seq - self.base) as usize]
     }
 
+    /// The first seq since the last creation.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
     fn create(&mut self, metadata: &[u8]) {
         let next = if self.phase == Phase::Deleted { self.next + 1 } else { 0 };
         *self = Log {

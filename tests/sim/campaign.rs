@@ -4,7 +4,7 @@
 //! and the trace printed is that plan's.
 
 use super::SimDisk;
-use super::world::{self, Event, Outcome, Plan, Scenario, Step, Tally};
+use super::world::{self, Event, Outcome, Plan, Scenario, Stage, Step, Tally};
 use super::{Crash, Fault, When};
 use crate::oracle::Violation;
 use std::collections::BTreeSet;
@@ -43,12 +43,10 @@ impl fmt::Display for Failure {
         writeln!(f, "{scenario}, seed {seed}: {}", self.what)?;
         match self.plan.event {
             None => write!(f, "to run it again: cargo xtask sim --scenario {scenario} --seed {seed}"),
-            Some((op, event)) => {
-                let event = describe(event);
-                write!(
-                    f,
-                    "to run it again: cargo xtask sim --scenario {scenario} --seed {seed} --at {op} --event {event}"
-                )
+            Some((stage, op, event)) => {
+                let (stage, event) = (stage.name(), describe(event));
+                write!(f, "to run it again: cargo xtask sim --scenario {scenario} --seed {seed}")?;
+                write!(f, " --stage {stage} --at {op} --event {event}")
             }
         }
     }
@@ -92,7 +90,7 @@ pub fn run(plan: &Plan) -> (Outcome, Vec<String>) {
         // Every step may have been taken; those that were not change nothing when they are left out.
         let all = |generation| (1..plan.steps.end as u32).map(move |number| Step { generation, number });
         let taken = (0..plan.generations.end as u32).flat_map(all).collect();
-        Outcome { result: Err(Violation(format!("a panic: {text}"))), taken, operations: 0 }
+        Outcome { result: Err(Violation(format!("a panic: {text}"))), taken, operations: [0; 3] }
     });
     (outcome, disk.trace())
 }
@@ -140,21 +138,24 @@ pub fn random(scenario: Scenario, seeds: std::ops::Range<u64>) -> Result<Tally, 
     run_all(&plans, &|_| {})
 }
 
-/// Short worlds, one for each operation of each seed's first generation and each event that may happen there. Also gives
-/// how many.
+/// Short worlds, one for each operation of each seed's creation, first and second generation and each event that may
+/// happen there. Also gives how many.
 ///
 /// # Errors
 /// The first failure, made small.
 pub fn each_operation(scenario: Scenario, seeds: std::ops::Range<u64>) -> Result<(Tally, u64), Box<Failure>> {
     let mut plans = Vec::new();
     for seed in seeds {
-        let undisturbed = Plan::exact(scenario, seed, None);
-        let (outcome, _) = run(&undisturbed);
-        if outcome.result.is_err() {
-            return Err(Box::new(shrink(&undisturbed)));
-        }
-        for op in 1..=outcome.operations {
-            plans.extend(events(scenario).into_iter().map(|event| Plan::exact(scenario, seed, Some((op, event)))));
+        for (n, stage) in Stage::ALL.into_iter().enumerate() {
+            let undisturbed = Plan::exact(scenario, seed, stage, None);
+            let (outcome, _) = run(&undisturbed);
+            if outcome.result.is_err() {
+                return Err(Box::new(shrink(&undisturbed)));
+            }
+            for op in 1..=outcome.operations[n] {
+                let events = events(scenario).into_iter();
+                plans.extend(events.map(|event| Plan::exact(scenario, seed, stage, Some((op, event)))));
+            }
         }
     }
     run_all(&plans, &|_| {}).map(|tally| (tally, plans.len() as u64))

@@ -48,6 +48,17 @@ impl Traffic {
         self.rng.pick(&self.logs).clone()
     }
 
+    /// A record for a log of its own, which anybody may append who wants to know whether the store does.
+    pub fn probe(&mut self) -> Part {
+        const NAME: &str = "users/probe/c";
+        if !self.logs.iter().any(|log| log == NAME) {
+            self.logs.push(NAME.to_owned());
+        }
+        self.made += 1;
+        let record = Rc::from(format!("probe {}", self.made).into_bytes());
+        Part { log: NAME.to_owned(), create: Some(Creation::IfMissing), records: vec![record], ..Part::default() }
+    }
+
     /// The next batch, given how the store will stand before it.
     pub fn batch(&mut self, state: &State) -> Vec<Part> {
         self.made += 1;

@@ -5,12 +5,14 @@
 //! it that it can happen to.
 
 use super::file::{SECTOR, torn};
+use super::names::Node;
 use super::{Flight, SimDisk, State};
 use everlog::io::AlignedBuf;
 use everlog::types::BLOCK;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 /// What happens to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,10 +86,13 @@ pub(super) struct Faults {
     broken: BTreeSet<u64>,
     full: Option<Range<u64>>,
     no_descriptors: Option<Range<u64>>,
-    refused: u64,
+    /// What was refused for want of either: since there was plenty, and in all.
+    refused: (u64, u64),
     stalled: bool,
     lie: Option<(u64, Lie)>,
     lied: bool,
+    /// The files whose bytes are not what they were said to be.
+    wrong: BTreeSet<u64>,
     /// Whether a segment's write was lost.
     segment_lost: bool,
     /// Places that get their older bytes back at the next boot: content, offset, the older bytes.
@@ -144,9 +149,9 @@ impl Faults {
     }
 }
 
-fn refuse(window: &Option<Range<u64>>, op: u64, code: i32, refused: &mut u64) -> io::Result<()> {
+fn refuse(window: &Option<Range<u64>>, op: u64, code: i32, refused: &mut (u64, u64)) -> io::Result<()> {
     if window.as_ref().is_some_and(|ops| ops.contains(&op)) {
-        *refused += 1;
+        *refused = (refused.0 + 1, refused.1 + 1);
         return Err(io::Error::from_raw_os_error(code));
     }
     Ok(())
@@ -204,6 +209,7 @@ impl SimDisk {
     pub fn plenty(&self) {
         let faults = &mut self.state.lock().faults;
         (faults.full, faults.no_descriptors) = (None, None);
+        faults.refused.0 = 0;
     }
 
     /// Whether something is refused now for want of room or of descriptors.
@@ -214,9 +220,9 @@ impl SimDisk {
         within(&state.faults.full) || within(&state.faults.no_descriptors)
     }
 
-    /// What was refused for want of room or of descriptors, ever.
+    /// What was refused for want of room or of descriptors since there was plenty, and in all.
     #[must_use]
-    pub fn refused(&self) -> u64 {
+    pub fn refused(&self) -> (u64, u64) {
         self.state.lock().faults.refused
     }
 
@@ -234,6 +240,13 @@ impl SimDisk {
     #[must_use]
     pub fn lied(&self) -> bool {
         self.state.lock().faults.lied
+    }
+
+    /// Whether this file is one whose bytes are not what they were said to be.
+    #[must_use]
+    pub fn is_wrong(&self, path: &Path) -> bool {
+        let state = self.state.lock();
+        matches!(state.names.get(path), Some(Node::File(content)) if state.faults.wrong.contains(&content))
     }
 
     /// Whether the write that the device lost was a segment's: it is read back, and so the lie is found in time.
@@ -269,8 +282,14 @@ impl State {
         if self.rng.chance(30) {
             landed = torn(&mut self.rng, sectors);
         }
+        if landed.iter().all(|landed| *landed) {
+            landed[0] = false;
+        }
         self.trace.push(format!("  LOST, of {}", flight.describe("write")));
+        let place = flight.offset..flight.offset + flight.buf.len() as u64;
+        self.frames.overwritten(flight.file.content, place);
         self.faults.segment_lost = flight.file.path.to_string_lossy().contains("/segments/");
+        self.faults.wrong.insert(flight.file.content);
         self.land_torn(flight, &landed, flight.durable);
     }
 
@@ -289,12 +308,15 @@ impl State {
         }
         self.trace.push(format!("  MISDIRECTED to {} {offset}, {}", path.display(), flight.describe("write")));
         self.frames.overwritten(content, offset as u64..(offset + len) as u64);
+        self.faults.wrong.extend([content, flight.file.content]);
         self.contents.get_mut(&content).expect("a named file has content").write_stable(offset, &flight.buf);
     }
 
     fn write_for_now(&mut self, flight: &Flight) {
         self.trace.push(format!("  STALE from the next boot on, {}", flight.describe("write")));
         let (content, offset) = (flight.file.content, flight.offset as usize);
+        self.frames.overwritten(content, flight.offset..flight.offset + flight.buf.len() as u64);
+        self.faults.wrong.insert(flight.file.content);
         let older = self.contents[&content].shown()[offset..offset + flight.buf.len()].to_vec();
         self.faults.stale.push((content, offset, older));
         self.contents.get_mut(&content).expect("it was just read").write_stable(offset, &flight.buf);
@@ -336,6 +358,7 @@ impl State {
         let (at, bit) = (block + self.rng.below(len as u64) as usize, self.rng.below(8));
         self.trace.push(format!("  FLIPPED bit {bit} of byte {at} of {}", path.display()));
         self.frames.overwritten(content, at as u64..at as u64 + 1);
+        self.faults.wrong.insert(content);
         self.contents.get_mut(&content).expect("a named file has content").flip(at, bit as u32);
         self.faults.lied = true;
         true

@@ -18,8 +18,8 @@
 //!    operations that change something are counted. After it every operation fails, also those of handles that outlive
 //!    [`SimDisk::reboot`].
 //! 8. An operation told to fail ([`SimDisk::fail_at`]) gives `EIO`, a write's sectors having landed or not; a sync that
-//!    fails leaves the cache clean and its bytes off the platter, as Linux does; a sticky failure stays with its file
-//!    until the next boot. A short write lands a prefix and is an error.
+//!    fails leaves the cache clean and its bytes off the platter, as Linux does (a directory keeps its changes for the
+//!    next sync); a sticky failure stays with its file until the next boot. A short write lands a prefix and is an error.
 //! 9. A full disk ([`SimDisk::full_during`]) refuses new names and what would make a file longer; without descriptors
 //!    ([`SimDisk::no_descriptors_during`]) nothing can be opened. Both end again.
 //! 10. While the device stalls ([`SimDisk::stall`]) nothing in a queue completes, unless its owner waits for nothing else.

@@ -276,7 +276,7 @@ fn a_full_disk_and_a_want_of_descriptors_refuse_and_end_again() {
     disk.no_descriptors_during(0..u64::MAX);
     assert_eq!(io.open(Path::new("/d/f"), OpenMode::Read).map(drop).map_err(code), Err(Some(24)));
     io.write_at(&f, 0, block(b'c'), true).expect("what is open stays open");
-    assert_eq!((disk.refused(), disk.is_short()), (3, true));
+    assert_eq!((disk.refused(), disk.is_short()), ((3, 3), true));
     disk.plenty();
     io.open(Path::new("/d/f"), OpenMode::Read).expect("there are descriptors again");
 }

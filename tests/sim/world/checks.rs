@@ -33,7 +33,9 @@ impl World {
         };
         self.tally.kept += fates.settled.len() as u64;
         self.tally.lost += fates.lost.len() as u64;
+        fates.lost.iter().for_each(|ticket| drop(self.told.remove(ticket)));
         self.check_rolled_back(store, &fates)?;
+        self.check_cursors(store, &damaged)?;
         let listed = self.check_list(store, &damaged)?;
         Ok(damaged.is_empty() && listed)
     }
@@ -45,30 +47,51 @@ impl World {
         self.told.iter().filter(|(_, told)| told.at < proof).map(|(ticket, _)| *ticket).max()
     }
 
-    /// What is gone although it was acknowledged is gone visibly: each client that was told of it learns it.
+    /// What is gone although it was acknowledged is gone visibly: each client that was told of it learns it, now and also
+    /// when the log has grown again.
     fn check_rolled_back(&mut self, store: &Store, fates: &Fates) -> Result<(), Violation> {
         for ticket in &fates.rolled_back {
-            let Some(told) = self.told.get(ticket) else { continue };
+            let Some(told) = self.told.remove(ticket) else { continue };
             self.tally.rolled_back += 1;
-            for (log, cursor) in &told.cursors {
-                match store.read(log, *cursor, ReadLimit::default()) {
-                    Ok(_) if cursor.seq == 0 => {}
-                    // What this log had at the cursor may have been acknowledged before, and be there.
-                    Ok(_) if self.is_still_true(log, cursor.seq) => {}
-                    Ok(_) => return violation(format!("{ticket:?} is gone, and {log} says nothing of it at {cursor}")),
-                    Err(e) if e.kind() == ErrorKind::Invalid => {
-                        return violation(format!("{ticket:?} is gone, and {log} calls {cursor} a bad request: {e}"));
-                    }
-                    Err(_) => {}
+            for (log, cursor) in told.cursors {
+                // A part that added no record leaves its client where the log still is.
+                let still_true = self.oracle.expected().get(&log).is_some_and(|log| log.next >= cursor.seq);
+                if !still_true {
+                    self.gone.push((log, cursor));
+                }
+            }
+        }
+        for (log, cursor) in &self.gone {
+            let known = self.oracle.expected().get(log).map_or(Phase::Absent, |log| log.phase);
+            match (store.read(log, *cursor, ReadLimit::default()), known) {
+                (Err(e), _) if e.kind() == ErrorKind::Rewound => {}
+                (Err(e), Phase::Absent) if e.kind() == ErrorKind::NotFound => {}
+                (Err(e), Phase::Deleted) if e.kind() == ErrorKind::Deleted => {}
+                (Err(e), _) if e.kind() == ErrorKind::Damaged && self.disk.lied() => {}
+                (answer, _) => {
+                    let answer = answer.map(|page| page.next_seq);
+                    return violation(format!("the history of {cursor} is gone, and {log} answers {answer:?}"));
                 }
             }
         }
         Ok(())
     }
 
-    /// Whether the log's records up to `seq` are there without the batch, which added none to this log then.
-    fn is_still_true(&self, log: &str, seq: u64) -> bool {
-        self.oracle.expected().get(log).is_some_and(|log| log.next >= seq)
+    /// What was acknowledged and is there is where its client was told: no cursor is refused that the history leads
+    /// through.
+    fn check_cursors(&self, store: &Store, damaged: &BTreeSet<String>) -> Result<(), Violation> {
+        for (log, cursor) in self.told.values().rev().take(10).flat_map(|told| &told.cursors) {
+            let Some(now) = self.oracle.expected().get(log).filter(|now| now.phase == Phase::Live) else { continue };
+            if damaged.contains(log) || cursor.seq <= now.trim || cursor.seq <= now.base() || cursor.seq > now.next {
+                continue;
+            }
+            match store.read(log, *cursor, ReadLimit { records: 1, bytes: 1 }) {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::Damaged && self.disk.lied() => {}
+                Err(e) => return violation(format!("{log} is where {cursor} leads, and says: {e}")),
+            }
+        }
+        Ok(())
     }
 
     /// Every live log is listed, and nothing that was never there. False if the list is damaged and says so.
@@ -90,10 +113,11 @@ impl World {
         }
     }
 
-    /// Damage says where it is: a file, a log, or LSNs.
+    /// Damage says where it is: the file that is wrong, a log, or LSNs.
     pub(super) fn check_named(&self, error: &Error) -> Result<(), Violation> {
-        let named = error.path().is_some() || error.lsn_range().is_some() || error.log_name().is_some();
-        if named { Ok(()) } else { violation(format!("damage without a place: {error}")) }
+        let by_file = error.path().is_some_and(|path| self.disk.is_wrong(path));
+        let named = by_file || error.lsn_range().is_some() || error.log_name().is_some();
+        if named { Ok(()) } else { violation(format!("damage without its place: {error}")) }
     }
 
     /// What the recovery says of itself, given what the journal held before it. `direct`: it follows the end of a
@@ -102,6 +126,12 @@ impl World {
         let report = store.recovery();
         if self.ended_by.is_none() && !report.clean && !self.disk.lied() {
             return violation(format!("closed cleanly, found unclean: {report:?}"));
+        }
+        if self.ended_by.is_some() && direct && !self.closing && report.clean && report.end.0 > 0 {
+            return violation(format!("it crashed, and counts as closed: {report:?}"));
+        }
+        if !self.timelines.insert(report.timeline) && report.end.0 > 0 {
+            return violation(format!("an open goes on on the timeline of an earlier one: {report:?}"));
         }
         self.disk.frames_settled();
         let lies = self.disk.lied() || self.plan.scenario.is_buffered();

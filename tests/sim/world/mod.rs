@@ -16,22 +16,24 @@ mod tally;
 mod trouble;
 mod words;
 
-pub use plan::{Event, Plan, Scenario, Step};
+pub use plan::{Event, Plan, Scenario, Stage, Step};
 pub use tally::Tally;
 
 use super::traffic::Traffic;
 use super::{Crash, Rng, SimClock, SimDisk};
 use crate::oracle::{Oracle, Part, Ticket, Violation};
 use everlog::io::Io;
-use everlog::types::Cursor;
+use everlog::types::{Cursor, Timeline};
 use everlog::{Ack, Batch, Config, Error, ErrorKind, ReadLimit, Steps, Store, WhenFull};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Passes after which a store that still owes an answer is stuck.
 const PATIENCE: usize = 400;
+/// Attempts after which a store that does not open will not.
+const OPENINGS: usize = 10;
 
 struct Running {
     store: Store,
@@ -67,6 +69,12 @@ struct World {
     /// Whether the latch was seen closed in this boot.
     poisoned: bool,
     lie_planned: bool,
+    /// Whether the generation before ended in a close, or was about to.
+    closing: bool,
+    /// The timelines of the opens so far.
+    timelines: BTreeSet<Timeline>,
+    /// Positions behind what a lie took: no history leads through them any more.
+    gone: Vec<(String, Cursor)>,
     /// Steps for which the device still stands still.
     stalled_for: u64,
     /// The steps that were taken.
@@ -81,8 +89,8 @@ pub struct Outcome {
     pub result: Result<Tally, Violation>,
     /// The steps of its workloads that were taken.
     pub taken: Vec<Step>,
-    /// The disk's operations in the first generation, its opening included.
-    pub operations: u64,
+    /// The disk's operations in the creation and the first two generations, their openings included.
+    pub operations: [u64; 3],
 }
 
 /// Runs the world of `plan` on `disk`, which was made from the same seed and keeps the trace.
@@ -105,11 +113,14 @@ pub fn run(plan: &Plan, disk: &SimDisk) -> Outcome {
         ended_by: None,
         poisoned: false,
         lie_planned: false,
+        closing: false,
+        timelines: BTreeSet::new(),
+        gone: Vec::new(),
         stalled_for: 0,
         taken: Vec::new(),
         tally: Tally::default(),
     };
-    let mut operations = 0;
+    let mut operations = [0; 3];
     let result = world.live(&mut operations).map(|()| world.tally);
     Outcome { result, taken: world.taken, operations }
 }
@@ -119,26 +130,47 @@ fn violation<T>(what: impl Into<String>) -> Result<T, Violation> {
 }
 
 impl World {
-    fn live(&mut self, operations: &mut u64) -> Result<(), Violation> {
+    fn live(&mut self, operations: &mut [u64; 3]) -> Result<(), Violation> {
+        self.arm_event(Stage::Creation);
         self.create()?;
-        let from = self.disk.ops();
+        operations[0] = self.disk.ops();
         let generations = self.rng.between(self.plan.generations.start, self.plan.generations.end);
-        self.arm_event();
         for generation in 0..generations {
+            let from = self.disk.ops();
+            if let Some(stage) = Stage::ALL.get(generation as usize + 1) {
+                self.arm_event(*stage);
+            }
             let goes_on = self.generation(generation as u32)?;
-            if generation == 0 {
-                *operations = self.disk.ops() - from;
+            if let Some(count) = operations.get_mut(generation as usize + 1) {
+                *count = self.disk.ops() - from;
             }
             if !goes_on {
-                return Ok(());
+                return self.look_again();
             }
         }
         self.enter(generations as u32, Step::OPEN);
-        self.tally.short = self.disk.refused();
+        self.relieve();
+        self.tally.short = self.disk.refused().1;
         let Some(running) = self.open(false)? else { return self.found_damage() };
         let whole = self.check_everything(&running.store)?;
+        drop(running);
         self.tally.lies = u64::from(self.disk.lied());
-        if whole { Ok(()) } else { self.found_damage() }
+        if whole { Ok(()) } else { self.found_damage().and_then(|()| self.look_again()) }
+    }
+
+    /// What is damaged stays so, whoever opens the store once more: nothing is cut away meanwhile.
+    fn look_again(&mut self) -> Result<(), Violation> {
+        if self.disk.crashed().is_none() {
+            let kind = *self.rng.pick(&[Crash::Process, Crash::Power]);
+            self.disk.crash(kind);
+        }
+        self.waiting.clear();
+        self.reboot();
+        let Some(running) = self.open(false)? else { return Ok(()) };
+        match self.check_everything(&running.store)? {
+            false => Ok(()),
+            true => violation("what was damaged is whole, as if nothing had been there"),
+        }
     }
 
     /// Damage was named, as a lying disk may bring about: nothing is asked of such a store any more.
@@ -183,16 +215,26 @@ impl World {
         for attempt in 0.. {
             self.dir = PathBuf::from(format!("/store{attempt}"));
             let config = self.config();
-            if attempt == 0 && self.rng.chance(20) {
+            if attempt == 0 && self.is_left_to_chance_in(Stage::Creation) && self.rng.chance(20) {
                 self.plan_crash(30);
+            }
+            if attempt == 0 && self.is_left_to_chance_in(Stage::Creation) {
+                self.trouble_in_opening();
             }
             let made = Store::create_on(self.io(), self.clock.clone(), &self.dir, &config);
             match made {
                 Ok(_) => break,
                 Err(_) if self.disk.crashed().is_some() => self.reboot(),
+                Err(e) if self.excuses(&e) => {
+                    self.relieve();
+                    self.disk.crash(Crash::Process);
+                    self.reboot();
+                }
                 Err(e) => return violation(format!("a store cannot be created: {e}")),
             }
         }
+        self.relieve();
+        self.disk.no_failures();
         self.disk.no_crash();
         self.ended_by = None;
         Ok(())
@@ -220,8 +262,14 @@ impl World {
     fn open(&mut self, disturbed: bool) -> Result<Option<Running>, Violation> {
         self.ended_at = self.disk.ops();
         for attempt in 0.. {
-            if disturbed && self.is_left_to_chance() && attempt < 4 && self.rng.chance(35) {
-                self.plan_crash(20);
+            if disturbed && self.is_left_to_chance() && attempt < 4 {
+                if self.rng.chance(35) {
+                    self.plan_crash(20);
+                }
+                self.trouble_in_opening();
+            }
+            if attempt > OPENINGS {
+                return violation(format!("the store does not open in {OPENINGS} attempts, though nothing is wrong"));
             }
             self.disk.note(|| "open".to_owned());
             let config = self.config();
@@ -239,7 +287,8 @@ impl World {
                             report.frames
                         )
                     });
-                    self.check_report(&store, &frames, attempt == 0)?;
+                    let direct = attempt == 0;
+                    self.check_report(&store, &frames, direct)?;
                     return Ok(Some(Running { store, steps }));
                 }
                 Err(_) if self.disk.crashed().is_some() => {
@@ -293,8 +342,10 @@ impl World {
         Ok(true)
     }
 
-    fn end(&mut self, running: Running) -> Result<(), Violation> {
+    fn end(&mut self, mut running: Running) -> Result<(), Violation> {
         self.relieve();
+        self.probe(&mut running)?;
+        self.closing = false;
         if self.disk.crashed().is_none() && self.is_left_to_chance() && self.rng.chance(60) {
             let kind = match self.plan.scenario {
                 Scenario::KillThenPower => Crash::Process,
@@ -307,6 +358,7 @@ impl World {
             drop((store, steps));
         } else {
             self.disk.note(|| "close".to_owned());
+            self.closing = true;
             match steps.close() {
                 Ok(()) if self.poisoned => return violation("poisoned, and closed cleanly"),
                 Ok(()) => {}
@@ -334,6 +386,30 @@ impl World {
             self.ended_by = None;
         }
         Ok(())
+    }
+
+    /// Nothing is wrong any more: the store takes an append and acknowledges it.
+    fn probe(&mut self, running: &mut Running) -> Result<(), Violation> {
+        if self.disk.lied() {
+            return Ok(());
+        }
+        self.disk.no_failures();
+        self.settle(running)?;
+        for _ in 0..PATIENCE {
+            self.look_at_latch(&running.store)?;
+            if self.poisoned || self.disk.crashed().is_some() {
+                return Ok(());
+            }
+            let part = self.traffic.probe();
+            let turned_away = self.tally.turned_away;
+            self.append(&running.store, &[part])?;
+            if self.tally.turned_away == turned_away {
+                return self.settle(running);
+            }
+            self.commit(running)?;
+            self.flush(running)?;
+        }
+        violation(format!("nothing is wrong any more, and an append is turned away {PATIENCE} times"))
     }
 
     fn workload(&mut self, running: &mut Running) -> Result<(), Violation> {
@@ -492,8 +568,11 @@ impl World {
                 let dead = self.disk.crashed().is_some();
                 let short = e.kind() == ErrorKind::Io && self.disk.is_short();
                 // A store that is poisoned goes on reading.
-                if dead || short || self.disk.lied() {
+                if dead || short {
                     return Ok(());
+                }
+                if self.disk.lied() && e.kind() == ErrorKind::Damaged {
+                    return self.check_named(&e);
                 }
                 return violation(format!("an honest disk, and {e}"));
             }

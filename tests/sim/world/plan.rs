@@ -115,7 +115,39 @@ impl Step {
     pub const END: u32 = u32::MAX;
 }
 
-/// What happens at one operation of the first generation, exactly.
+/// Which part of a world something happens in, exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The creation of the store.
+    Creation,
+    /// The first generation.
+    First,
+    /// The second: it opens what a crash has left.
+    Second,
+}
+
+impl Stage {
+    /// All of them, in their order.
+    pub const ALL: [Self; 3] = [Self::Creation, Self::First, Self::Second];
+
+    /// Its name on a command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creation => "creation",
+            Self::First => "first",
+            Self::Second => "second",
+        }
+    }
+
+    /// The stage of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        Self::ALL.iter().find(|stage| stage.name() == name)
+    }
+}
+
+/// What happens at one operation of a stage, exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The machine crashes.
@@ -141,9 +173,8 @@ pub struct Plan {
     pub steps: Range<u64>,
     /// Steps that are left out.
     pub skipped: BTreeSet<Step>,
-    /// What happens at an operation of the first generation, counted from 1 at its opening; chance does nothing to that
-    /// generation then.
-    pub event: Option<(u64, Event)>,
+    /// What happens at an operation of a stage, counted from 1 at its beginning; chance does nothing to that stage then.
+    pub event: Option<(Stage, u64, Event)>,
 }
 
 impl Plan {
@@ -153,10 +184,11 @@ impl Plan {
         Self { scenario, seed, generations: 3..7, steps: 10..160, skipped: BTreeSet::new(), event: None }
     }
 
-    /// A short world in which something happens at one operation; without it, the world that is to be disturbed.
+    /// A short world in which something happens at one operation of a stage; without it, the world to be disturbed.
     #[must_use]
-    pub fn exact(scenario: Scenario, seed: u64, event: Option<(u64, Event)>) -> Self {
-        let event = Some(event.unwrap_or((u64::MAX, Event::Full(0))));
+    pub fn exact(scenario: Scenario, seed: u64, stage: Stage, event: Option<(u64, Event)>) -> Self {
+        let (op, event) = event.unwrap_or((u64::MAX, Event::Full(0)));
+        let event = Some((stage, op, event));
         Self { scenario, seed, generations: 2..3, steps: 40..100, skipped: BTreeSet::new(), event }
     }
 

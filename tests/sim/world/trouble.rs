@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is excused that the misfortunes so far do not explain.
 
-use super::{Event, Scenario, World, violation};
+use super::{Event, Scenario, Stage, World, violation};
 use crate::oracle::Violation;
 use crate::sim::{Crash, Fault, Flip, Lie};
 use everlog::types::TimeUs;
@@ -12,9 +12,9 @@ use std::time::Duration;
 const TEN_YEARS_US: u64 = 10 * 365 * 86_400 * 1_000_000;
 
 impl World {
-    /// What is planned for the first generation, before it opens.
-    pub(super) fn arm_event(&mut self) {
-        let Some((op, event)) = self.plan.event else { return };
+    /// What is planned for this stage, before it begins.
+    pub(super) fn arm_event(&mut self, stage: Stage) {
+        let Some((_, op, event)) = self.plan.event.filter(|(planned, ..)| *planned == stage) else { return };
         let op = self.disk.ops().saturating_add(op);
         match event {
             Event::Crash(kind, when) => self.disk.crash_exactly(op, kind, when),
@@ -24,9 +24,30 @@ impl World {
         }
     }
 
+    /// Whether chance has its way in this stage.
+    pub(super) fn is_left_to_chance_in(&self, stage: Stage) -> bool {
+        self.plan.event.is_none_or(|(planned, ..)| planned != stage)
+    }
+
     /// Whether chance has its way in this generation.
     pub(super) fn is_left_to_chance(&self) -> bool {
-        self.plan.event.is_none() || self.at.generation > 0
+        Stage::ALL.get(self.at.generation as usize + 1).is_none_or(|stage| self.is_left_to_chance_in(*stage))
+    }
+
+    /// While a store is created or opened.
+    pub(super) fn trouble_in_opening(&mut self) {
+        let soon = self.disk.ops() + 1 + self.rng.below(25);
+        if !self.rng.chance(30) {
+            return;
+        }
+        match self.plan.scenario {
+            scenario if scenario.fails() => {
+                self.disk.fail_at(soon, *self.rng.pick(&[Fault::Eio, Fault::EioSticky, Fault::Short]));
+            }
+            Scenario::Full if self.rng.chance(70) => self.disk.full_during(soon..soon + self.rng.between(1, 20)),
+            Scenario::Full => self.disk.no_descriptors_during(soon..soon + self.rng.between(1, 20)),
+            _ => {}
+        }
     }
 
     /// At the start of a generation's workload, which has so many steps.
@@ -84,7 +105,7 @@ impl World {
             Scenario::Stale => Lie::Stale,
             _ => return,
         };
-        if luck < 5 && !self.lie_planned {
+        if luck < 10 && !self.lie_planned {
             self.lie_planned = true;
             self.disk.lie_at(soon, lie);
         }
@@ -144,7 +165,7 @@ impl World {
         if self.disk.lied() {
             return failed || matches!(kind, ErrorKind::Damaged | ErrorKind::Refused);
         }
-        let short = self.disk.refused() > 0 && matches!(kind, ErrorKind::Io | ErrorKind::Overloaded);
+        let short = self.disk.refused().0 > 0 && matches!(kind, ErrorKind::Io | ErrorKind::Overloaded);
         failed && self.disk.failed() > 0 || short
     }
 
