@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod folders;
+pub mod fuzzed;
 pub mod golden;
 pub mod net;
 pub mod oracle;
