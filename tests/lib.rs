@@ -8,6 +8,7 @@
 
 pub mod flips;
 pub mod folders;
+pub mod fuzzed;
 pub mod golden;
 pub mod net;
 pub mod oracle;

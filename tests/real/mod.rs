@@ -109,9 +109,9 @@ pub struct Row {
 }
 
 impl Row {
-    /// Every row: those on real file systems, then the simulated worlds.
+    /// Every row: those on real file systems, then the simulated worlds, then the parsers.
     pub fn all() -> impl Iterator<Item = &'static Self> {
-        ROWS.iter().chain(&crate::sim::row::ROWS)
+        ROWS.iter().chain(&crate::sim::row::ROWS).chain(&crate::fuzzed::ROWS)
     }
 
     /// The row of that name.

@@ -32,7 +32,6 @@ pub fn run(root: &Path, seconds: u64, target: Option<&str>) -> Outcome {
 }
 
 fn fuzz(root: &Path, only: Option<&str>, limits: &[String]) -> Outcome {
-    tool("cargo fuzz", &["fuzz", "--version"], INSTALL)?;
     let mut targets = targets(root)?;
     if let Some(only) = only {
         targets.retain(|target| target == only);
@@ -43,10 +42,7 @@ fn fuzz(root: &Path, only: Option<&str>, limits: &[String]) -> Outcome {
             ));
         }
     }
-    let seeds = format!("{FOLDER}/seeds");
-    call(cargo(root, &["run", "--quiet", "--package", "everlog-inputs", "--bin", "inputs", "--", "seeds", &seeds]))?;
-    let build = ["fuzz", "build", "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", "--target-dir", FOLDER];
-    call(cargo(root, &[&build[..], &only.into_iter().collect::<Vec<_>>()].concat()))?;
+    build(root, only)?;
     let mut total = 0;
     for target in &targets {
         let executed = run_one(root, target, limits)?;
@@ -55,6 +51,17 @@ fn fuzz(root: &Path, only: Option<&str>, limits: &[String]) -> Outcome {
     }
     eprintln!("{} targets held for {total} inputs", targets.len());
     Ok(())
+}
+
+/// Builds all targets, or the one, and makes their seeds.
+pub fn build(root: &Path, only: Option<&str>) -> Outcome {
+    tool("cargo fuzz", &["fuzz", "--version"], INSTALL)?;
+    let seeds = format!("{FOLDER}/seeds");
+    call(cargo(root, &["run", "--quiet", "--package", "everlog-inputs", "--bin", "inputs", "--", "seeds", &seeds]))?;
+    // Sanitizers need a nightly compiler.
+    let mut build = vec!["fuzz", "build", "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", "--target-dir", FOLDER];
+    build.extend(only);
+    call(cargo(root, &build))
 }
 
 fn targets(root: &Path) -> Result<Vec<String>, Failure> {

@@ -179,6 +179,10 @@ fn disks(root: &Path) -> Outcome {
 pub fn soak(root: &Path, args: &[String]) -> Outcome {
     // The victims of the rows as well.
     call(cargo(root, &["build", "--package", "everlog-tests", "--bins"]))?;
+    let (named, whole) = (args.iter().any(|arg| arg == "--row"), args.iter().any(|arg| arg == "--minutes"));
+    if args.iter().any(|arg| arg == "parsers") || (whole && !named) {
+        fuzz::build(root, None)?;
+    }
     let mut soak = Command::new(root.join("target/debug/soak"));
     soak.current_dir(root).args(args);
     call(soak)

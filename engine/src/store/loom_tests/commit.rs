@@ -39,21 +39,39 @@ fn loom_a_committer_that_is_to_stop_does_not_sleep_on() {
     });
 }
 
+/// The files of a store whose journal file is full once it was opened, and which has no other.
+fn filled() -> &'static Files {
+    static FILLED: OnceLock<Files> = OnceLock::new();
+    FILLED.get_or_init(|| {
+        let files = created();
+        alone(move || {
+            let tries = (1..30).map(|frames| {
+                let mut parts = Parts::open(files);
+                (0..frames).for_each(|_| parts.put(&["a"], b"before"));
+                parts.committer.close_frame().expect("a sound disk");
+                parts.disk.mem.snapshot()
+            });
+            let is_full = |files: &Files| {
+                let parts = Parts::open(files);
+                parts.committer.needs_file() && !parts.core.journal.ring.has_spare()
+            };
+            tries.into_iter().find(is_full).expect("it is full some time")
+        })
+    })
+}
+
 /// The journal file is full and there is no other: the frame is put back, the flush makes a file and wakes the
 /// committer, and the frame is written.
 #[test]
 fn loom_a_frame_that_was_put_back_is_written_once_there_is_a_file() {
-    let files = created();
+    let files = filled();
     check_to(2, move || {
-        let mut parts = Parts::open(files);
-        while !parts.committer.needs_file() {
-            parts.put(&["a"], b"before");
-        }
-        let Parts { disk, core, committer, flusher } = parts;
+        let Parts { disk, core, committer, flusher } = Parts::open(files);
         let waker = committer.waker();
+        let ack = append(&core, &["a"], b"behind").expect("staged");
         let (committer, stop) = commits(&core, committer);
         let (flusher, stop_flush) = flushes(&core, flusher, waker);
-        append(&core, &["a"], b"behind").expect("staged").wait().expect("durable");
+        ack.wait().expect("durable");
         assert!(disk.holds(b"behind"));
         stop.stop();
         committer.join().expect("no panic").expect("it did not panic");

@@ -70,11 +70,11 @@ fn loom_a_failed_manifest_stops_appends() {
         let mut parts = Parts::open(files);
         parts.put(&["a"], b"first");
         parts.disk.state.fail_manifest.store(true, Ordering::Relaxed);
+        let ack = append(&parts.core, &["a"], b"second");
         let Parts { core, committer, flusher, .. } = parts;
         let waker = committer.waker();
         let (committer, stop) = commits(&core, committer);
         let (flusher, stop_flush) = flushes(&core, flusher, waker);
-        let ack = append(&core, &["a"], b"second");
         core.flush_signal.flush(&core).expect_err("no manifest can be written");
         assert_eq!(append(&core, &["a"], b"third").map(drop).expect_err("poisoned").kind(), ErrorKind::Poisoned);
         if let Err(error) = ack.and_then(Ack::wait) {

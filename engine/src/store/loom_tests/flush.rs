@@ -175,14 +175,18 @@ fn loom_whoever_waits_for_memory_has_a_flush_begin() {
         parts.put(&["a"], b"first");
         let large = vec![7; 7 << 10];
         let first = append(&parts.core, &["a"], &large).expect("staged");
-        let Parts { core, committer, flusher, .. } = parts;
-        let waker = committer.waker();
-        let (committer, stop) = commits(&core, committer);
-        let (flusher, stop_flush) = flushes(&core, flusher, waker);
-        append(&core, &["a"], &large).expect("there was room in the end").wait().expect("durable");
+        let Parts { core, mut committer, flusher, .. } = parts;
+        let (flusher, stop_flush) = flushes(&core, flusher, committer.waker());
+        let committer = thread(move || {
+            while !committer.is_idle() {
+                committer.step(false);
+            }
+        });
+        // As an append does.
+        let room = core.index.pool.take(large.len(), || core.appender.pressure.wake());
+        assert!(room, "the store is open");
         first.wait().expect("durable");
-        stop.stop();
-        committer.join().expect("no panic").expect("it did not panic");
+        committer.join().expect("no panic");
         stop_flush.stop();
         flusher.join().expect("no panic").expect("it did not panic");
     });

@@ -25,8 +25,8 @@ use crate::io::mem::MemIo;
 use crate::io::{Completion, Done, Io, IoQueue, Op, Wake};
 use crate::read::{Page, ReadLimit, read};
 use crate::sync::{
-    Arc, AtomicBool, Condvar, JoinHandle, Mutex, Ordering, Thread, check, check_to, current, park, quiet, spawn, wait,
-    yield_now,
+    Arc, AtomicBool, Condvar, Event, JoinHandle, Mutex, Ordering, Thread, check, check_to, current, park, quiet, spawn,
+    wait, yield_now,
 };
 use crate::types::{Position, TimeUs};
 use std::any::Any;
@@ -51,11 +51,13 @@ struct Disk {
     state: Arc<DiskState>,
 }
 
-/// Not loom's: it orders nothing.
+/// Switches, which are not loom's: they order nothing.
 #[derive(Default)]
 struct DiskState {
     /// Somebody has the directory's lock.
     locked: Switch,
+    /// Somebody let go of it.
+    unlocked: Event,
     /// The store is open, so that whoever writes must have the lock.
     watched: Switch,
     /// The next durable write through a queue fails.
@@ -138,6 +140,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.1.locked.store(false, Ordering::Relaxed);
         drop(self.0.take());
+        self.1.unlocked.happen();
     }
 }
 
