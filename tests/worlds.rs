@@ -124,6 +124,7 @@ fn the_same_plan_gives_the_same_trace() {
         let plan = Plan::random(scenario, 1);
         let traces = [campaign::run(&plan).1, campaign::run(&plan).1];
         let differ = traces[0].iter().zip(&traces[1]).position(|(a, b)| a != b);
-        assert!(traces[0] == traces[1], "{}, line {differ:?}", scenario.name());
+        let lines = differ.map(|line| [&traces[0][line], &traces[1][line]]);
+        assert!(traces[0] == traces[1], "{}, line {differ:?}: {lines:?}", scenario.name());
     }
 }

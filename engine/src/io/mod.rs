@@ -310,6 +310,15 @@ pub trait Io: Send + Sync + 'static {
     fn buffered(&self) -> bool {
         false
     }
+
+    /// Fills `bytes` with random ones, for ids and keys: the operating system's, but in a simulation, where everything
+    /// follows from a seed.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(io::Error::from)
+    }
 }
 
 impl dyn Io {

@@ -5,6 +5,7 @@
 //! bytes past the cut are copied and not touched, and the files removed are named by nothing. The next open scans the
 //! same bytes, decides the same, and does the rest.
 
+use super::replay::Extent;
 use super::scan::Facts;
 use super::torn;
 use crate::error::Result;
@@ -12,18 +13,22 @@ use crate::format::manifest::Manifest;
 use crate::io::{Io, OpenMode};
 use crate::mutants::{self, Mutant};
 use crate::segment;
-use crate::types::{JournalId, SegmentId};
+use crate::types::SegmentId;
 use std::path::{Path, PathBuf};
 
 /// Makes durable what recovery rests on, before anything of it is visible. First the directories: a process killed in a
 /// commit may have renamed its manifest and not synced that, and journal frames written from now on name that version.
-/// Then every accepted frame: a killed process may have left it in the page
-/// cache or in the device's, where it can be read and still be lost with the power. In buffered mode the frames are
-/// written again, since a sync alone says nothing after an earlier one failed.
+/// Then every accepted frame: a killed process may have left it in the page cache or in the device's, where it can be
+/// read and still be lost with the power.
+///
+/// A sync alone does not do: where an earlier one failed, by the process before or by an open that gave up there, the
+/// bytes may be lost, go on being read, and count as clean, so that the next sync succeeds over nothing. So the frames
+/// are written again, the same bytes: those that no watermark proves, whose write nobody saw complete; and through the
+/// page cache all of them. A crash in the middle leaves each sector as it was.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`]: nothing may be opened.
-pub fn make_durable(io: &dyn Io, dir: &Path, facts: &Facts, extents: &[(JournalId, u64, u32)]) -> Result<()> {
+pub fn make_durable(io: &dyn Io, dir: &Path, facts: &Facts, extents: &[Extent]) -> Result<()> {
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(parent)?;
     }
@@ -32,15 +37,16 @@ pub fn make_durable(io: &dyn Io, dir: &Path, facts: &Facts, extents: &[(JournalI
     for file in &facts.files {
         let Some(journal) = file.in_chain_of else { continue };
         let open = io.open(&file.path, OpenMode::WriteDirect)?;
-        if io.buffered() {
-            for (_, position, len) in extents.iter().filter(|(j, _, _)| *j == journal) {
-                let frame = io.read_at(&open, *position, *len as usize)?;
-                io.write_at(&open, *position, frame, false)?;
-            }
+        if mutants::makes(Mutant::RecoveredUnsynced) {
+            continue;
         }
-        if !mutants::makes(Mutant::RecoveredUnsynced) {
-            io.sync(&open)?;
+        let unsure = |extent: &&Extent| extent.journal == journal && (io.buffered() || extent.frame > facts.watermark);
+        for extent in extents.iter().filter(unsure) {
+            let mut frame = io.read_at(&open, extent.position, extent.len as usize)?;
+            frame.set_len(frame.len().min(extent.len as usize));
+            io.write_at(&open, extent.position, frame, !io.buffered())?;
         }
+        io.sync(&open)?;
     }
     Ok(())
 }

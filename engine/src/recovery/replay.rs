@@ -14,6 +14,19 @@ use crate::sync::Arc;
 use crate::types::{FrameNo, JournalId, LogId, Lsn, Seq};
 use std::collections::BTreeMap;
 
+/// Where an accepted frame lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// The use of a file.
+    pub journal: JournalId,
+    /// The byte offset in it.
+    pub position: u64,
+    /// Bytes.
+    pub len: u32,
+    /// The frame's number.
+    pub frame: FrameNo,
+}
+
 /// A replay under way.
 pub struct Replay<'a> {
     index: &'a Index,
@@ -21,8 +34,8 @@ pub struct Replay<'a> {
     pub last_frames: BTreeMap<JournalId, FrameNo>,
     /// The store's timelines, those that only the journal tells of included.
     pub timelines: Vec<TimelineStart>,
-    /// Where the accepted frames lie: use, byte offset, bytes.
-    pub extents: Vec<(JournalId, u64, u32)>,
+    /// Where the accepted frames lie.
+    pub extents: Vec<Extent>,
     /// Frames.
     pub frames: u64,
     /// Entries.
@@ -56,7 +69,8 @@ impl<'a> Replay<'a> {
         self.entries += u64::from(header.entries);
         self.bytes += u64::from(header.frame_len);
         self.last_frames.insert(header.journal, header.frame);
-        self.extents.push((header.journal, header.position, header.frame_len));
+        let FrameHeader { journal, position, frame_len: len, frame: number, .. } = *header;
+        self.extents.push(Extent { journal, position, len, frame: number });
         self.note_timeline(header);
         let payload_len = header.payload_len as usize;
         let found = find(&frame[HEADER_LEN..HEADER_LEN + payload_len]).map_err(|what| {

@@ -33,8 +33,12 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
     leftovers(&*io, dir)?.iter().try_for_each(|path| io.remove(path))?;
     io.create_dir(&segment::directory(dir))?;
     io.sync_dir(dir)?;
-    let identity =
-        Identity { features: Features::KNOWN, store: StoreId(random()?), key: random()?, created: clock.wall() };
+    let identity = Identity {
+        features: Features::KNOWN,
+        store: StoreId(random(&*io)?),
+        key: random(&*io)?,
+        created: clock.wall(),
+    };
     let metrics = Arc::new(Metrics::default());
     let ring = Ring::new(
         Arc::clone(&io),
@@ -46,7 +50,7 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
         JournalId(1),
     );
     ring.prepare()?;
-    let timeline = Timeline { counter: 1, random: u32::from_le_bytes(random()?) };
+    let timeline = Timeline { counter: 1, random: u32::from_le_bytes(random(&*io)?) };
     let manifest = Manifest {
         identity,
         version: ManifestVersion(1),
@@ -74,9 +78,9 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
 
 /// Random bytes from the operating system.
 #[allow(clippy::disallowed_methods, reason = "the one home of randomness")]
-pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+pub(super) fn random<const N: usize>(io: &dyn Io) -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
+    io.random(&mut bytes)
         .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
     Ok(bytes)
 }

@@ -12,7 +12,7 @@ use crate::io::{AlignedBuf, Io};
 use crate::manifest;
 use crate::metrics::Metrics;
 use crate::recovery::decide::{Action, decide};
-use crate::recovery::replay::Replay;
+use crate::recovery::replay::{Extent, Replay};
 use crate::recovery::scan::{Facts, FileFacts, HeaderFacts, scan};
 use crate::recovery::settle::Proven;
 use crate::segment::{self, Segment};
@@ -33,7 +33,7 @@ pub(super) struct Loaded {
     pub shown: Lsn,
     pub timelines: Vec<TimelineStart>,
     pub last_frames: BTreeMap<JournalId, FrameNo>,
-    pub extents: Vec<(JournalId, u64, u32)>,
+    pub extents: Vec<Extent>,
     pub frames: u64,
     pub entries: u64,
     pub bytes: u64,

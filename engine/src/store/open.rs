@@ -54,7 +54,7 @@ pub(super) fn open(
     let end_time = loaded.facts.end_time.max(loaded.manifest.time);
     let journal = Journal::new(ring, end, end_time, loaded.manifest.version);
     let poison = Arc::new(Poison::default());
-    let timeline = timeline(&mut loaded, &*clock)?;
+    let timeline = timeline(&mut loaded, &*io, &*clock)?;
     let flush_asked = Arc::new(AtomicBool::new(false));
     let mut flusher = Flusher::new(FlusherParts {
         io: Arc::clone(&io),
@@ -144,12 +144,12 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
 
 /// The timeline of this open: a new one, but for the first. A directory that was copied after a clean close and put back
 /// later looks like one that went on, so that a clean close is no reason to keep the old one (docs/adr/0005).
-fn timeline(loaded: &mut Loaded, clock: &dyn Clock) -> Result<Timeline> {
+fn timeline(loaded: &mut Loaded, io: &dyn Io, clock: &dyn Clock) -> Result<Timeline> {
     let last = loaded.timelines.last().map(|start| start.timeline).unwrap_or_default();
     if loaded.action == Action::Begin {
         return Ok(last);
     }
-    let timeline = Timeline { counter: last.counter + 1, random: u32::from_le_bytes(random()?) };
+    let timeline = Timeline { counter: last.counter + 1, random: u32::from_le_bytes(random(io)?) };
     loaded.timelines.push(TimelineStart {
         timeline,
         parent: last,

@@ -415,4 +415,10 @@ impl Io for SimIo {
     fn buffered(&self) -> bool {
         self.buffered
     }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut state = self.state.lock();
+        bytes.iter_mut().for_each(|byte| *byte = state.rng.draw() as u8);
+        Ok(())
+    }
 }

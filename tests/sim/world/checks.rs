@@ -44,7 +44,7 @@ impl World {
     /// speaks for it.
     fn proved(&self) -> Option<Ticket> {
         let proof = self.disk.frames().proof(self.ended_at);
-        self.told.iter().filter(|(_, told)| told.at < proof).map(|(ticket, _)| *ticket).max()
+        self.told.iter().filter(|(_, told)| told.fresh && told.at < proof).map(|(ticket, _)| *ticket).max()
     }
 
     /// What is gone although it was acknowledged is gone visibly: each client that was told of it learns it, now and also
@@ -56,7 +56,8 @@ impl World {
             for (log, cursor) in told.cursors {
                 // A part that added no record leaves its client where the log still is.
                 let still_true = self.oracle.expected().get(&log).is_some_and(|log| log.next >= cursor.seq);
-                if !still_true {
+                // Position 0 is everybody's.
+                if !still_true && cursor.seq > 0 {
                     self.gone.push((log, cursor));
                 }
             }
@@ -68,6 +69,8 @@ impl World {
                 (Err(e), Phase::Absent) if e.kind() == ErrorKind::NotFound => {}
                 (Err(e), Phase::Deleted) if e.kind() == ErrorKind::Deleted => {}
                 (Err(e), _) if e.kind() == ErrorKind::Damaged && self.disk.lied() => {}
+                // Nothing is kept there of any history.
+                (Err(e), Phase::Live) if e.kind() == ErrorKind::Trimmed && cursor.seq < self.trim_of(log) => {}
                 (answer, _) => {
                     let answer = answer.map(|page| page.next_seq);
                     return violation(format!("the history of {cursor} is gone, and {log} answers {answer:?}"));
@@ -75,6 +78,10 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn trim_of(&self, log: &str) -> u64 {
+        self.oracle.expected().get(log).map_or(0, |log| log.trim)
     }
 
     /// What was acknowledged and is there is where its client was told: no cursor is refused that the history leads
