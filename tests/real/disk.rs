@@ -5,6 +5,8 @@
 //! run side by side. Invariant: what is started, attached or mounted here ends with its handle, in the opposite order.
 
 use super::Stop;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::geteuid;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,9 @@ use std::time::{Duration, Instant};
 
 /// How long a program may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a file system may be in use by what has ended.
+const IN_USE_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// The programs that are called here, each with the package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -23,7 +28,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("e2fsck", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("losetup", "mount"),
-    ("mount", "mount"),
     ("qemu-storage-daemon", "qemu-utils"),
     ("setpriv", "util-linux"),
     ("blockdev", "util-linux"),
@@ -244,8 +248,16 @@ impl Loop {
     /// # Errors
     /// In words.
     pub fn attach(file: &Path) -> Result<Self, String> {
-        let device = call(Command::new("losetup").args(["-f", "--show"]).arg(file))?;
+        let device = call(Command::new("losetup").args(["-f", "--show", "--direct-io=off"]).arg(file))?;
         Ok(Self { device: device.into() })
+    }
+
+    /// Forgets what the kernel remembers of the device's content, after its file was written to.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn forget(&self) -> Result<(), String> {
+        call(Command::new("blockdev").arg("--flushbufs").arg(&self.device)).map(drop)
     }
 }
 
@@ -265,6 +277,24 @@ pub enum FileSystem {
 }
 
 impl FileSystem {
+    /// Its name, as mount knows it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// How a report counts what happened on it.
+    #[must_use]
+    pub fn in_report(self) -> &'static str {
+        match self {
+            Self::Ext4 => "on ext4",
+            Self::Xfs => "on XFS",
+        }
+    }
+
     /// The smallest device it can be made on, in bytes.
     #[must_use]
     pub fn bytes_min(self) -> u64 {
@@ -284,7 +314,10 @@ impl FileSystem {
             Self::Xfs => Command::new("mkfs.xfs"),
         };
         command.args(match self {
-            Self::Ext4 => ["-q", "-F", "-m", "0"].as_slice(),
+            // Nothing is left for a thread of the kernel to do later: the log of a device would fill with it.
+            Self::Ext4 => {
+                ["-q", "-F", "-m", "0", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"].as_slice()
+            }
             Self::Xfs => &["-q", "-f"],
         });
         call(command.arg(device)).map(drop)
@@ -316,31 +349,50 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts a device on a folder, which is made.
+    /// Mounts a device on a folder, which is made; the file system recovers then.
     ///
     /// # Errors
     /// In words.
-    pub fn new(device: &Path, folder: &Path) -> Result<Self, String> {
+    pub fn new(system: FileSystem, device: &Path, folder: &Path) -> Result<Self, String> {
         std::fs::create_dir_all(folder).map_err(|e| format!("{} cannot be made: {e}", folder.display()))?;
-        call(Command::new("mount").arg(device).arg(folder))?;
+        let options = match system {
+            FileSystem::Ext4 => None,
+            // A copy of a disk carries the same id.
+            FileSystem::Xfs => Some(c"nouuid"),
+        };
+        mount(device, folder, system.name(), MountFlags::empty(), options)
+            .map_err(|e| format!("{} cannot be mounted: {e}", folder.display()))?;
         Ok(Self { folder: folder.to_owned(), mounted: true })
     }
 
-    /// Unmounts it.
+    /// Unmounts it, so that nothing of it is left in the kernel: what is on the device may be changed then.
     ///
     /// # Errors
     /// Something uses it still.
     pub fn end(mut self) -> Result<(), String> {
-        call(Command::new("umount").arg(&self.folder))?;
-        self.mounted = false;
-        Ok(())
+        self.unmount().map_err(|e| format!("{} cannot be unmounted: {e}", self.folder.display()))
+    }
+
+    fn unmount(&mut self) -> Result<(), Errno> {
+        let until = Instant::now() + IN_USE_FOR_MAX;
+        loop {
+            match unmount(&self.folder, UnmountFlags::empty()) {
+                // The kernel lets go of the files of a ring some time after the process with the ring was waited for,
+                // and there is nothing to wait for that would tell.
+                Err(Errno::BUSY) if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+                done => {
+                    self.mounted = done.is_err();
+                    return done;
+                }
+            }
+        }
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.mounted {
-            let _ = call(Command::new("umount").arg("-l").arg(&self.folder));
+        if self.mounted && self.unmount().is_err() {
+            let _ = unmount(&self.folder, UnmountFlags::DETACH);
         }
     }
 }

@@ -18,7 +18,7 @@ pub fn check(model: impl Fn() + Send + Sync + 'static) {
     check_to(PREEMPTIONS_MAX, model);
 }
 
-/// As [`check`], with at most `preemptions` of them: for a model that takes too long otherwise.
+/// As [`check`], with at most `preemptions` of them: for a model of which three would take minutes.
 #[track_caller]
 pub fn check_to(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();

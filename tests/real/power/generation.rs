@@ -18,7 +18,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::blocklog::BlockLog;
-use super::device::{FileSystem, Logged, Mounted};
+use super::device::Logged;
+use crate::real::disk::{FileSystem, Mount};
 use crate::real::line::Line;
 use crate::real::oracle::Oracle;
 use crate::real::process::{Heard, PATIENCE, Setting, was_killed};
@@ -62,12 +63,11 @@ impl Generation {
         let told = |what: &str, e: io::Error| format!("{what}: {e}");
         let path = scratch.join("log");
         let logged = Logged::start(image, &path, scratch).map_err(|e| told("the logged device", e))?;
-        let mounted = Mounted::mount(plan.system, logged.device(), mount_at);
-        let mounted = mounted.map_err(|e| told("mounting the logged device", e))?;
+        let mounted = Mount::new(plan.system, logged.device(), mount_at)?;
         let said = said_by_a_victim(plan, setting, &logged)?;
         // From here on the file system alone writes.
         let end = logged.log_bytes().map_err(|e| told("the log's length", e))?;
-        mounted.unmount().map_err(|e| told("the logged device", e))?;
+        mounted.end()?;
         drop(logged);
         let log = BlockLog::read(&path).map_err(|e| told("reading the log", e))?;
         fs::remove_file(&path).map_err(|e| told("removing the log", e))?;

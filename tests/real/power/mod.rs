@@ -3,7 +3,7 @@
 //!
 //! - `blocklog`: what the log says
 //! - `states`: which states follow from it, and the model of a disk that says so
-//! - `device`: the device that is logged, loop devices and mounts
+//! - `device`: the device that is logged
 //! - `generation`: a victim on such a device, and what it said, tied to places in the log
 //!
 //! The row itself is `rows/power.rs`. It needs root, qemu's storage daemon, FUSE, loop devices, ext4 and XFS.

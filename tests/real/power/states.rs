@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::blocklog::{BlockLog, Request, SECTOR};
+use crate::real::disk::FileSystem;
 use crate::sim::rng::Rng;
 
 /// The grain in which it is remembered what was ever written.
@@ -31,6 +32,15 @@ pub enum Pieces {
 }
 
 impl Pieces {
+    /// What a file system can take.
+    #[must_use]
+    pub fn of(system: FileSystem) -> Self {
+        match system {
+            FileSystem::Ext4 => Self::SectorsOfExt4,
+            FileSystem::Xfs => Self::Blocks,
+        }
+    }
+
     /// Which piece a sector belongs to.
     fn piece(self, sector: u64) -> u64 {
         match (self, sector) {

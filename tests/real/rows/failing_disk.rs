@@ -79,7 +79,7 @@ fn once(
     let mut disk = Disk::new(folder, file_system.bytes_min(), failing)?;
     disk.up()?;
     file_system.make(disk.device())?;
-    let mount = Mount::new(disk.device(), &folder.join("mounted"))?;
+    let mount = Mount::new(file_system, disk.device(), &folder.join("mounted"))?;
     let setting = Setting::new(&mount.folder.join("store"), io, random.draw(), folder);
     let mut oracle = Oracle::default();
     let mut command = setting.write();
@@ -102,7 +102,7 @@ fn once(
         }
     }
     file_system.repair(disk.device())?;
-    let mount = Mount::new(disk.device(), &folder.join("mounted"))?;
+    let mount = Mount::new(file_system, disk.device(), &folder.join("mounted"))?;
     counts.acknowledgements_checked += setting.ask(&mut oracle)?;
     mount.end()
 }

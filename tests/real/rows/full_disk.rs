@@ -58,7 +58,7 @@ fn once(folder: &Path, io: &'static str, random: &mut Random, counts: &mut Count
     File::create(&image).and_then(|file| file.set_len(FileSystem::Ext4.bytes_min())).map_err(told)?;
     let device = Loop::attach(&image)?;
     FileSystem::Ext4.make(&device.device)?;
-    let mount = Mount::new(&device.device, &folder.join("mounted"))?;
+    let mount = Mount::new(FileSystem::Ext4, &device.device, &folder.join("mounted"))?;
     let ballast = mount.folder.join("ballast");
     fill(&ballast, BALLAST_BYTES)?;
 

@@ -14,11 +14,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::programs::target_dir;
+use crate::real::disk::{FileSystem, Loop, Mount, check_machine};
 use crate::real::leftovers;
 use crate::real::oracle::Oracle;
-use crate::real::power::device::{FileSystem, Loop, Mounted};
 use crate::real::power::generation::{Generation, Plan};
-use crate::real::power::states::{Fate, Image, States};
+use crate::real::power::states::{Fate, Image, Pieces, States};
 use crate::real::process::Setting;
 use crate::real::{Counts, Stop};
 use crate::sim::rng::Rng;
@@ -54,6 +54,7 @@ const CHAINS: &[(FileSystem, &str)] = &[
 /// # Errors
 /// Why it stopped.
 pub fn run(seed: u64, count: u64, scratch: &Path, progress: &mut dyn FnMut(&Counts)) -> Result<Counts, Stop> {
+    check_machine()?;
     let mut rng = Rng::new(seed);
     let mut counts = Counts::default();
     for (system, io) in CHAINS.iter().cycle() {
@@ -68,13 +69,10 @@ pub fn run(seed: u64, count: u64, scratch: &Path, progress: &mut dyn FnMut(&Coun
     Ok(counts)
 }
 
-/// What went wrong with the machine and not with the store: most often something is missing, or the user is not root.
+/// What went wrong with the machine and not with the store.
 fn lacking(e: impl std::fmt::Display) -> Stop {
-    Stop::Lacking(format!("{e}\n{REMEDY}"))
+    Stop::Lacking(format!("{e}\nSee that there are free loop devices, and some 2 GB of room in /dev/shm."))
 }
-
-const REMEDY: &str = "run it as root on a machine with FUSE, loop devices and /dev/shm, after: apt-get install \
-                      --no-install-recommends qemu-utils fuse3 e2fsprogs xfsprogs";
 
 /// A disk and its generations.
 struct Chain<'a> {
@@ -92,7 +90,8 @@ impl Chain<'_> {
         &self, states_max: u64, rng: &mut Rng, counts: &mut Counts, progress: &mut dyn FnMut(&Counts),
     ) -> Result<(), Stop> {
         let disk = self.memory.join("disk");
-        self.system.make(&disk, DISK_BYTES).map_err(lacking)?;
+        File::create(&disk).and_then(|file| file.set_len(DISK_BYTES)).map_err(lacking)?;
+        self.system.make(&disk).map_err(lacking)?;
         let bench = Bench::new(self).map_err(lacking)?;
         let mut before = Before::default();
         let states_end = counts.runs + states_max;
@@ -105,7 +104,7 @@ impl Chain<'_> {
             let lived = self.live(number, &disk, &bench, rng)?;
             let backend = backend(&lived.ready_said);
             let judge = Judge { chain: self, bench: &bench, number, lived: &lived, before: &before };
-            let (mut made, mut next) = (States::new(first, &lived.log, self.system.pieces()), None);
+            let (mut made, mut next) = (States::new(first, &lived.log, Pieces::of(self.system)), None);
             for cut in cuts(&lived, states, rng) {
                 let state_seed = rng.draw();
                 let found = judge.state(cut, state_seed, &mut made, counts)?;
@@ -185,7 +184,7 @@ impl Bench {
         let state = File::options().read(true).write(true).create_new(true).open(&path)?;
         state.set_len(DISK_BYTES)?;
         fs::create_dir(&mount_at)?;
-        Ok(Self { device: Loop::attach(&path)?, state, mount_at })
+        Ok(Self { device: Loop::attach(&path).map_err(io::Error::other)?, state, mount_at })
     }
 }
 
@@ -222,7 +221,7 @@ impl Judge<'_> {
 
     fn ask(&self, recovering: bool, seed: u64, oracle: &mut Oracle) -> Result<u64, String> {
         let system = self.chain.system;
-        let mounted = Mounted::mount(system, self.bench.device.device(), &self.bench.mount_at)
+        let mounted = Mount::new(system, &self.bench.device.device, &self.bench.mount_at)
             .map_err(|e| format!("the file system does not mount, whatever the store does: {e}"))?;
         let setting = self.chain.setting(self.bench);
         if recovering && self.number == 0 {
@@ -236,7 +235,7 @@ impl Judge<'_> {
             }
         }
         let found = setting.look(seed.is_multiple_of(2))?;
-        mounted.unmount().map_err(|e| e.to_string())?;
+        mounted.end()?;
         oracle.check(&found)
     }
 

@@ -84,7 +84,7 @@ fn loom_a_frame_that_was_put_back_is_written_once_there_is_a_file() {
 #[test]
 fn loom_a_refusal_waits_for_what_it_rests_on() {
     let files = created();
-    check_to(2, move || {
+    check(move || {
         let mut parts = Parts::open(files);
         parts.put(&["a"], b"first");
         let ack = append(&parts.core, &["a"], b"second").expect("staged");

@@ -117,7 +117,7 @@ fn loom_a_committer_that_panics_leaves_no_append_waiting() {
 fn loom_a_committer_that_panics_wakes_those_who_watch() {
     quiet(WANTED);
     let files = created();
-    check_to(2, move || {
+    check(move || {
         let mut parts = Parts::open(files);
         parts.put(&["a"], b"first");
         parts.disk.state.panic_poll.store(true, Ordering::Relaxed);

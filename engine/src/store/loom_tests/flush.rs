@@ -50,7 +50,7 @@ fn loom_whoever_waits_for_a_flush_learns_that_there_will_be_none() {
 #[test]
 fn loom_whoever_asks_behind_a_failure_is_not_told_of_it() {
     let files = created();
-    check_to(2, move || {
+    check(move || {
         let mut parts = Parts::open(files);
         parts.put(&["a"], b"first");
         parts.disk.state.fail_segment.store(true, Ordering::Relaxed);
@@ -92,7 +92,7 @@ fn loom_a_flush_hides_nothing_from_a_reader() {
 #[test]
 fn loom_a_log_never_goes_back_in_time() {
     let files = flushed();
-    check_to(2, move || {
+    check(move || {
         let Parts { core, mut committer, mut flusher, .. } = Parts::open(files);
         let writer = {
             let core = Arc::clone(&core);
@@ -129,7 +129,7 @@ fn loom_a_log_never_goes_back_in_time() {
 #[test]
 fn loom_a_log_that_is_in_use_has_one_state() {
     let files = flushed();
-    check_to(2, move || {
+    check(move || {
         let Parts { core, mut committer, .. } = Parts::open(files);
         let other = {
             let core = Arc::clone(&core);

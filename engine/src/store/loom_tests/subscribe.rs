@@ -25,7 +25,7 @@ fn loom_a_thread_that_watches_is_woken_by_a_record() {
 #[test]
 fn loom_a_task_that_watches_is_woken_by_a_record() {
     let files = created();
-    check_to(2, move || {
+    check(move || {
         let mut parts = Parts::open(files);
         parts.put(&["a"], b"first");
         let ack = append(&parts.core, &["a"], b"second").expect("staged");
