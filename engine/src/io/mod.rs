@@ -317,7 +317,7 @@ pub trait Io: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        getrandom::fill(bytes).map_err(io::Error::from)
+        getrandom::fill(bytes).map_err(|e| io::Error::other(e.to_string()))
     }
 }
 
