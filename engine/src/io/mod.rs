@@ -316,6 +316,7 @@ pub trait Io: Send + Sync + 'static {
     ///
     /// # Errors
     /// What the system says.
+    #[allow(clippy::disallowed_methods, reason = "the one home of randomness")]
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         getrandom::fill(bytes).map_err(|e| io::Error::other(e.to_string()))
     }

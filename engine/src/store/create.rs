@@ -76,8 +76,7 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
     Ok(identity.store)
 }
 
-/// Random bytes from the operating system.
-#[allow(clippy::disallowed_methods, reason = "the one home of randomness")]
+/// Random bytes.
 pub(super) fn random<const N: usize>(io: &dyn Io) -> Result<[u8; N]> {
     let mut bytes = [0; N];
     io.random(&mut bytes)
