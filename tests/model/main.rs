@@ -2,9 +2,9 @@
 //! with what the promises say (`map.rs`).
 //!
 //! The disk is honest and nothing crashes but the process, between two requests whose answers are known: what a crash
-//! may take is the business of the target `crash`. Forks, cursors, conditions and producers are tried here in all the
-//! combinations that chance finds. A failing case is shrunk and printed, and kept in `proptest-regressions/`, where the
-//! next run tries it first. `PROPTEST_CASES=n` sets the number of cases.
+//! may take is the business of the target `worlds`. Forks, cursors, conditions and producers are tried here in all the
+//! combinations that chance finds. A failing case is shrunk and printed, and kept in `proptest-regressions.txt`, which
+//! the next run tries first. `PROPTEST_CASES=n` sets the number of cases.
 
 mod map;
 mod ops;
