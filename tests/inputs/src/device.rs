@@ -122,8 +122,10 @@ pub fn change_seeds() -> Vec<Vec<u8>> {
         ];
         for content in contents {
             let operation = if content == Content::Deleted { Operation::Delete } else { Operation::Insert };
-            let json = encode(collection, "a name.vcf", &content, operation, &STAMP);
-            seeds.push([&[(n as u8) << 1], json.as_bytes()].concat());
+            for key in ["a name.vcf", "x/../../a.vcf"] {
+                let json = encode(collection, key, &content, operation, &STAMP);
+                seeds.push([&[(n as u8) << 1], json.as_bytes()].concat());
+            }
         }
     }
     seeds.extend(in_modes(2, [br#"{"headers":{"control":"snapshot-start"}}"#.to_vec(), vec![0xff, 0xd8, 0, 1]]));

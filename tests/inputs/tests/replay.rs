@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// Damaged seeds of a target.
 const DAMAGED: u64 = 400;
+/// Inputs of nothing but noise: what a target does to a file of its own follows them.
+const NOISE: u64 = 600;
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("fuzz")
@@ -40,6 +42,10 @@ fn all_holds_for_the_seeds_and_for_damaged_ones() {
                 damage(&mut rng, &mut input);
             }
             try_one(target, &input, &format!("damaged seed {n}"));
+        }
+        for n in 0..NOISE {
+            let input: Vec<u8> = (0..rng.between(2, 40)).map(|_| rng.below(256) as u8).collect();
+            try_one(target, &input, &format!("noise {n}"));
         }
     }
 }
