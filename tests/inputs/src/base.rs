@@ -3,17 +3,18 @@
 //! Each has two timelines, a segment and a journal behind it, forks, producers, and what was trimmed, deleted and
 //! created again. Invariant: `truth` is what a reader of the store saw; all of it was acknowledged.
 
+use everlog::clock::Clock;
 use everlog::format::entry::split_payload;
 use everlog::format::frame::{FrameHeader, HEADER_LEN};
 use everlog::format::identity::{FILE_NAME, Identity};
 use everlog::format::manifest::{Manifest, SegmentMeta};
 use everlog::io::Io;
 use everlog::io::mem::MemIo;
-use everlog::types::{BLOCK, LogId, Lsn, Position};
+use everlog::types::{BLOCK, LogId, Lsn, Position, TimeUs};
 use everlog::{Batch, Config, ReadLimit, Record, Steps, Store};
-use everlog_tests::sim::SimClock;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -27,6 +28,26 @@ pub struct Base {
     pub identity: Identity,
     /// The records of each live log, and where they begin.
     pub truth: BTreeMap<String, Vec<Record>>,
+}
+
+/// A clock that is moved by hand, so that a store's bytes do not follow the time of day. Relaxed: it is a number.
+#[derive(Debug, Default)]
+pub struct Hands(AtomicU64);
+
+impl Hands {
+    fn advance(&self, time: Duration) {
+        self.0.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Hands {
+    fn wall(&self) -> TimeUs {
+        TimeUs(1_795_000_000_000_000 + self.0.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_micros(1_000_000 + self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// How a store came to rest.
@@ -65,7 +86,7 @@ pub fn bases() -> &'static [Base] {
 /// A store under construction.
 struct Site {
     io: Arc<dyn Io>,
-    clock: Arc<SimClock>,
+    clock: Arc<Hands>,
     dir: PathBuf,
     open: Option<(Store, Steps)>,
 }
@@ -156,7 +177,7 @@ fn build(end: End) -> Base {
     let disk = MemIo::new();
     let dir = PathBuf::from("/store");
     let io: Arc<dyn Io> = Arc::new(disk.clone());
-    let clock = Arc::new(SimClock::default());
+    let clock = Arc::new(Hands::default());
     Store::create_on(io.clone(), clock.clone(), &dir, &config()).expect("an empty directory");
     let mut site = Site { io, clock, dir: dir.clone(), open: None };
     site.open();

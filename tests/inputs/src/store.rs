@@ -5,7 +5,7 @@
 //! cut off; what verification calls damage in a frame is refused by an open, and nothing else is. Of forged files
 //! nothing is expected but an answer.
 
-use crate::base::{self, Base, Files, bases, config, flushed, frames, is_journal};
+use crate::base::{self, Base, Files, Hands, bases, config, flushed, frames, is_journal};
 use crate::edit;
 use crate::files::reseal;
 use crate::mode;
@@ -18,7 +18,6 @@ use everlog::io::Io;
 use everlog::io::mem::MemIo;
 use everlog::types::{BLOCK, Lsn, Position};
 use everlog::{Batch, ErrorKind, Finding, ReadLimit, ReadOnly, Steps, Store};
-use everlog_tests::sim::SimClock;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -83,7 +82,7 @@ fn damage_any(input: &mut Unstructured<'_>, files: &mut Files) {
 
 struct Machine {
     io: Arc<dyn Io>,
-    clock: Arc<SimClock>,
+    clock: Arc<Hands>,
 }
 
 impl Machine {
