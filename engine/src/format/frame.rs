@@ -245,6 +245,20 @@ impl FrameHeader {
         Ok(header)
     }
 
+    /// Whether `buf` begins with a frame's header that is right in all that each version has in its place (magic,
+    /// checksum, store, use and position), and has a format or a flag that this one does not know: a later version wrote
+    /// it, and it is neither torn nor damaged.
+    #[must_use]
+    pub fn is_of_a_later_version(buf: &[u8], store: StoreId, journal: JournalId, salt: u32, position: u64) -> bool {
+        buf.len() >= HEADER_LEN
+            && &buf[MAGIC_AT..MAGIC_AT + 8] == MAGIC
+            && get_u32(buf, HEADER_CRC_AT) == salted_crc(salt, &buf[..HEADER_CRC_AT])
+            && (get_u16(buf, FORMAT_AT) != FORMAT_VERSION || get_u16(buf, FLAGS_AT) & !FLAGS_KNOWN != 0)
+            && get_array::<16>(buf, STORE_AT) == store.0
+            && get_u64(buf, JOURNAL_AT) == journal.0
+            && get_u64(buf, POSITION_AT) == position
+    }
+
     /// Whether the payload and padding of the whole `frame` match its checksum: rule 8.
     #[must_use]
     pub fn payload_intact(&self, frame: &[u8], salt: u32) -> bool {

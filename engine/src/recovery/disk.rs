@@ -4,7 +4,7 @@
 //! could hold what the disk does not. Invariant: at most one window of [`WINDOW`] bytes and the frame that is given
 //! back are in memory, however large the journal is.
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{Entry, split_payload};
 use crate::format::frame::{FrameHeader, HEADER_LEN, header_hash};
 use crate::format::identity::Identity;
@@ -74,6 +74,14 @@ impl<'a> Disk<'a> {
             return Ok(Look::Nothing(Malformed { what: "no frame's magic", at: 0 }));
         };
         let salt = identity.salt(journal);
+        // What it holds was acknowledged for all that this version can know; it is no torn tail.
+        if FrameHeader::is_of_a_later_version(block, identity.store, journal, salt, at) {
+            let what = "a frame of the journal has a format or flags that this version does not know";
+            return Err(Error::new(ErrorKind::Refused, what)
+                .file(&self.files[file].0.path)
+                .offset(at)
+                .remedy("open the store with the version of everlog that wrote it, or a later one"));
+        }
         let header = match FrameHeader::decode(block, identity.store, journal, salt, at) {
             Ok(header) => header,
             Err(why) => return Ok(Look::Nothing(why)),

@@ -420,6 +420,24 @@ fn frames_inside_a_payload_are_not_frames() {
     assert_eq!(refused(&scanned.action), (1, 2));
 }
 
+/// A later version went on in the same file, whose header is the older one's, and acknowledged what this one cannot read.
+#[test]
+fn frames_of_a_later_version_are_refused_and_never_cut() {
+    const NEWER: u16 = 4;
+    for older in [0, 3] {
+        let mut ring = one_file(older);
+        for _ in 0..3 {
+            ring.frame_with(&[b"newer"], NEWER);
+        }
+        let mut sink = |_: &FrameHeader, _| Ok(());
+        let flushed = FrameRef::default();
+        let refused = super::scan::scan(&ring.io, Path::new("/s"), &ring.identity, &flushed, &mut sink);
+        let error = refused.expect_err("they are neither torn nor damaged");
+        assert_eq!(error.kind(), crate::error::ErrorKind::Refused, "{error}");
+        assert!(error.path().is_some_and(|file| file == path(0)), "{error}");
+    }
+}
+
 #[test]
 fn a_misdirected_frame_is_not_followed() {
     let mut ring = one_file(3);
