@@ -4,7 +4,7 @@
 //! The length varies from record to record. The content depends on it too, so that a record that lost its end or grew
 //! one is told from a whole one without knowing how long it was meant to be.
 
-use super::random::Random;
+use super::Random;
 
 /// What the names of the victim's logs begin with.
 pub const PREFIX: &str = "victim/";

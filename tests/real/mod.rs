@@ -15,10 +15,9 @@ pub mod line;
 pub mod oracle;
 pub mod power;
 pub mod process;
-mod random;
 pub mod rows;
 
-pub use random::Random;
+pub use crate::sim::Rng as Random;
 pub use rows::ROWS;
 
 use std::collections::BTreeMap;
