@@ -1,10 +1,12 @@
 //! An everlogd of its own, on a port that the system chose.
 
+use super::http::{Answer, PATIENCE, ask};
 use crate::programs::Program;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 /// A server that serves. Dropped, it is killed.
 #[derive(Debug)]
@@ -21,6 +23,19 @@ impl Server {
     #[must_use]
     pub fn start(data: &Path, flags: &[&str]) -> Self {
         Self::start_under(&[], data, &[&["--init"], flags].concat())
+    }
+
+    /// Waits until the operator's question whether it is ready is answered so. Panics if that takes a minute.
+    pub fn until_ready_says(&self, status: u16) -> Answer {
+        let began = Instant::now();
+        loop {
+            let answer = ask(self.admin_address, "GET", "/readyz", &[], b"");
+            if answer.status == status {
+                return answer;
+            }
+            assert!(began.elapsed() < PATIENCE, "/readyz says {answer:?}");
+            std::thread::yield_now();
+        }
     }
 
     /// Starts one through another program, such as a tracer, which has to become the server; on a store that is there.

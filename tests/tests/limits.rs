@@ -100,19 +100,6 @@ fn more_connections_than_files_wait_and_are_served_once_others_are_gone() {
     assert!(log.contains("allows no more connections"), "{log}");
 }
 
-/// Waits for an answer of /readyz.
-fn until_ready_says(server: &Server, status: u16) -> Answer {
-    let began = Instant::now();
-    loop {
-        let answer = ask(server.admin_address(), "GET", "/readyz", &[], b"");
-        if answer.status == status {
-            return answer;
-        }
-        assert!(began.elapsed() < PATIENCE, "/readyz says {answer:?}");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a_disk_that_fills_up_and_is_freed_again_costs_no_acknowledged_append_and_no_read() {
     let (dir, data) = small("full");
@@ -160,7 +147,7 @@ fn a_disk_that_fills_up_and_is_freed_again_costs_no_acknowledged_append_and_no_r
     let turned_away = post(&server, &[], &body);
     assert_eq!((turned_away.status, turned_away.header("everlog-error")), (429, "overloaded"), "{turned_away:?}");
     assert!(turned_away.text().contains("the journal is full"), "{}", turned_away.text());
-    let ready = until_ready_says(&server, 503);
+    let ready = server.until_ready_says(503);
     assert!(ready.text().contains("no journal file is free") && ready.text().contains("No space left"), "{ready:?}");
     let metrics = ask(server.admin_address(), "GET", "/metrics", &[], b"").text();
     assert!(metrics.contains("everlog_poisoned 0\n"), "a full disk stops nothing for good");
@@ -168,7 +155,7 @@ fn a_disk_that_fills_up_and_is_freed_again_costs_no_acknowledged_append_and_no_r
     assert_eq!(read.status, 200, "reads go on");
 
     fs::remove_file(&filler).expect("it is there");
-    until_ready_says(&server, 200);
+    server.until_ready_says(200);
     assert_eq!(post(&server, &[], b"and on").status, 204, "appends go on by themselves");
     let (mut bytes, mut offset) = (0, "-1".to_owned());
     loop {

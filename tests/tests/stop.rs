@@ -88,22 +88,9 @@ fn expected(acknowledged: u32) -> Vec<u8> {
     (0..acknowledged).flat_map(body).collect()
 }
 
-/// Waits until the operator's question is answered so.
-fn until_ready_says(server: &Server, status: u16) -> Answer {
-    let began = Instant::now();
-    loop {
-        let answer = ask(server.admin_address(), "GET", "/readyz", &[], b"");
-        if answer.status == status {
-            return answer;
-        }
-        assert!(began.elapsed() < PATIENCE, "/readyz says {answer:?}");
-        std::thread::yield_now();
-    }
-}
-
 /// What a server says and does that stopped acknowledging, and how it ends when it is asked to.
 fn is_stopped(server: Server, cause: &str) -> (ExitStatus, String) {
-    let ready = until_ready_says(&server, 503);
+    let ready = server.until_ready_says(503);
     for words in ["stopped acknowledging", cause, "start again"] {
         assert!(ready.text().contains(words), "\"{words}\" in: {}", ready.text());
     }
@@ -132,7 +119,7 @@ fn says_why(status: ExitStatus, log: &str, cause: &str) {
 /// Opens the store again, without failures: everything acknowledged is there, once, and nothing from nowhere.
 fn is_whole(data: &Path, acknowledged: u32, unknown: u32) {
     let server = start(&[], data, &["--io", "posix"]);
-    until_ready_says(&server, 200);
+    server.until_ready_says(200);
     let found = read(server.address());
     let least = expected(acknowledged);
     assert_eq!(found[..least.len()], least, "what was acknowledged");
@@ -278,7 +265,7 @@ mod traced {
         };
         assert!(metrics.contains("everlog_poisoned 0\n") && !metrics.contains("everlog_flush_failures_total 0\n"));
         assert!(!segment.exists(), "what nothing refers to is removed");
-        until_ready_says(&server, 200);
+        server.until_ready_says(200);
         assert_eq!(server.stop().0.code(), Some(0));
         holds(&data, bytes);
     }
@@ -294,7 +281,7 @@ mod traced {
         device.write("notes/one", "before");
         device.sync();
         until_it_fails(server.address());
-        until_ready_says(&server, 503);
+        server.until_ready_says(503);
         device.write("notes/two", "after");
         let output = device.command("sync").args(["--retry-seconds", "1"]).output().expect("everlog starts");
         let told = everlog_tests::net::told(&output);
