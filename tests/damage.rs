@@ -58,33 +58,37 @@ fn flip_all(subject: &Subject, pieces: &[Stretch]) -> (Counts, Vec<String>) {
     total.into_inner().expect("nobody panics with it")
 }
 
-#[test]
-#[allow(clippy::disallowed_methods, reason = "how long it took is told to who runs it")]
-fn each_flipped_bit_is_found_and_none_is_served_or_hides_a_log() {
-    let began = Instant::now();
-    let subject = Subject::small();
-    let (counts, failures) = flip_all(&subject, &pieces(&subject));
-    assert!(failures.is_empty(), "{}", failures[..failures.len().min(FAILURES_MAX)].join("\n"));
-    let bits = |of: Option<Place>| {
-        let stretches = subject.stretches().iter().filter(|stretch| of.is_none_or(|place| stretch.place == place));
-        stretches.map(|stretch| stretch.range.len() as u64 * 8).sum::<u64>()
-    };
-    for (place, (flipped, met)) in &counts {
-        eprintln!("{place:?}: {flipped} bits, all reported by verify; {met} met by opening or asking");
-        assert_eq!(*flipped, bits(Some(*place)), "each bit of {place:?} was flipped");
-        // The rest is not read by any of the questions, or need not be believed.
-        let matters = matches!(place, Place::Manifest | Place::Identity | Place::Journal)
-            || (place.is_for_heads() && *place != Place::Filter);
-        assert!(!matters || met == flipped, "each bit of {place:?} matters to whoever asks everything");
-    }
-    let total: u64 = counts.values().map(|(flipped, _)| flipped).sum();
-    assert_eq!(total, bits(None), "each bit was flipped");
-    eprintln!("{total} bits in {:.1} seconds", began.elapsed().as_secs_f64());
-}
+mod simulated {
+    use super::*;
 
-#[test]
-fn flipped_bits_of_random_stores_are_found_and_none_is_served_or_hides_a_log() {
-    let seed = std::env::var("EVERLOG_SEED").map_or(1, |seed| seed.parse().expect("a number"));
-    let counts = flips::run(seed, RANDOM_FLIPS, &mut |_| ()).unwrap_or_else(|Violation(what)| panic!("{what}"));
-    eprintln!("seed {seed}: {counts:?}");
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "how long it took is told to who runs it")]
+    fn each_flipped_bit_is_found_and_none_is_served_or_hides_a_log() {
+        let began = Instant::now();
+        let subject = Subject::small();
+        let (counts, failures) = flip_all(&subject, &pieces(&subject));
+        assert!(failures.is_empty(), "{}", failures[..failures.len().min(FAILURES_MAX)].join("\n"));
+        let bits = |of: Option<Place>| {
+            let stretches = subject.stretches().iter().filter(|stretch| of.is_none_or(|place| stretch.place == place));
+            stretches.map(|stretch| stretch.range.len() as u64 * 8).sum::<u64>()
+        };
+        for (place, (flipped, met)) in &counts {
+            eprintln!("{place:?}: {flipped} bits, all reported by verify; {met} met by opening or asking");
+            assert_eq!(*flipped, bits(Some(*place)), "each bit of {place:?} was flipped");
+            // The rest is not read by any of the questions, or need not be believed.
+            let matters = matches!(place, Place::Manifest | Place::Identity | Place::Journal)
+                || (place.is_for_heads() && *place != Place::Filter);
+            assert!(!matters || met == flipped, "each bit of {place:?} matters to whoever asks everything");
+        }
+        let total: u64 = counts.values().map(|(flipped, _)| flipped).sum();
+        assert_eq!(total, bits(None), "each bit was flipped");
+        eprintln!("{total} bits in {:.1} seconds", began.elapsed().as_secs_f64());
+    }
+
+    #[test]
+    fn flipped_bits_of_random_stores_are_found_and_none_is_served_or_hides_a_log() {
+        let seed = std::env::var("EVERLOG_SEED").map_or(1, |seed| seed.parse().expect("a number"));
+        let counts = flips::run(seed, RANDOM_FLIPS, &mut |_| ()).unwrap_or_else(|Violation(what)| panic!("{what}"));
+        eprintln!("seed {seed}: {counts:?}");
+    }
 }

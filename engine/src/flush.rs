@@ -173,9 +173,10 @@ impl Flusher {
         Ok(true)
     }
 
-    /// Removes a segment that no manifest names. Once poisoned nobody knows whether one does.
+    /// Removes a segment that no manifest names. Once poisoned nobody knows whether one does, and in a directory that is
+    /// not the store's any more another store's manifest does.
     fn abandon(&self, id: Option<SegmentId>) {
-        if let Some(id) = id.filter(|_| !self.poison.is_set()) {
+        if let Some(id) = id.filter(|_| !self.poison.is_set() && self.journal.ring.check_in_place().is_ok()) {
             let _ = self.io.remove(&segment::path(&self.dir, id));
         }
     }
@@ -209,7 +210,7 @@ impl Flusher {
             match verified {
                 Ok(meta) => return Ok(meta),
                 Err(error) => {
-                    let _ = self.io.remove(&segment::path(&self.dir, id));
+                    self.abandon(Some(id));
                     if attempt == ATTEMPTS || error.kind() != ErrorKind::Damaged || self.poison.is_set() {
                         return Err(error);
                     }

@@ -119,6 +119,8 @@ impl Future for Failed {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Error> {
         let this = &mut *self;
+        // A waker's own code runs outside of the lock: it may come back here.
+        let waker = context.waker().clone();
         let mut watchers = this.poison.watchers.lock();
         if this.poison.is_set() {
             drop(watchers);
@@ -126,7 +128,9 @@ impl Future for Failed {
         }
         let key = *this.key.get_or_insert(watchers.next_key);
         watchers.next_key = watchers.next_key.max(key + 1);
-        watchers.tasks.insert(key, context.waker().clone());
+        let before = watchers.tasks.insert(key, waker);
+        drop(watchers);
+        drop(before);
         Poll::Pending
     }
 }
@@ -134,7 +138,8 @@ impl Future for Failed {
 impl Drop for Failed {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.poison.watchers.lock().tasks.remove(&key);
+            let waker = self.poison.watchers.lock().tasks.remove(&key);
+            drop(waker);
         }
     }
 }

@@ -20,3 +20,15 @@ pub const fn seeds_in_ci(scenario: world::Scenario) -> u64 {
         _ => 1000,
     }
 }
+
+/// Worlds of a scenario that each change to the project is put to by disturbing every one of their operations; 0 where a
+/// scenario has nothing that could happen at one operation.
+#[must_use]
+pub const fn disturbed_in_ci(scenario: world::Scenario) -> u64 {
+    match scenario {
+        world::Scenario::Crash => 30,
+        world::Scenario::Errors | world::Scenario::Full => 10,
+        world::Scenario::ErrorsBuffered => 3,
+        _ => 0,
+    }
+}

@@ -9,8 +9,6 @@ use std::path::Path;
 
 /// Worlds that are run between two words to whoever watches.
 const AT_ONCE: u64 = 50;
-/// Worlds that are disturbed at each of their operations, in a run.
-const DISTURBED: u64 = 3;
 
 /// One row for each scenario, and one for each that is disturbed at every operation.
 pub static ROWS: [Row; 18] = [
@@ -33,10 +31,15 @@ pub static ROWS: [Row; 18] = [
     worlds("sim-stale", "simulated: older bytes come back", Scenario::Stale, random::<11>),
     worlds("sim-flipped", "simulated: a bit flips", Scenario::Flipped, random::<12>),
     worlds("sim-look-up", "simulated: bits flip where logs are looked up", Scenario::LookUp, random::<13>),
-    disturbed("sim-each-crash", "simulated: a crash at each operation", each::<0>),
-    disturbed("sim-each-error", "simulated: a failure of each operation", each::<4>),
-    disturbed("sim-each-error-buffered", "simulated: the same through the page cache", each::<5>),
-    disturbed("sim-each-shortage", "simulated: no room or descriptors at each operation", each::<6>),
+    disturbed("sim-each-crash", "simulated: a crash at each operation", Scenario::Crash, each::<0>),
+    disturbed("sim-each-error", "simulated: a failure of each operation", Scenario::Errors, each::<4>),
+    disturbed(
+        "sim-each-error-buffered",
+        "simulated: the same through the page cache",
+        Scenario::ErrorsBuffered,
+        each::<5>,
+    ),
+    disturbed("sim-each-shortage", "simulated: no room or descriptors at each operation", Scenario::Full, each::<6>),
 ];
 
 const fn worlds(name: &'static str, shows: &'static str, scenario: Scenario, run: RunRow) -> Row {
@@ -44,9 +47,9 @@ const fn worlds(name: &'static str, shows: &'static str, scenario: Scenario, run
     Row { name, shows, unit: "worlds", ci_count, weight: 1, needs_root: false, at_least_once: &[], run }
 }
 
-/// In CI ten worlds and more are disturbed; here each run takes a few, and a soak has many runs.
-const fn disturbed(name: &'static str, shows: &'static str, run: RunRow) -> Row {
-    Row { name, shows, unit: "worlds", ci_count: DISTURBED, weight: 1, needs_root: false, at_least_once: &[], run }
+const fn disturbed(name: &'static str, shows: &'static str, scenario: Scenario, run: RunRow) -> Row {
+    let ci_count = super::disturbed_in_ci(scenario);
+    Row { name, shows, unit: "worlds", ci_count, weight: 1, needs_root: false, at_least_once: &[], run }
 }
 
 fn random<const N: usize>(

@@ -1,7 +1,7 @@
 //! Load far beyond what the disk takes, on the engine and on the server: memory stays bounded, what is turned away is told
 //! so, what was acknowledged is there afterwards, and service goes on.
 //!
-//! Each test offers its load for EVERLOG_OVERLOAD_SECONDS, 15 if it is not set. What this does not do: it measures no
+//! Each test offers its load for EVERLOG_OVERLOAD_SECONDS, 30 if it is not set. What this does not do: it measures no
 //! speed.
 
 use everlog::{Batch, Config, ErrorKind, ReadLimit, Store, WhenFull};
@@ -22,7 +22,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn seconds() -> Duration {
-    let seconds = std::env::var("EVERLOG_OVERLOAD_SECONDS").map_or(15, |s| s.parse().expect("a number"));
+    let seconds = std::env::var("EVERLOG_OVERLOAD_SECONDS").map_or(30, |s| s.parse().expect("a number"));
     Duration::from_secs(seconds)
 }
 

@@ -477,7 +477,7 @@ impl dyn Io {
         self.put_in_place(self.write_aside(path, bytes)?, path)
     }
 
-    /// The first half of [`Self::replace`]: writes and syncs the file under a temporary name, which it gives. Nothing
+    /// The first half of `replace`: writes and syncs the file under a temporary name, which it gives. Nothing
     /// refers to that yet.
     ///
     /// # Errors

@@ -276,20 +276,26 @@ impl Ring {
             Err(e) if e.os_error().is_none_or(|e| e.kind() != std::io::ErrorKind::NotFound) => return Err(e),
             _ => {}
         }
-        let filled = self.fill(&temporary);
-        if let Err(e) = filled {
-            let _ = self.io.remove(&temporary);
+        // Seconds may pass while it is filled, and the directory may be replaced meanwhile: what bears these names there
+        // is another store's.
+        let named = self.fill(&temporary).and_then(|()| self.check_in_place());
+        if let Err(e) = named.and_then(|()| self.io.rename(&temporary, &path)) {
+            self.discard(&temporary);
             return Err(e);
         }
-        let named = self.io.rename(&temporary, &path).and_then(|()| self.io.sync_dir(&self.dir));
-        let opened = named.and_then(|()| self.io.open(&path, OpenMode::WriteDirect));
+        let opened = self.io.sync_dir(&self.dir).and_then(|()| self.io.open(&path, OpenMode::WriteDirect));
         if opened.is_err() {
-            // A file of zeros that nothing refers to, under either name. Where it cannot be removed, the next attempt
-            // has the same number and replaces it.
-            let _ = self.io.remove(&temporary);
-            let _ = self.io.remove(&path);
+            self.discard(&path);
         }
         Ok(RingFile { slot, file: opened?, bytes: self.file_bytes })
+    }
+
+    /// Removes a file of zeros that nothing refers to. Where it cannot be removed, the next attempt has the same number
+    /// and replaces it.
+    fn discard(&self, path: &Path) {
+        if self.check_in_place().is_ok() {
+            let _ = self.io.remove(path);
+        }
     }
 
     fn fill(&self, path: &Path) -> Result<()> {

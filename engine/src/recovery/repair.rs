@@ -8,7 +8,9 @@
 use super::replay::Extent;
 use super::scan::Facts;
 use super::torn;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::frame::FrameHeader;
+use crate::format::identity::Identity;
 use crate::format::manifest::Manifest;
 use crate::io::{Io, OpenMode};
 use crate::mutants::{self, Mutant};
@@ -24,11 +26,12 @@ use std::path::{Path, PathBuf};
 /// A sync alone does not do: where an earlier one failed, by the process before or by an open that gave up there, the
 /// bytes may be lost, go on being read, and count as clean, so that the next sync succeeds over nothing. So the frames
 /// are written again, the same bytes: those that no watermark proves, whose write nobody saw complete; and through the
-/// page cache all of them. A crash in the middle leaves each sector as it was.
+/// page cache all of them. A crash in the middle leaves each sector as it was. What is read for it is looked at once
+/// more: a disk that gives other bytes at the second time would have them put over the good ones.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Io`]: nothing may be opened.
-pub fn make_durable(io: &dyn Io, dir: &Path, facts: &Facts, extents: &[Extent]) -> Result<()> {
+/// [`ErrorKind::Io`], or [`ErrorKind::Damaged`] if an accepted frame does not read back: nothing may be opened.
+pub fn make_durable(io: &dyn Io, dir: &Path, identity: &Identity, facts: &Facts, extents: &[Extent]) -> Result<()> {
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(parent)?;
     }
@@ -44,11 +47,26 @@ pub fn make_durable(io: &dyn Io, dir: &Path, facts: &Facts, extents: &[Extent]) 
         for extent in extents.iter().filter(unsure) {
             let mut frame = io.read_at(&open, extent.position, extent.len as usize)?;
             frame.set_len(frame.len().min(extent.len as usize));
+            if !is_as_accepted(&frame, extent, identity) {
+                return Err(Error::new(ErrorKind::Damaged, "an accepted frame reads differently a second time")
+                    .file(&file.path)
+                    .offset(extent.position)
+                    .remedy("check the disk and the memory, and open the store again; nothing was written"));
+            }
             io.write_at(&open, extent.position, frame, !io.buffered())?;
         }
         io.sync(&open)?;
     }
     Ok(())
+}
+
+/// Whether this is the frame of that number, whole.
+fn is_as_accepted(frame: &[u8], extent: &Extent, identity: &Identity) -> bool {
+    let salt = identity.salt(extent.journal);
+    let header = FrameHeader::decode(frame, identity.store, extent.journal, salt, extent.position);
+    header.is_ok_and(|header| {
+        (header.frame, header.frame_len) == (extent.frame, extent.len) && header.payload_intact(frame, salt)
+    })
 }
 
 /// Keeps the bytes past the cut as `.torn` files; gives their paths.

@@ -4,8 +4,11 @@ mod property;
 mod ring;
 
 use super::decide::Action;
+use super::repair;
+use super::replay::Extent;
 use super::scan::{Anchor, HeaderFacts};
 use super::torn;
+use crate::error::ErrorKind;
 use crate::format::frame::{FLAG_OPEN, FrameHeader, FrameRef, HEADER_LEN};
 use crate::journal::names;
 use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion};
@@ -521,6 +524,26 @@ fn torn_bytes_are_kept_once_and_again() {
         assert!(ring.io.files.lock().keys().all(|path| path.extension().is_none_or(|e| e != "tmp")));
     }
     assert_eq!(ring.scan().action, scanned.action, "a kept tail is no journal file");
+}
+
+#[test]
+fn a_frame_that_reads_differently_when_it_is_made_durable_is_not_written_over_what_was_accepted() {
+    let mut ring = one_file(2);
+    ring.settled = false;
+    ring.frame(&[b"not proved"]);
+    let scanned = ring.scan();
+    let FrameHeader { journal, position, frame, frame_len: len, .. } = ring.written[2].header;
+    let extents = [Extent { journal, position, len, frame }];
+    let make_durable = || repair::make_durable(&ring.io, Path::new("/s"), &ring.identity, &scanned.facts, &extents);
+    make_durable().expect("it is what was accepted");
+    for at in [20, HEADER_LEN + 1] {
+        ring.flip_in(2, at);
+        let before = ring.io.files.lock().clone();
+        let error = make_durable().expect_err("another byte");
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Damaged, Some(&*path(0))), "{error}");
+        assert_eq!(*ring.io.files.lock(), before);
+        ring.flip_in(2, at);
+    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ use crate::read::{Page, ReadLimit, read, try_read};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::{Position, StoreId};
 use flush_signal::FlushSignal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use threads::Threads;
 
 /// Unflushed bytes above which a close flushes, so that the next open has little to read.
@@ -123,6 +123,11 @@ impl Core {
     }
 }
 
+/// The path as it is from everywhere: a process that changes its directory must not lose its store with it.
+fn absolute(dir: &Path) -> Result<PathBuf> {
+    std::path::absolute(dir).map_err(|e| Error::io("finding", dir, e))
+}
+
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("id", &self.id()).finish_non_exhaustive()
@@ -137,7 +142,8 @@ impl Store {
     /// or has a store there; [`ErrorKind::Io`].
     pub fn create(dir: impl AsRef<Path>, config: &Config) -> Result<StoreId> {
         config.check()?;
-        Self::create_on(io::choose(config.io)?, Arc::new(SystemClock::default()), dir.as_ref(), config)
+        let dir = absolute(dir.as_ref())?;
+        Self::create_on(io::choose(config.io)?, Arc::new(SystemClock::default()), &dir, config)
     }
 
     /// [`Self::create`] on another disk and clock.
@@ -157,8 +163,9 @@ impl Store {
     /// [`ErrorKind::Io`].
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self> {
         config.check()?;
+        let dir = absolute(dir.as_ref())?;
         let io = io::choose(config.io)?;
-        let opened = open::open(io, Arc::new(SystemClock::default()), dir.as_ref(), &config, false)?;
+        let opened = open::open(io, Arc::new(SystemClock::default()), &dir, &config, false)?;
         let threads = Threads::start(&opened.core, opened.committer, opened.flusher)?;
         Ok(Self { inner: Arc::new(Inner { core: opened.core, threads: Mutex::new(Some(threads)) }) })
     }

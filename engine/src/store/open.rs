@@ -46,7 +46,7 @@ pub(super) fn open(
     if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version).or_else(|| read_only(&loaded)) {
         return Err(refusal);
     }
-    repair::make_durable(&*io, dir, &loaded.facts, &loaded.extents)?;
+    repair::make_durable(&*io, dir, &loaded.manifest.identity, &loaded.facts, &loaded.extents)?;
     let torn = repair::keep_torn(&*io, dir, &loaded.facts)?;
     repair::sweep(&*io, dir, &loaded.manifest)?;
     let (ring, end_file) = ring(&io, dir, config, &loaded)?;

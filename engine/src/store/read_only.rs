@@ -63,7 +63,7 @@ impl ReadOnly {
     /// [`ErrorKind::Refused`] if there is none; [`ErrorKind::Damaged`]; [`ErrorKind::Io`]; [`ErrorKind::Overloaded`] if
     /// the process that has it open changes it faster than it can be read.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::open_on(io::choose(io::IoChoice::Posix)?, dir.as_ref())
+        Self::open_on(io::choose(io::IoChoice::Posix)?, &super::absolute(dir.as_ref())?)
     }
 
     /// [`Self::open`] on another disk.

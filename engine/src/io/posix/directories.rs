@@ -4,8 +4,8 @@
 //! at that moment would have to call the store broken. A store syncs its directories when it is opened, and from then
 //! on needs no descriptor for it.
 //!
-//! What this file does not do: it never syncs again what failed. Invariant: what is synced is the directory that bears
-//! the name at that moment.
+//! What this file does not do: it never syncs again what failed. Invariant: what is synced is the directory that bore
+//! the name at first; that another one bears it now is an error, since what was renamed may lie in either.
 
 use crate::sync::Mutex;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -33,11 +33,11 @@ impl Directories {
     fn open(&self, path: &Path) -> io::Result<Arc<File>> {
         let kept = self.0.lock().get(path).cloned();
         if let Some(kept) = kept {
-            // Another one may have come in its place.
             let (named, held) = (std::fs::metadata(path)?, kept.metadata()?);
-            if (named.dev(), named.ino()) == (held.dev(), held.ino()) {
-                return Ok(kept);
+            if (named.dev(), named.ino()) != (held.dev(), held.ino()) {
+                return Err(io::Error::other("another directory was put in its place"));
             }
+            return Ok(kept);
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = Arc::new(File::from(retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?));
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_opened_once_and_again_when_another_bears_its_name() {
+    fn a_directory_is_opened_once_and_another_that_bears_its_name_is_not_synced_for_it() {
         let scratch = tempfile::tempdir().expect("a folder");
         let path = scratch.path().join("store");
         std::fs::create_dir(&path).expect("a new folder");
@@ -63,7 +63,9 @@ mod tests {
         std::fs::rename(&path, scratch.path().join("away")).expect("it can be moved");
         directories.sync(&path).expect_err("nothing bears the name");
         std::fs::create_dir(&path).expect("a new folder");
-        directories.sync(&path).expect("it can be synced");
-        assert!(!Arc::ptr_eq(&first, &directories.open(&path).expect("it is there")));
+        directories.sync(&path).expect_err("it is another one");
+        std::fs::remove_dir(&path).expect("it is empty");
+        std::fs::rename(scratch.path().join("away"), &path).expect("it can be moved");
+        directories.sync(&path).expect("it is the same again");
     }
 }

@@ -6,6 +6,7 @@ use crate::io::{Done, IoQueue, Op};
 use crate::sync::{AtomicUsize, Ordering};
 use crate::types::{StoreId, TimeUs};
 use std::any::Any;
+use std::collections::BTreeMap;
 
 const DIR: &str = "/store";
 const BYTES: u64 = limits::JOURNAL_FILE_BYTES_MIN;
@@ -17,6 +18,8 @@ enum Fail {
     Allocate,
     SyncDir,
     Open,
+    /// It succeeds, and then another store's directory bears the name.
+    Replaced,
 }
 
 #[derive(Default)]
@@ -48,10 +51,15 @@ impl Io for Faulty {
             Op::Open { mode: OpenMode::WriteDirect, .. } => Fail::Open,
             _ => Fail::Nothing,
         };
-        if step != Fail::Nothing && self.fail.load(Ordering::SeqCst) == step as usize {
+        let fail = self.fail.load(Ordering::SeqCst);
+        if step != Fail::Nothing && fail == step as usize {
             return Err(std::io::ErrorKind::StorageFull.into());
         }
-        self.mem.run(op)
+        let done = self.mem.run(op)?;
+        if step == Fail::Allocate && fail == Fail::Replaced as usize {
+            self.mem.restore(&another_store());
+        }
+        Ok(done)
     }
 
     fn queue(&self, depth: usize) -> std::io::Result<Box<dyn IoQueue>> {
@@ -61,6 +69,16 @@ impl Io for Faulty {
     fn lock(&self, path: &Path) -> std::io::Result<Option<Box<dyn Any + Send + Sync>>> {
         self.mem.lock(path)
     }
+
+    fn is_in_place(&self, _file: &File) -> bool {
+        self.mem.snapshot() != another_store()
+    }
+}
+
+/// A finished file and one under way, both where the ring's second one would be.
+fn another_store() -> BTreeMap<PathBuf, Vec<u8>> {
+    let finished = names::path(Path::new(DIR), 1);
+    BTreeMap::from([(finished.with_extension("tmp"), b"being made".to_vec()), (finished, b"frames".to_vec())])
 }
 
 fn ring(files_max: usize) -> (Arc<Faulty>, Ring) {
@@ -92,6 +110,17 @@ fn a_failed_attempt_to_make_a_file_uses_no_number_up_and_leaves_no_file() {
         assert!(ring.prepare().expect("the disk is sound again"));
         assert_eq!(io.journals(), ["journal-0000"], "{fail:?}");
     }
+}
+
+#[test]
+fn in_a_directory_that_took_the_stores_place_no_file_is_removed_or_replaced() {
+    let (io, ring) = ring(8);
+    assert!(ring.prepare().expect("a sound disk"));
+    ring.begin(Timeline::default(), FrameRef::default()).expect("a sound disk").expect("a spare");
+    io.set(Fail::Replaced);
+    let error = ring.prepare().expect_err("the directory is another store's by now");
+    assert!(error.message().contains("was removed, moved or replaced"), "{error}");
+    assert_eq!(io.mem.snapshot(), another_store());
 }
 
 #[test]
