@@ -1,8 +1,8 @@
 //! Load far beyond what the disk takes, on the engine and on the server: memory stays bounded, what is turned away is told
 //! so, what was acknowledged is there afterwards, and service goes on.
 //!
-//! Each test offers its load for EVERLOG_OVERLOAD_SECONDS, 30 if it is not set. What this does not do: it measures no
-//! speed.
+//! Each test offers its load for EVERLOG_OVERLOAD_SECONDS, 30 if it is not set; the one of the engine ends before that if
+//! a GiB was taken. What this does not do: it measures no speed.
 
 use everlog::{Batch, Config, ErrorKind, ReadLimit, Store, WhenFull};
 use everlog_tests::net::{Server, ask, try_ask};
