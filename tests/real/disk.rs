@@ -123,10 +123,13 @@ impl Disk {
     /// In words.
     pub fn up(&mut self) -> Result<(), String> {
         self.down();
-        let socket = self.sockets.path().join("s");
-        let _ = std::fs::remove_file(&socket);
+        let (socket, listens) = (self.sockets.path().join("s"), self.folder.join("nbdkit.pid"));
+        for file in [&socket, &listens] {
+            let _ = std::fs::remove_file(file);
+        }
         let mut nbdkit = Command::new("nbdkit");
-        nbdkit.args(["--exit-with-parent", "-f", "-U"]).arg(&socket);
+        // The socket is there before anybody listens on it; the file with the process's number comes afterwards.
+        nbdkit.args(["--exit-with-parent", "-f", "-U"]).arg(&socket).arg("-P").arg(&listens);
         if self.failing == Failing::Flushes {
             nbdkit.arg("--filter=cache");
         }
@@ -137,7 +140,7 @@ impl Disk {
         nbdkit.args(["error-pwrite=EIO", "error-pwrite-rate=100%"]);
         nbdkit.arg(format!("error-pwrite-file={}", self.inject().display()));
         let served = Process::start(&mut nbdkit, &self.folder.join("nbdkit.stderr"))?;
-        served.wait_for(&socket)?;
+        served.wait_for(&listens)?;
         let shown = self.folder.join("shown");
         let pid_file = self.folder.join("nbdfuse.pid");
         let _ = std::fs::remove_file(&pid_file);

@@ -35,8 +35,16 @@ pub fn make_durable(io: &dyn Io, dir: &Path, identity: &Identity, facts: &Facts,
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(parent)?;
     }
+    let segments = segment::directory(dir);
+    if let Err(e) = io.sync_dir(&segments) {
+        if e.os_error().is_none_or(|e| e.kind() != std::io::ErrorKind::NotFound) {
+            return Err(e);
+        }
+        // Many a copy leaves out directories that are empty; a segment that is missing was damage before this.
+        io.create_dir(&segments)?;
+        io.sync_dir(&segments)?;
+    }
     io.sync_dir(dir)?;
-    io.sync_dir(&segment::directory(dir))?;
     for file in &facts.files {
         let Some(journal) = file.in_chain_of else { continue };
         let open = io.open(&file.path, OpenMode::WriteDirect)?;

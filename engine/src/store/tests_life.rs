@@ -176,6 +176,17 @@ fn a_creation_needs_the_lock() {
 }
 
 #[test]
+fn a_copy_that_lacks_the_empty_directory_of_segments_opens() {
+    let (dir, config) = fresh();
+    std::fs::remove_dir(dir.path().join("segments")).expect("nothing was flushed");
+    ReadOnly::open(dir.path()).expect("nothing is missing");
+    let store = Store::open(dir.path(), config).expect("nothing is missing");
+    append(&store, "log", &[b"0"]);
+    store.flush().expect("the segment finds its place");
+    store.close().expect("clean");
+}
+
+#[test]
 fn a_busy_store_can_be_looked_at_and_has_no_findings() {
     let dir = TempDir::new().expect("a temporary directory");
     let config = Config {
