@@ -22,6 +22,7 @@ use super::blocklog::BlockLog;
 use super::device::Logged;
 use crate::real::disk::{FileSystem, Mount};
 use crate::real::line::Line;
+use crate::real::mistake::Mistake;
 use crate::real::oracle::Oracle;
 use crate::real::process::{Heard, PATIENCE, Setting, was_killed};
 
@@ -52,6 +53,8 @@ pub struct Plan {
     pub log_bytes: u64,
     /// It is told to close the store, instead of being killed.
     pub close: bool,
+    /// It is told to make this mistake.
+    pub mistake: Option<Mistake>,
 }
 
 impl Generation {
@@ -111,6 +114,7 @@ impl Generation {
 fn said_by_a_victim(plan: &Plan, setting: &Setting, logged: &Logged) -> Result<Vec<(u64, Line)>, String> {
     let mut command = setting.write();
     command.arg("--create");
+    command.args(plan.mistake.iter().flat_map(|mistake| ["--mistake", mistake.name()]));
     let mut victim = setting.start_noting(command, logged.log_bytes())?;
     let started = Instant::now();
     let (mut said, mut stop_at, mut stopped) = (Vec::new(), None, false);
