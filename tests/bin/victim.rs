@@ -21,9 +21,12 @@ use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use everlog::clock::{Clock, SystemClock};
+use everlog::io::{self, Io};
 use everlog::{Ack, Batch, Config, Error, ErrorKind, IoChoice, ReadLimit, Receipt, Store, WhenFull};
 use everlog_server::failure::{self, Failure};
 use everlog_tests::real::line::{Line, Order};
+use everlog_tests::real::mistake::{Mistake, Unsynced};
 use everlog_tests::real::{Random, content};
 
 /// How long a victim that was told to end waits for its appends before it closes the store over them.
@@ -91,6 +94,9 @@ struct WriteArgs {
     /// End after so many appends of each thread
     #[arg(long)]
     appends: Option<u64>,
+    /// Make a mistake, for a test that has to notice it
+    #[arg(long, value_enum)]
+    mistake: Option<Mistake>,
 }
 
 #[derive(Args)]
@@ -131,16 +137,22 @@ impl StoreArgs {
 
     /// Opens the store; with `create` it is made if there is none, or if what is there is what a creation left that was
     /// cut short.
-    fn open(&self, create: bool) -> Result<Store, Failure> {
+    fn open(&self, create: bool, mistake: Option<Mistake>) -> Result<Store, Failure> {
         say(&Line::Opening);
         let config = self.config();
-        let store = match Store::open(&self.data, config.clone()) {
+        let mut disk: Arc<dyn Io> = io::choose(config.io)?;
+        if mistake == Some(Mistake::Unsynced) {
+            disk = Arc::new(Unsynced(disk));
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let open = || Store::open_on(Arc::clone(&disk), Arc::clone(&clock), &self.data, config.clone());
+        let store = match open() {
             Err(refused) if create && refused.kind() == ErrorKind::Refused => {
-                match Store::create(&self.data, &config) {
+                match Store::create_on(Arc::clone(&disk), Arc::clone(&clock), &self.data, &config) {
                     Err(e) if e.kind() == ErrorKind::Refused => return Err(refused.into()),
                     created => created?,
                 };
-                Store::open(&self.data, config)?
+                open()?
             }
             opened => opened?,
         };
@@ -188,7 +200,7 @@ fn wrong(what: impl Into<String>) -> Failure {
 }
 
 fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let store = args.store.open(false)?;
+    let store = args.store.open(false, None)?;
     for name in names(&store)? {
         let (first, next) = read_log(&store, args.store.seed, &name)?;
         say(&Line::Holds { log: name, first, next });
@@ -331,7 +343,7 @@ enum Event {
 }
 
 fn write(args: &WriteArgs) -> Result<(), Failure> {
-    let store = args.store.open(args.create)?;
+    let store = args.store.open(args.create, args.mistake)?;
     let mut logs = Vec::with_capacity(args.logs);
     for name in (0..args.logs).map(content::log_name) {
         let (missing, next) = match store.info(&name) {
@@ -459,6 +471,9 @@ impl World<'_> {
         while !self.stop.load(Ordering::SeqCst) {
             let error = match self.store.append(batch.clone()) {
                 Ok(ack) => {
+                    if self.args.mistake == Some(Mistake::Early) {
+                        say(&Line::Acked { log: log.name.clone(), next });
+                    }
                     let mut late = Late { log, from, next, ack: Answer::new(ack) };
                     if late.ack.wait(Some(LATE_AFTER)) {
                         return self.settle(late);

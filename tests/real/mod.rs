@@ -12,6 +12,7 @@ pub mod content;
 pub mod disk;
 pub mod leftovers;
 pub mod line;
+pub mod mistake;
 pub mod oracle;
 pub mod power;
 pub mod process;

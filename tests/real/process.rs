@@ -1,17 +1,17 @@
 //! The victim as a child process: started, listened to, killed.
 //!
-//! Its lines are read by a thread of their own, so that whoever waits for one can give up. Invariant: the child ends
-//! with its handle.
+//! Its lines are read by a thread of their own, so that whoever waits for one can give up, and so that what is noted of a
+//! line's moment does not wait for whoever listens. Invariant: the child ends with its handle.
 
 use super::line::{Line, Order};
 use super::oracle::{Found, Oracle, found};
 use crate::programs::Program;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -66,7 +66,17 @@ impl Setting {
     /// # Errors
     /// It could not be started.
     pub fn start(&self, command: Command) -> Result<Running, String> {
-        Running::start(command, &self.stderr)
+        self.start_noting(command, || 0)
+    }
+
+    /// As [`Self::start`], and calls `note` whenever some of its output has arrived; [`Running::noted`] gives the answer.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start_noting(
+        &self, command: Command, note: impl FnMut() -> u64 + Send + 'static,
+    ) -> Result<Running, String> {
+        Running::start(command, &self.stderr, note)
     }
 
     /// Runs `victim check` to its end, and asks the oracle about what it found.
@@ -99,14 +109,16 @@ impl Setting {
 pub struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
+    /// Each with what was noted when it had arrived.
+    lines: Receiver<(u64, String)>,
+    noted: u64,
     reader: Option<JoinHandle<()>>,
     stderr: PathBuf,
     shown: String,
 }
 
 impl Running {
-    fn start(mut command: Command, stderr: &Path) -> Result<Self, String> {
+    fn start(mut command: Command, stderr: &Path, note: impl FnMut() -> u64 + Send + 'static) -> Result<Self, String> {
         let told = |what: &str, e: std::io::Error| format!("{what} failed: {e}");
         let errors = File::options().create(true).append(true).open(stderr).map_err(|e| told("opening a file", e))?;
         let shown = format!("{command:?}");
@@ -120,16 +132,16 @@ impl Running {
         let stdout = child.stdout.take().expect("it is piped");
         let (sender, lines) = channel();
         let reader = std::thread::spawn(move || {
-            let mut stdout = BufReader::new(stdout);
+            let mut stdout = BufReader::new(Noting { output: stdout, note, noted: 0 });
             let mut line = String::new();
             // A line that was cut by a kill was not said.
             while stdout.read_line(&mut line).is_ok_and(|len| len > 0) && line.ends_with('\n') {
-                if sender.send(std::mem::take(&mut line)).is_err() {
+                if sender.send((stdout.get_ref().noted, std::mem::take(&mut line))).is_err() {
                     return;
                 }
             }
         });
-        Ok(Self { child, stdin, lines, reader: Some(reader), stderr: stderr.to_owned(), shown })
+        Ok(Self { child, stdin, lines, noted: 0, reader: Some(reader), stderr: stderr.to_owned(), shown })
     }
 
     /// Its number as a process, until it was waited for.
@@ -144,10 +156,20 @@ impl Running {
     /// It said something that no victim says.
     pub fn line_within(&mut self, patience: Duration) -> Result<Heard, String> {
         match self.lines.recv_timeout(patience) {
-            Ok(line) => Ok(Heard::Line(line.trim_end_matches('\n').parse()?)),
+            Ok((noted, line)) => {
+                self.noted = noted;
+                Ok(Heard::Line(line.trim_end_matches('\n').parse()?))
+            }
             Err(RecvTimeoutError::Timeout) => Ok(Heard::Nothing),
             Err(RecvTimeoutError::Disconnected) => Ok(Heard::End),
         }
+    }
+
+    /// What was noted when the line that [`Self::line_within`] gave last had just arrived: after the victim said it,
+    /// however late it was asked for.
+    #[must_use]
+    pub fn noted(&self) -> u64 {
+        self.noted
     }
 
     /// Listens until `done` says so of a line; each line is told to it. False if the output ended before.
@@ -218,6 +240,22 @@ impl Running {
     }
 }
 
+/// A victim's output, and what was noted when the last piece of it had arrived. Each line that ends in the piece was said
+/// before.
+struct Noting<N> {
+    output: ChildStdout,
+    note: N,
+    noted: u64,
+}
+
+impl<N: FnMut() -> u64> Read for Noting<N> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.output.read(buf)?;
+        self.noted = (self.note)();
+        Ok(len)
+    }
+}
+
 /// What came of listening.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
@@ -242,6 +280,42 @@ impl Drop for Running {
         let _ = self.child.wait();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn what_is_noted_is_of_the_moment_when_a_line_arrives() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "while read -r _; do echo opening; done"]);
+        let stderr = tempfile::NamedTempFile::new().expect("room for a file");
+        let (now, (noted, arrived)) = (Arc::new(AtomicU64::new(0)), channel());
+        let note = {
+            let now = Arc::clone(&now);
+            move || {
+                let now = now.load(Ordering::SeqCst);
+                let _ = noted.send(());
+                now
+            }
+        };
+        let mut victim = Running::start(command, stderr.path(), note).expect("there is a shell");
+        for asked in (1..200).step_by(2) {
+            now.store(asked, Ordering::SeqCst);
+            victim.order(Order::Read).expect("it reads");
+            arrived.recv_timeout(PATIENCE).expect("it is noted though nobody listens");
+            now.store(asked + 1, Ordering::SeqCst);
+            assert_eq!(victim.line_within(PATIENCE), Ok(Heard::Line(Line::Opening)));
+            assert_eq!(
+                victim.noted(),
+                asked,
+                "neither of when the line was waited for, nor of when it was listened to"
+            );
         }
     }
 }

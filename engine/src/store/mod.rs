@@ -164,8 +164,16 @@ impl Store {
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self> {
         config.check()?;
         let dir = absolute(dir.as_ref())?;
-        let io = io::choose(config.io)?;
-        let opened = open::open(io, Arc::new(SystemClock::default()), &dir, &config, false)?;
+        Self::open_on(io::choose(config.io)?, Arc::new(SystemClock::default()), &dir, config)
+    }
+
+    /// [`Self::open`] on another disk and clock.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: Config) -> Result<Self> {
+        config.check()?;
+        let opened = open::open(io, clock, dir, &config, false)?;
         let threads = Threads::start(&opened.core, opened.committer, opened.flusher)?;
         Ok(Self { inner: Arc::new(Inner { core: opened.core, threads: Mutex::new(Some(threads)) }) })
     }

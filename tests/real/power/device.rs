@@ -14,6 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -25,7 +26,7 @@ pub struct Logged {
     // Dropped in this order, which is the one in which each still works.
     device: Loop,
     _export: Export,
-    log: File,
+    log: Arc<File>,
 }
 
 impl Logged {
@@ -39,7 +40,7 @@ impl Logged {
         let shown = scratch.join("disk");
         let export = Export::start(image, log, &shown)?;
         io::copy(&mut File::open(&shown)?, &mut io::sink())?;
-        Ok(Self { device: Loop::attach(&shown).map_err(io::Error::other)?, _export: export, log: file })
+        Ok(Self { device: Loop::attach(&shown).map_err(io::Error::other)?, _export: export, log: Arc::new(file) })
     }
 
     /// The device's file.
@@ -48,12 +49,10 @@ impl Logged {
         &self.device.device
     }
 
-    /// How long the log is now: whatever is complete stands before that.
-    ///
-    /// # Errors
-    /// The system does not say.
-    pub fn log_bytes(&self) -> io::Result<u64> {
-        Ok(self.log.metadata()?.len())
+    /// Says, as often as it is asked, how long the log is at that moment: whatever is complete stands before that.
+    pub fn log_bytes(&self) -> impl Fn() -> u64 + Send + use<> {
+        let log = Arc::clone(&self.log);
+        move || log.metadata().expect("it is an open file, and the system knows its length").len()
     }
 }
 

@@ -1,13 +1,14 @@
 //! One life of a store on a logged device: mounted, recovered or created, written to, killed; and all that was said,
 //! tied to places in the log.
 //!
-//! Why a place in the log can be compared with an acknowledgement: when the harness hears a line, it notes how long the
-//! log is then. The victim says "acked" after the engine said so, which is after the kernel completed the write and the
-//! flush that the acknowledgement rests on, which is after the device completed them, and an entry is in the log before
-//! the device completes it. So all that the acknowledgement rests on stands before the noted place. A state cut at that
-//! place or later must hold the record. Noting it late, because the harness was slow to listen, only weakens what is
-//! checked. What was sent is not tied to a place: a record may be in the log before the harness hears of it, so any
-//! state may hold whatever was sent until the end.
+//! Why a place in the log can be compared with an acknowledgement: when a line arrives, the thread that reads the pipe
+//! notes how long the log is then. The victim says "acked" after the engine said so, which is after the kernel completed
+//! the write and the flush that the acknowledgement rests on, which is after the device completed them, and an entry is
+//! in the log before the device completes it. So all that the acknowledgement rests on stands before the noted place. A
+//! state cut at that place or later must hold the record. A place noted earlier, while the thread still waits for the
+//! line, may lie before the flush; one noted later, once the line was passed on, only weakens what is checked. What was
+//! sent is not tied to a place: a record may be in the log before the harness hears of it, so any state may hold whatever
+//! was sent until the end.
 //!
 //! What this does not do: it makes no states and judges nothing. Invariant: of what was said, nothing is claimed earlier
 //! than it was heard.
@@ -21,6 +22,7 @@ use super::blocklog::BlockLog;
 use super::device::Logged;
 use crate::real::disk::{FileSystem, Mount};
 use crate::real::line::Line;
+use crate::real::mistake::Mistake;
 use crate::real::oracle::Oracle;
 use crate::real::process::{Heard, PATIENCE, Setting, was_killed};
 
@@ -38,7 +40,7 @@ pub struct Generation {
     pub ready: usize,
     /// The line it said so with.
     pub ready_said: String,
-    /// What was said, each with how many entries were complete when it was heard, in that order.
+    /// What was said, each with how many entries were complete when it arrived, in that order.
     said: Vec<(usize, Line)>,
 }
 
@@ -51,6 +53,8 @@ pub struct Plan {
     pub log_bytes: u64,
     /// It is told to close the store, instead of being killed.
     pub close: bool,
+    /// It is told to make this mistake.
+    pub mistake: Option<Mistake>,
 }
 
 impl Generation {
@@ -66,7 +70,8 @@ impl Generation {
         let mounted = Mount::new(plan.system, logged.device(), mount_at)?;
         let said = said_by_a_victim(plan, setting, &logged)?;
         // From here on the file system alone writes.
-        let end = logged.log_bytes().map_err(|e| told("the log's length", e))?;
+        let log_bytes = logged.log_bytes();
+        let end = log_bytes();
         mounted.end()?;
         drop(logged);
         let log = BlockLog::read(&path).map_err(|e| told("reading the log", e))?;
@@ -105,16 +110,17 @@ impl Generation {
     }
 }
 
-/// Runs a victim to the end that the plan has for it. Gives all it said, with the length of the log when it was heard.
+/// Runs a victim to the end that the plan has for it. Gives all it said, with the length of the log when it arrived.
 fn said_by_a_victim(plan: &Plan, setting: &Setting, logged: &Logged) -> Result<Vec<(u64, Line)>, String> {
     let mut command = setting.write();
     command.arg("--create");
-    let mut victim = setting.start(command)?;
+    command.args(plan.mistake.iter().flat_map(|mistake| ["--mistake", mistake.name()]));
+    let mut victim = setting.start_noting(command, logged.log_bytes())?;
     let started = Instant::now();
     let (mut said, mut stop_at, mut stopped) = (Vec::new(), None, false);
     loop {
         let heard = victim.line_within(PATIENCE)?;
-        let at = logged.log_bytes().map_err(|e| format!("the log's length: {e}"))?;
+        let at = victim.noted();
         match heard {
             Heard::Line(Line::Failed { kind, message }) => {
                 return Err(victim.ended(&format!("an append failed on a disk that works: {kind}, {message}")));

@@ -81,6 +81,16 @@ pub const ROWS: &[Row] = &[
         at_least_once: &[power::LOST, power::TORN, power::IN_CREATION, power::IN_RECOVERY],
         run: power::run,
     },
+    Row {
+        name: "power-mistakes",
+        shows: "the states of power notice a victim that acknowledges too early, and one that makes nothing durable",
+        unit: "victims",
+        ci_count: 8,
+        weight: 1,
+        needs_root: true,
+        at_least_once: &[],
+        run: power::mistakes,
+    },
 ];
 
 /// What a violation says beside what happened: how far the row was, and what repeats it.

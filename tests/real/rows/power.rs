@@ -5,6 +5,9 @@
 //! the next generation, whose recovery is logged as well, so that power also fails during recovery and right after it;
 //! what the recovered store showed must stay from then on.
 //!
+//! That this would notice an engine that says "durable" too early is shown by victims that make a mistake: of the states
+//! of a chain, one must lack something acknowledged.
+//!
 //! What this does not do: it does not make the file systems prove themselves. A state that does not mount is reported
 //! like a violation, but says so. Invariant: the states follow from the seed and the log, and the log does not: what
 //! fails is kept as an image, since the seed alone does not bring it back.
@@ -16,6 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::programs::target_dir;
 use crate::real::disk::{FileSystem, Loop, Mount, check_machine};
 use crate::real::leftovers;
+use crate::real::mistake::Mistake;
 use crate::real::oracle::Oracle;
 use crate::real::power::generation::{Generation, Plan};
 use crate::real::power::states::{Fate, Image, Pieces, States};
@@ -49,6 +53,9 @@ const CHAINS: &[(FileSystem, &str)] = &[
     (FileSystem::Xfs, "buffered"),
 ];
 
+/// The mistakes, in turn along the chains: each of them meets both file systems and every backend.
+const MISTAKES: [Mistake; 4] = [Mistake::Early, Mistake::Early, Mistake::Unsynced, Mistake::Unsynced];
+
 /// The row.
 ///
 /// # Errors
@@ -63,10 +70,45 @@ pub fn run(seed: u64, count: u64, scratch: &Path, progress: &mut dyn FnMut(&Coun
         }
         // Images and logs lie in memory: they are what a disk is made of here, and no one's stable storage.
         let memory = leftovers::folder_in_memory("power").map_err(lacking)?;
-        let chain = Chain { system: *system, io, seed: rng.draw(), scratch, memory: memory.path() };
+        let chain = Chain { system: *system, io, mistake: None, seed: rng.draw(), scratch, memory: memory.path() };
         chain.run(count - counts.runs, &mut rng.split(), &mut counts, progress)?;
     }
     Ok(counts)
+}
+
+/// The row of victims that make a mistake.
+///
+/// # Errors
+/// Why it stopped: also if the states of a disk show nothing.
+pub fn mistakes(seed: u64, count: u64, scratch: &Path, progress: &mut dyn FnMut(&Counts)) -> Result<Counts, Stop> {
+    check_machine()?;
+    let mut rng = Rng::new(seed);
+    let mut counts = Counts::default();
+    let cases = CHAINS.iter().zip(MISTAKES.iter().cycle()).cycle();
+    for ((system, io), mistake) in cases.take(count as usize) {
+        let memory = leftovers::folder_in_memory("power").map_err(lacking)?;
+        let (mistake, memory) = (Some(*mistake), memory.path());
+        let chain = Chain { system: *system, io, mistake, seed: rng.draw(), scratch, memory };
+        let mut states = Counts::default();
+        match chain.run(GENERATIONS * STATES, &mut rng.split(), &mut states, &mut |_| progress(&counts)) {
+            Err(Stop::Violation(told)) if shows_a_loss(&told) => {}
+            Err(stop) => return Err(stop),
+            Ok(()) => {
+                return Err(Stop::Violation(format!("{chain}: none of {} states showed the mistake", states.runs)));
+            }
+        }
+        counts.runs += 1;
+        counts.add("states that showed nothing", states.runs);
+        counts.add(system.in_report(), 1);
+        progress(&counts);
+    }
+    Ok(counts)
+}
+
+/// Whether a state lacked something acknowledged: the oracle misses it, or the engine says that it is damaged.
+fn shows_a_loss(told: &str) -> bool {
+    let first = told.lines().next().unwrap_or_default();
+    first.ends_with("was acknowledged") || first == "the check ended with exit status: 4"
 }
 
 /// What went wrong with the machine and not with the store.
@@ -78,6 +120,7 @@ fn lacking(e: impl std::fmt::Display) -> Stop {
 struct Chain<'a> {
     system: FileSystem,
     io: &'static str,
+    mistake: Option<Mistake>,
     seed: u64,
     /// On a real disk: what the victims say.
     scratch: &'a Path,
@@ -128,7 +171,8 @@ impl Chain<'_> {
     fn live(&self, number: u64, disk: &Path, bench: &Bench, rng: &mut Rng) -> Result<Generation, Stop> {
         let scratch = self.memory.join(format!("generation{number}"));
         fs::create_dir(&scratch).map_err(lacking)?;
-        let plan = Plan { system: self.system, log_bytes: rng.between(1 << 20, 12 << 20), close: rng.chance(10) };
+        let (log_bytes, close) = (rng.between(1 << 20, 12 << 20), rng.chance(10));
+        let plan = Plan { system: self.system, log_bytes, close, mistake: self.mistake };
         Generation::live(&plan, disk, &bench.mount_at, &scratch, &self.setting(bench))
             // Nothing is wrong with the disk while it is logged.
             .map_err(|e| Stop::Violation(format!("{self}, generation {number}, before any power was lost: {e}")))
@@ -141,7 +185,8 @@ impl Chain<'_> {
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, backend {}, victim's seed {}", self.system.name(), self.io, self.seed)
+        write!(f, "{}, backend {}, victim's seed {}", self.system.name(), self.io, self.seed)?;
+        self.mistake.map_or(Ok(()), |mistake| write!(f, ", mistake {}", mistake.name()))
     }
 }
 
@@ -242,6 +287,10 @@ impl Judge<'_> {
     /// Keeps the state, so that it can be looked into.
     fn violated(&self, what: &str, cut: usize, seed: u64, made: &mut States<'_>, fate: Fate) -> Stop {
         let Judge { chain, number, lived, .. } = self;
+        if chain.mistake.is_some() {
+            // This is what it is for.
+            return Stop::Violation(format!("{what}\n{chain}"));
+        }
         let kept = target_dir().join(format!("power-{}-{number}-{cut}.img", chain.seed));
         let mut keep = || made.make(cut, &mut Rng::new(seed), &File::create(&kept)?);
         let kept = match keep() {
