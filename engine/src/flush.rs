@@ -196,6 +196,7 @@ impl Flusher {
     fn write_verified(&mut self, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {
         let mut attempt = 1;
         loop {
+            self.journal.ring.check_in_place().inspect_err(|error| self.poison.set(error.clone()))?;
             let id = self.next_segment;
             self.next_segment = id.next();
             let written = self.write(id, slots, first, last).inspect_err(|error| {

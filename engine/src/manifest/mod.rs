@@ -27,7 +27,8 @@ pub fn file_name(version: ManifestVersion) -> String {
 }
 
 /// The version that a file of this name holds; None if it is not a manifest's name.
-fn version_of(name: &str) -> Option<ManifestVersion> {
+#[must_use]
+pub fn version_of(name: &str) -> Option<ManifestVersion> {
     let digits = name.strip_prefix(PREFIX)?;
     let version = ManifestVersion(u64::from_str_radix(digits, 16).ok()?);
     (file_name(version) == name).then_some(version)

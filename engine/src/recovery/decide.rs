@@ -5,6 +5,7 @@
 
 use super::scan::{Anchor, Facts};
 use crate::format::frame::FLAG_CLOSE;
+use crate::journal::names;
 use crate::mutants::{self, Mutant};
 use crate::types::{Lsn, ManifestVersion};
 use std::ops::Range;
@@ -50,7 +51,7 @@ struct Situation {
     contradiction: bool,
     /// A frame names a manifest version later than the one loaded.
     manifest_back: bool,
-    /// Nothing ties the files to the manifest, or there are none.
+    /// Nothing ties the files to the manifest, or there are none, or one of them is missing.
     missing: bool,
     /// Something proves a frame durable that lies past the end.
     proven_past: bool,
@@ -104,7 +105,7 @@ pub fn decide(facts: &Facts, manifest: ManifestVersion) -> Action {
     let situation = Situation {
         contradiction: facts.contradiction.is_some(),
         manifest_back: facts.manifest_seen > manifest,
-        missing: facts.anchor == Anchor::Missing,
+        missing: facts.anchor == Anchor::Missing || facts.gap.is_some(),
         proven_past: !mutants::makes(Mutant::CutBelowProof)
             && (facts.watermark > facts.end.frame
                 || facts.watermark_lsn > facts.end.last_lsn
@@ -162,9 +163,10 @@ fn manifest_back(facts: &Facts, manifest: ManifestVersion) -> Action {
 }
 
 fn missing(facts: &Facts) -> Action {
-    let why = match facts.files.is_empty() {
-        true => "there is no journal file here".to_owned(),
-        false => format!(
+    let why = match facts.gap {
+        _ if facts.files.is_empty() => "there is no journal file here".to_owned(),
+        Some(slot) => format!("{} is missing, and what it held cannot be known", names::file_name(slot)),
+        None => format!(
             "no journal file here holds, or goes on from, the last flushed frame (number {}, byte {} of use {}): these \
              are not the journal files that belong to the manifest",
             facts.flushed.frame, facts.flushed.position, facts.flushed.journal

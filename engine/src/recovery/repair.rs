@@ -13,6 +13,8 @@ use crate::format::frame::FrameHeader;
 use crate::format::identity::Identity;
 use crate::format::manifest::Manifest;
 use crate::io::{Io, OpenMode};
+use crate::journal::names;
+use crate::manifest;
 use crate::mutants::{self, Mutant};
 use crate::segment;
 use crate::types::SegmentId;
@@ -59,7 +61,7 @@ pub fn make_durable(io: &dyn Io, dir: &Path, identity: &Identity, facts: &Facts,
                 return Err(Error::new(ErrorKind::Damaged, "an accepted frame reads differently a second time")
                     .file(&file.path)
                     .offset(extent.position)
-                    .remedy("check the disk and the memory, and open the store again; nothing was written"));
+                    .remedy("check the disk and the memory, and open the store again; nothing else was written than what stood there"));
             }
             io.write_at(&open, extent.position, frame, !io.buffered())?;
         }
@@ -86,19 +88,20 @@ pub fn keep_torn(io: &dyn Io, dir: &Path, facts: &Facts) -> Result<Vec<PathBuf>>
 }
 
 /// Removes files under way to their names, and segments that the manifest does not name: a flush or a creation died
-/// before it committed them. What cannot be removed stays and does no harm.
+/// before it committed them. What cannot be removed stays and does no harm, and so does what has a name that the engine
+/// gives to no file.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`] if the directory cannot be listed.
 pub fn sweep(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<()> {
-    for name in io.list(dir)?.iter().filter(|name| name.ends_with(".tmp")) {
+    for name in io.list(dir)?.iter().filter(|name| is_temporary(name)) {
         let _ = io.remove(&dir.join(name));
     }
     let named: Vec<PathBuf> = manifest.segments.iter().map(|meta| segment::path(dir, meta.id)).collect();
     let segments = segment::directory(dir);
     for name in io.list(&segments)? {
-        let path = segments.join(name);
-        if !named.contains(&path) {
+        let path = segments.join(&name);
+        if segment::id_of(&name).is_some() && !named.contains(&path) {
             tracing::info!(file = %path.display(), "removed a segment that was never committed");
             let _ = io.remove(&path);
         }
@@ -106,16 +109,18 @@ pub fn sweep(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file of the directory has this name until it is whole.
+fn is_temporary(name: &str) -> bool {
+    let Some(whole) = name.strip_suffix(".tmp") else { return false };
+    names::parse(whole).is_some() || whole.ends_with(".torn") || manifest::version_of(whole).is_some()
+}
+
 /// The first segment id that is free: past what the manifest says, and past any file that is there.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`] if the directory cannot be listed.
 pub fn next_segment(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<SegmentId> {
-    let highest = io
-        .list(&segment::directory(dir))?
-        .iter()
-        .filter_map(|name| u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok())
-        .max()
-        .unwrap_or(0);
-    Ok(SegmentId(manifest.next_segment.0.max(highest + 1)))
+    let highest =
+        io.list(&segment::directory(dir))?.iter().filter_map(|name| segment::id_of(name)).max().unwrap_or(SegmentId(0));
+    Ok(manifest.next_segment.max(highest.next()))
 }

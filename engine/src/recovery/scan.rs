@@ -123,6 +123,9 @@ pub struct Facts {
     pub flushed: FrameRef,
     /// Whether that frame's place was found.
     pub anchor: Anchor,
+    /// The first slot of the ring whose file is missing, though one of a later slot was used: slots are given from 0 on,
+    /// and files of the ring are never removed. (That the file of the last slot is missing cannot be seen by this.)
+    pub gap: Option<u16>,
     /// The last frame of the chain; `flushed` if nothing continues it.
     pub end: FrameRef,
     /// The file that `end` lies in, as an index into `files`; None if that is unknown or nothing was written yet.
@@ -243,7 +246,11 @@ impl<'a> Scan<'a> {
             firsts.push(first);
         }
         let journal_id_max = files.iter().filter_map(|f| f.journal).max().unwrap_or_default().max(flushed.journal);
+        let used = files.iter().filter(|file| file.journal.is_some()).map(|file| file.slot).max();
+        let there = |slot| files.iter().any(|file: &FileFacts| file.slot == slot);
+        let gap = used.and_then(|used| (0..used).find(|slot| !there(*slot)));
         let facts = Facts {
+            gap,
             anchor: if flushed.frame == FrameNo(0) && !files.is_empty() { Anchor::Start } else { Anchor::Missing },
             files,
             flushed: *flushed,

@@ -63,6 +63,21 @@ fn a_directory_without_journal_files_is_refused() {
 }
 
 #[test]
+fn a_file_that_is_missing_before_another_is_refused() {
+    let mut ring = one_file(2);
+    ring.begin(2);
+    ring.frame(&[b"in the third"]);
+    ring.close();
+    assert_eq!(ring.scan().action, Action::GoOn);
+    for slot in [1, 0] {
+        let file = ring.io.files.lock().remove(&path(slot)).expect("a file of the ring");
+        let Action::Refuse { why, .. } = ring.scan().action else { panic!("file {slot} is missing") };
+        assert!(why.contains(&names::file_name(slot)), "{why}");
+        ring.io.files.lock().insert(path(slot), file);
+    }
+}
+
+#[test]
 fn a_clean_chain_over_several_files_goes_on() {
     let mut ring = Ring::new(4, 16);
     for slot in 0..3 {

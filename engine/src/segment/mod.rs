@@ -52,6 +52,13 @@ pub fn path(dir: &Path, id: SegmentId) -> PathBuf {
     directory(dir).join(format!("{:016x}.seg", id.0))
 }
 
+/// The segment that a file of this name is; None if it is not a segment's name.
+#[must_use]
+pub fn id_of(name: &str) -> Option<SegmentId> {
+    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok().map(SegmentId)
+}
+
 /// Something about the segment `file` that cannot be proved intact.
 fn damaged(file: &Path, offset: u64, what: impl Into<String>) -> Error {
     Error::new(ErrorKind::Damaged, what)

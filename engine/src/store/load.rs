@@ -71,7 +71,8 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
     let facts = scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| match show {
         Show::All => gate.replay.frame(header, frame),
         Show::Proven(_) => gate.take(header, frame),
-    })?;
+    })
+    .map_err(|e| unreadable(e, manifest.flushed.last_lsn))?;
     let shown = match show {
         Show::All => facts.end.last_lsn,
         Show::Proven(before) => {
@@ -98,6 +99,18 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
         metrics,
         index: Arc::new(index),
     })
+}
+
+/// A bad sector of the journal is damage: what was acknowledged may lie there, and no later attempt reads it.
+fn unreadable(error: Error, flushed: Lsn) -> Error {
+    const EIO: i32 = 5;
+    match (error.os_error().and_then(std::io::Error::raw_os_error), error.path()) {
+        (Some(EIO), Some(path)) => Error::new(ErrorKind::Damaged, format!("the journal cannot be read: {error}"))
+            .lsns(flushed.0 + 1..u64::MAX)
+            .file(path)
+            .remedy("check the disk; everlog verify tells what is affected; restore it from a copy"),
+        _ => error,
+    }
 }
 
 /// A file with a feature for whose sake this version may read the store and must not write to it.

@@ -29,6 +29,8 @@ mod tests_full;
 mod tests_life;
 #[cfg(test)]
 mod tests_limits;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_open;
 #[cfg(test)]
 mod tests_stop;
 

@@ -17,8 +17,9 @@ use crate::commit::lane::Lane;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::{Flusher, FlusherParts};
+use crate::format::identity;
 use crate::format::manifest::{TimelineCause, TimelineStart};
-use crate::io::Io;
+use crate::io::{File, Io, OpenMode};
 use crate::journal::Journal;
 use crate::journal::ring::{Place, Ring, RingFile};
 use crate::limits;
@@ -41,15 +42,19 @@ pub(super) fn open(
 ) -> Result<Opened> {
     let began = clock.monotonic();
     super::load::identity(&*io, dir)?;
+    let identity = io.open(&dir.join(identity::FILE_NAME), OpenMode::Read)?;
     let lock = lock::take(&*io, dir)?;
     let mut loaded = load(&io, dir, config, Show::All)?;
     if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version).or_else(|| read_only(&loaded)) {
         return Err(refusal);
     }
+    in_place(&*io, &identity)?;
     repair::make_durable(&*io, dir, &loaded.manifest.identity, &loaded.facts, &loaded.extents)?;
     let torn = repair::keep_torn(&*io, dir, &loaded.facts)?;
+    in_place(&*io, &identity)?;
     repair::sweep(&*io, dir, &loaded.manifest)?;
     let (ring, end_file) = ring(&io, dir, config, &loaded)?;
+    in_place(&*io, &identity)?;
     let end = loaded.facts.end;
     let end_time = loaded.facts.end_time.max(loaded.manifest.time);
     let journal = Journal::new(ring, end, end_time, loaded.manifest.version);
@@ -119,6 +124,17 @@ pub(super) fn open(
     Ok(Opened { core: Arc::new(core), committer, flusher })
 }
 
+/// Fails if another directory bears the store's name by now: its journal took seconds to read, and what is written by
+/// name from here on would fall upon files that belong to another store, whose lock nobody asked for. Once the ring has
+/// its files, they are looked at instead.
+fn in_place(io: &dyn Io, identity: &File) -> Result<()> {
+    if io.is_in_place(identity) {
+        return Ok(());
+    }
+    let what = "the store's directory was removed, moved or replaced while it was being opened";
+    Err(Error::new(ErrorKind::Refused, what).file(&identity.path).remedy("leave it in its place, and open it again"))
+}
+
 /// The ring with the files that are there; and the file that holds the journal's end, if there is one.
 fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Result<(Ring, Option<RingFile>)> {
     let next_journal = JournalId(loaded.manifest.next_journal.0.max(loaded.facts.journal_id_max.0 + 1));
@@ -132,7 +148,11 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
         next_journal,
     );
     let mut end_file = None;
-    for (n, file) in loaded.facts.files.iter().enumerate() {
+    // Spares are used in this order. Those that were written to last come last: a write of a process that was killed may
+    // still be under way to one of them, and must not meet what is written there next.
+    let mut files: Vec<_> = loaded.facts.files.iter().enumerate().collect();
+    files.sort_by_key(|(n, file)| (loaded.facts.end_file == Some(*n), file.journal));
+    for (n, file) in files {
         let used = file.in_chain_of.and_then(|journal| loaded.last_frames.get(&journal).copied());
         let adopted = ring.adopt(file.slot, file.bytes, used)?;
         if loaded.facts.end_file == Some(n) {

@@ -20,7 +20,7 @@ use std::path::Path;
 
 /// A store as it was when it was looked at.
 pub struct ReadOnly {
-    loaded: Loaded,
+    pub(super) loaded: Loaded,
 }
 
 /// A store in numbers.
@@ -80,6 +80,11 @@ impl ReadOnly {
             let show = if lock::is_held(&*io, dir)? { Show::Proven(proven) } else { Show::All };
             let loaded = load(&io, dir, &Config::default(), show);
             let after = newest(&*io, dir);
+            if show == Show::All && lock::is_held(&*io, dir)? && look < LOOKS_MAX {
+                // It was opened meanwhile, and what was seen may be frames that are being written.
+                settle::pause(look);
+                continue;
+            }
             let wrong = match loaded {
                 Ok(loaded) => match refusal(&loaded.action, dir, loaded.manifest.version) {
                     None => return Ok(Self { loaded }),

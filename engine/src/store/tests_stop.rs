@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-const DIR: &str = "/store";
+pub(super) const DIR: &str = "/store";
 /// Long enough for anything that ends at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 const EIO: i32 = 5;
@@ -30,7 +30,7 @@ const EMFILE: i32 = 24;
 
 /// How an operation goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Well,
     Fails(i32),
     /// A write lands in part; anything else fails.
@@ -43,8 +43,8 @@ type Call = Box<dyn FnOnce() + Send>;
 
 /// A disk in memory on which operations go as a rule says.
 #[derive(Clone, Default)]
-struct Erring {
-    mem: MemIo,
+pub(super) struct Erring {
+    pub(super) mem: MemIo,
     rule: Arc<Mutex<Option<Rule>>>,
     /// The rule is not asked.
     paused: Arc<AtomicBool>,
@@ -55,15 +55,15 @@ struct Erring {
     /// Called by the next poll.
     at_poll: Arc<Mutex<Option<Call>>>,
     /// The files are no longer where they were.
-    moved: Arc<AtomicBool>,
+    pub(super) moved: Arc<AtomicBool>,
 }
 
 impl Erring {
-    fn set(&self, rule: impl FnMut(&Op) -> Fate + Send + 'static) {
+    pub(super) fn set(&self, rule: impl FnMut(&Op) -> Fate + Send + 'static) {
         *self.rule.lock() = Some(Box::new(rule));
     }
 
-    fn heal(&self) {
+    pub(super) fn heal(&self) {
         *self.rule.lock() = None;
     }
 
@@ -139,7 +139,7 @@ impl IoQueue for Queue {
     }
 }
 
-fn small() -> Config {
+pub(super) fn small() -> Config {
     Config {
         journal_file_bytes: 64 << 10,
         journal_files_max: 3,
@@ -151,17 +151,17 @@ fn small() -> Config {
     }
 }
 
-fn clock() -> Arc<dyn Clock> {
+pub(super) fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock::default())
 }
 
-fn created(config: &Config) -> Erring {
+pub(super) fn created(config: &Config) -> Erring {
     let io = Erring::default();
     Store::create_on(Arc::new(io.clone()), clock(), Path::new(DIR), config).expect("an empty disk");
     io
 }
 
-fn stepped(io: &Erring, config: &Config) -> (Store, Steps) {
+pub(super) fn stepped(io: &Erring, config: &Config) -> (Store, Steps) {
     Store::open_stepped(Arc::new(io.clone()), clock(), Path::new(DIR), config.clone()).expect("a sound disk")
 }
 
@@ -173,13 +173,13 @@ fn running(io: &Erring, config: &Config) -> Store {
     Store { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) }
 }
 
-fn append(store: &Store, payload: &[u8]) -> Result<Ack> {
+pub(super) fn append(store: &Store, payload: &[u8]) -> Result<Ack> {
     let mut batch = Batch::new();
     batch.log("log").create_if_missing().record(payload);
     store.append(batch)
 }
 
-fn read(store: &Store) -> Vec<Vec<u8>> {
+pub(super) fn read(store: &Store) -> Vec<Vec<u8>> {
     match store.read("log", 0, ReadLimit::default()) {
         Ok(page) => page.records.into_iter().map(|record| record.payload).collect(),
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),

@@ -1,0 +1,116 @@
+//! Openings that something happens to: the directory changes under them, a sector cannot be read, strange files lie about.
+
+use super::tests_stop::{DIR, Erring, Fate, append, clock, created, read, small, stepped};
+use crate::io::{Io, Op};
+use crate::journal::names;
+use crate::sync::{Arc, Mutex, Ordering};
+use crate::{ErrorKind, ReadLimit, ReadOnly, Store, segment};
+use std::path::{Path, PathBuf};
+
+const EIO: i32 = 5;
+
+/// A disk with a store that was killed behind one acknowledged record that nothing proves durable.
+fn killed() -> Erring {
+    let io = created(&small());
+    let (store, mut steps) = stepped(&io, &small());
+    let ack = append(&store, b"kept").expect("staged");
+    while steps.commit().expect("a sound disk") {}
+    ack.wait().expect("durable");
+    drop((store, steps));
+    io
+}
+
+fn open(io: &Erring) -> crate::Result<Store> {
+    Store::open_stepped(Arc::new(io.clone()), clock(), Path::new(DIR), small()).map(|(store, _)| store)
+}
+
+fn is_journal(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| names::parse(name).is_some())
+}
+
+#[test]
+fn a_directory_that_is_replaced_while_its_journal_is_read_is_not_written_to() {
+    let io = killed();
+    let (before, moved) = (io.mem.snapshot(), Arc::clone(&io.moved));
+    io.set(move |op| {
+        if matches!(op, Op::Read { file, .. } if is_journal(&file.path)) {
+            moved.store(true, Ordering::SeqCst);
+        }
+        Fate::Well
+    });
+    let error = open(&io).expect_err("another store's directory bears the name");
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(io.mem.snapshot() == before, "nothing was written");
+    io.heal();
+    io.moved.store(false, Ordering::SeqCst);
+    assert_eq!(read(&open(&io).expect("it is back")), [b"kept"]);
+}
+
+#[test]
+fn a_sector_of_the_journal_that_cannot_be_read_is_damage() {
+    let io = killed();
+    io.set(|op| match op {
+        Op::Read { file, .. } if is_journal(&file.path) => Fate::Fails(EIO),
+        _ => Fate::Well,
+    });
+    let looked = ReadOnly::open_on(Arc::new(io.clone()), Path::new(DIR)).map(drop);
+    for error in [open(&io).map(drop).expect_err("unreadable"), looked.expect_err("unreadable")] {
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+        assert_eq!(error.lsn_range(), Some(1..u64::MAX), "{error}");
+        assert!(error.path().is_some_and(is_journal), "{error}");
+    }
+}
+
+#[test]
+fn the_file_that_was_written_to_last_is_the_last_to_be_used_again() {
+    let io = killed();
+    let (store, mut steps) = stepped(&io, &small());
+    store.flush().expect("it only asks");
+    while steps.flush().expect("a sound disk") {}
+    let used = store.inner.core.journal.published().0.journal;
+    drop((store, steps));
+    let written_last = |io: &Erring| {
+        let facts = ReadOnly::open_on(Arc::new(io.clone()), Path::new(DIR)).expect("sound").loaded.facts;
+        facts.files.into_iter().filter_map(|file| Some((file.journal?, file.slot))).max().expect("one was used")
+    };
+    let last = written_last(&io);
+    assert_eq!(last.0, used);
+    let (_store, _steps) = stepped(&io, &small());
+    let now = written_last(&io);
+    assert!(now.0 > last.0 && now.1 != last.1, "{now:?} follows {last:?}");
+}
+
+#[test]
+fn what_the_engine_did_not_make_is_left_alone() {
+    let io = killed();
+    let strange = ["segments/0000000000000003.seg.damaged", "segments/3.seg", "notes.tmp", "journal-0000.copy.tmp"];
+    let own = ["segments/0000000000000003.seg", "journal-0007.tmp", "manifest-0000000000000009.tmp"];
+    let mut files = io.mem.snapshot();
+    files.extend(strange.iter().chain(&own).map(|name| (Path::new(DIR).join(name), b"x".to_vec())));
+    io.mem.restore(&files);
+    drop(open(&io).expect("sound"));
+    let there = io.mem.snapshot();
+    let is_there = |name: &&str| there.contains_key(&Path::new(DIR).join(name));
+    assert!(strange.iter().all(is_there), "{:?}", there.keys());
+    assert!(!own.iter().any(is_there), "{:?}", there.keys());
+    assert!(segment::id_of("0000000000000003.seg").is_some());
+}
+
+#[test]
+fn a_look_at_a_store_that_is_opened_meanwhile_shows_only_what_is_proved() {
+    let io = killed();
+    let look = |io: &Erring| ReadOnly::open_on(Arc::new(io.clone()), Path::new(DIR)).expect("sound");
+    let records = |look: ReadOnly| look.read("log", 0, ReadLimit::default()).map_or(0, |page| page.records.len());
+    assert_eq!(records(look(&io)), 1, "nobody has it open");
+    let (disk, held) = (io.mem.clone(), Arc::new(Mutex::new(None)));
+    let holder = Arc::clone(&held);
+    io.set(move |op| {
+        if matches!(op, Op::Read { file, .. } if is_journal(&file.path)) {
+            let lock = || disk.lock(&PathBuf::from(DIR).join("LOCK")).expect("it can be locked");
+            holder.lock().get_or_insert_with(lock);
+        }
+        Fate::Well
+    });
+    assert_eq!(records(look(&io)), 0, "a process has it open by now, and nothing proves the record durable");
+    assert!(held.lock().as_ref().is_some_and(Option::is_some));
+}
