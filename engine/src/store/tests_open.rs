@@ -63,8 +63,10 @@ fn a_sector_of_the_journal_that_cannot_be_read_is_damage() {
 
 #[test]
 fn the_file_that_was_written_to_last_is_the_last_to_be_used_again() {
-    let io = killed();
+    let io = created(&small());
     let (store, mut steps) = stepped(&io, &small());
+    let _ack = append(&store, b"flushed").expect("staged");
+    while steps.commit().expect("a sound disk") {}
     store.flush().expect("it only asks");
     while steps.flush().expect("a sound disk") {}
     let used = store.inner.core.journal.published().0.journal;
