@@ -180,6 +180,20 @@ fn what_was_deleted_is_missed_by_name() {
 }
 
 #[test]
+fn what_the_segments_hold_is_dumped_where_the_journal_is_refused() {
+    let dir = scratch("salvage");
+    let data = store(dir.path(), "store");
+    fs::remove_file(data.join(JOURNAL)).expect("it was there");
+    let before = files(&data);
+    let output = Command::new(Program::Everlog.path()).args(["dump", path(&data)]).output().expect("it starts");
+    let (out, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(out.contains("in a segment") && !out.contains("in the journal"), "{out}");
+    assert_eq!(output.status.code(), Some(4), "{told}");
+    assert!(told.contains("journal cannot be trusted"), "{told}");
+    assert!(files(&data) == before, "nothing is written");
+}
+
+#[test]
 fn an_older_manifest_beside_a_newer_journal_is_refused() {
     let dir = scratch("older");
     let data = dir.path().join("store");

@@ -8,7 +8,7 @@ use super::listing::{LogInfo, info, list};
 use super::load::{Loaded, Show, load, refusal};
 use super::lock;
 use crate::config::Config;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{SegmentMeta, TimelineStart};
 use crate::io::{self, Io};
 use crate::manifest;
@@ -71,6 +71,23 @@ impl ReadOnly {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_on(io: Arc<dyn Io>, dir: &Path) -> Result<Self> {
+        match Self::look(io, dir)? {
+            (store, None) => Ok(store),
+            (_, Some(refusal)) => Err(refusal),
+        }
+    }
+
+    /// Looks at the store in `dir` also where its journal cannot be trusted: then shows what the segments hold, and what
+    /// the journal holds before the place that cannot be read, and gives the refusal beside it. What is shown may lack
+    /// what was acknowledged, and may show what was deleted or trimmed since.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for that.
+    pub fn salvage(dir: impl AsRef<Path>) -> Result<(Self, Option<Error>)> {
+        Self::look(io::choose(io::IoChoice::Posix)?, &super::absolute(dir.as_ref())?)
+    }
+
+    fn look(io: Arc<dyn Io>, dir: &Path) -> Result<(Self, Option<Error>)> {
         super::load::identity(&*io, dir)?;
         let mut proven = Proven::default();
         for look in 1.. {
@@ -85,23 +102,26 @@ impl ReadOnly {
                 settle::pause(look);
                 continue;
             }
-            let wrong = match loaded {
+            let (wrong, refused) = match loaded {
                 Ok(loaded) => match refusal(&loaded.action, dir, loaded.manifest.version) {
-                    None => return Ok(Self { loaded }),
+                    None => return Ok((Self { loaded }, None)),
                     Some(_) if after.is_some_and(|newest| proven.is_reached(&loaded.facts, newest)) => {
-                        return Ok(Self { loaded });
+                        return Ok((Self { loaded }, None));
                     }
                     Some(error) => {
                         proven.note(&loaded.facts);
-                        error
+                        (error, Some(loaded))
                     }
                 },
-                Err(error) => error,
+                Err(error) => (error, None),
             };
             // What looks wrong once may be a change. It is believed once it stays while the manifest stays as it is.
             let moved = before.is_none() || before != after;
             if !matches!(wrong.kind(), ErrorKind::Damaged | ErrorKind::Io) || (look > 1 && !moved) {
-                return Err(wrong);
+                return match refused {
+                    Some(loaded) => Ok((Self { loaded }, Some(wrong))),
+                    None => Err(wrong),
+                };
             }
             if look == LOOKS_MAX {
                 return Err(if before.is_none() { wrong } else { settle::too_fast(dir) });

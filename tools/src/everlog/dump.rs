@@ -1,7 +1,7 @@
 //! `everlog dump`: prints records, of one log or of all. Works on a store that is running, since it only reads.
 //!
 //! Invariant: what cannot be read is told on stderr with its seqs, is a line of its own in the JSON, and makes the exit
-//! code 4; it is never left out silently.
+//! code 4; it is never left out silently. Where the journal cannot be trusted, what is left is printed, and so is that.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let store = ReadOnly::open(&args.dir)?;
+    let (store, refusal) = ReadOnly::salvage(&args.dir)?;
     let mut damaged = 0;
     if let Some(name) = &args.log {
         let from = match args.from {
@@ -53,7 +53,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
         }
     }
-    if damaged == 0 { Ok(()) } else { Err(Failure::damage(damaged)) }
+    match refusal {
+        // Last, so that it stands where a person looks.
+        Some(refusal) => Err(refusal.into()),
+        None if damaged == 0 => Ok(()),
+        None => Err(Failure::damage(damaged)),
+    }
 }
 
 /// Prints a log from a seq on, and says how many stretches of it could not be had.
