@@ -22,6 +22,8 @@ pub enum Mutant {
     SyncRetried,
     /// What was recovered is shown before it is synced.
     RecoveredUnsynced,
+    /// What was recovered is synced and not written again.
+    RecoveredNotRewritten,
     /// A frame of an older use of a journal file is taken for the next one.
     StaleFrame,
     /// A head is looked up in the segments as they were before the last flush.
@@ -37,7 +39,7 @@ pub enum Mutant {
 impl Mutant {
     /// All of them.
     #[cfg(feature = "mutants")]
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SegmentUnsynced,
         Self::ManifestNameUnsynced,
         Self::WatermarkEarly,
@@ -45,6 +47,7 @@ impl Mutant {
         Self::CutBelowProof,
         Self::SyncRetried,
         Self::RecoveredUnsynced,
+        Self::RecoveredNotRewritten,
         Self::StaleFrame,
         Self::StaleHead,
         Self::AnsweredEarly,
