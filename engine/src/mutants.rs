@@ -34,12 +34,14 @@ pub enum Mutant {
     FilterTrusted,
     /// A failed write of the journal is taken for done.
     FailureIgnored,
+    /// Once a flush has failed, appends are answered that their outcome is unknown, and the latch stays open.
+    LatchLeftOpen,
 }
 
 impl Mutant {
     /// All of them.
     #[cfg(feature = "mutants")]
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SegmentUnsynced,
         Self::ManifestNameUnsynced,
         Self::WatermarkEarly,
@@ -53,6 +55,7 @@ impl Mutant {
         Self::AnsweredEarly,
         Self::FilterTrusted,
         Self::FailureIgnored,
+        Self::LatchLeftOpen,
     ];
 }
 
