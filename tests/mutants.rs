@@ -27,7 +27,9 @@ fn scenarios(mutant: Mutant) -> Vec<Scenario> {
     let likely = match mutant {
         Mutant::CutBelowProof => vec![Scenario::Lost, Scenario::Flipped],
         Mutant::FilterTrusted => vec![Scenario::LookUp, Scenario::Flipped],
-        Mutant::SyncRetried | Mutant::FailureIgnored => vec![Scenario::Errors, Scenario::ErrorsBuffered],
+        Mutant::SyncRetried | Mutant::FailureIgnored | Mutant::LatchLeftOpen | Mutant::RecoveredNotRewritten => {
+            vec![Scenario::ErrorsBuffered, Scenario::Errors]
+        }
         Mutant::RecoveredUnsynced => vec![Scenario::KillThenPower, Scenario::Crash],
         _ => vec![Scenario::Crash, Scenario::KillThenPower],
     };

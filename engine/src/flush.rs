@@ -27,6 +27,8 @@ use crate::index::{Index, older_producers};
 use crate::io::{Io, Wake};
 use crate::journal::Journal;
 use crate::manifest;
+#[cfg(feature = "mutants")]
+use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::segment::{self, ReadBack, Segment, SegmentWriter};
 use crate::sync::{Arc, AtomicBool, Ordering};
@@ -141,6 +143,10 @@ impl Flusher {
     /// whose older state is damaged: no flush would ever succeed again, and appends would stop without a word.
     pub fn flush(&mut self) -> Result<bool> {
         let flushed = self.flush_published();
+        #[cfg(feature = "mutants")]
+        if let (Err(error), true) = (&flushed, mutants::makes(Mutant::LatchLeftOpen)) {
+            mutants::keep(Some(Box::new(error.clone())));
+        }
         self.journal.ring.set_flush_failed(flushed.is_err());
         flushed
     }

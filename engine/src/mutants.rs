@@ -22,6 +22,8 @@ pub enum Mutant {
     SyncRetried,
     /// What was recovered is shown before it is synced.
     RecoveredUnsynced,
+    /// What was recovered is synced and not written again.
+    RecoveredNotRewritten,
     /// A frame of an older use of a journal file is taken for the next one.
     StaleFrame,
     /// A head is looked up in the segments as they were before the last flush.
@@ -32,12 +34,14 @@ pub enum Mutant {
     FilterTrusted,
     /// A failed write of the journal is taken for done.
     FailureIgnored,
+    /// Once a flush has failed, appends are answered that their outcome is unknown, and the latch stays open.
+    LatchLeftOpen,
 }
 
 impl Mutant {
     /// All of them.
     #[cfg(feature = "mutants")]
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::SegmentUnsynced,
         Self::ManifestNameUnsynced,
         Self::WatermarkEarly,
@@ -45,11 +49,13 @@ impl Mutant {
         Self::CutBelowProof,
         Self::SyncRetried,
         Self::RecoveredUnsynced,
+        Self::RecoveredNotRewritten,
         Self::StaleFrame,
         Self::StaleHead,
         Self::AnsweredEarly,
         Self::FilterTrusted,
         Self::FailureIgnored,
+        Self::LatchLeftOpen,
     ];
 }
 

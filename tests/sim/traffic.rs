@@ -48,15 +48,18 @@ impl Traffic {
         self.rng.pick(&self.logs).clone()
     }
 
-    /// A record for a log of its own, which anybody may append who wants to know whether the store does.
-    pub fn probe(&mut self) -> Part {
-        const NAME: &str = "users/probe/c";
-        if !self.logs.iter().any(|log| log == NAME) {
-            self.logs.push(NAME.to_owned());
+    /// A record that no log's state forbids, for whoever wants to know whether the store acknowledges. Its log is one of
+    /// its own, and another one once somebody has closed or deleted that.
+    pub fn probe(&mut self, state: &State) -> Part {
+        let open = |log: &Rc<Log>| log.phase == Phase::Absent || log.phase == Phase::Live && !log.closed;
+        let mut names = (0..).map(|n| format!("users/probe{n}/c"));
+        let name = names.find(|name| state.get(name).is_none_or(open)).expect("some name is free");
+        if !self.logs.contains(&name) {
+            self.logs.push(name.clone());
         }
         self.made += 1;
         let record = Rc::from(format!("probe {}", self.made).into_bytes());
-        Part { log: NAME.to_owned(), create: Some(Creation::IfMissing), records: vec![record], ..Part::default() }
+        Part { log: name, create: Some(Creation::IfMissing), records: vec![record], ..Part::default() }
     }
 
     /// The next batch, given how the store will stand before it.

@@ -432,6 +432,10 @@ impl Committer {
         let woken = staged.waiting.len();
         let mut waiting = staged.waiting;
         waiting.append(&mut lane.settled(frame.last_lsn));
+        #[cfg(feature = "mutants")]
+        if mutants::makes(Mutant::LatchLeftOpen) && mutants::kept::<Error>().is_some() {
+            wake_all(Pending::answer_all(std::mem::take(&mut waiting), Some(&poison.unknown())));
+        }
         // The flush may close the latch at any moment; nothing is acknowledged behind that.
         let mut tasks = poison
             .unless_set(|| Pending::answer_all(std::mem::take(&mut waiting), None))

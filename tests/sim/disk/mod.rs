@@ -20,6 +20,8 @@
 //! 8. An operation told to fail ([`SimDisk::fail_at`]) gives `EIO`, a write's sectors having landed or not; a sync that
 //!    fails leaves the cache clean and its bytes off the platter, as Linux does (a directory keeps its changes for the
 //!    next sync); a sticky failure stays with its file until the next boot. A short write lands a prefix and is an error.
+//!    In buffered mode a durable write is a write and a sync, and either may be what failed: after the sync all of it is
+//!    shown, some of its sectors are on the platter or none, and the cache of its file counts as clean.
 //! 9. A full disk ([`SimDisk::full_during`]) refuses new names and what would make a file longer; without descriptors
 //!    ([`SimDisk::no_descriptors_during`]) nothing can be opened. Both end again.
 //! 10. While the device stalls ([`SimDisk::stall`]) nothing in a queue completes, unless its owner waits for nothing else.
@@ -101,6 +103,8 @@ struct Handle {
     content: u64,
     boot: u64,
     mode: OpenMode,
+    /// Whether it was opened through the page cache, whatever its mode.
+    buffered: bool,
 }
 
 /// How an operation goes.
@@ -285,6 +289,15 @@ impl State {
         content.write_torn(self.writes_made, flight.offset as usize, &flight.buf, landed, stable);
     }
 
+    /// Of a write that went well and whose sync failed, the sectors for which `landed` holds are on the platter, the
+    /// others are shown, and no later sync looks for them.
+    fn land_unsynced(&mut self, flight: &Flight, landed: &[bool]) {
+        self.trace.push("  the write went well, and its sync failed".to_owned());
+        self.land_torn(flight, &vec![true; landed.len()], false);
+        self.land_torn(flight, landed, true);
+        self.contents.get_mut(&flight.file.content).expect("an open file's content is kept").fail_sync();
+    }
+
     /// A write's end. Its buffer comes back unless it failed.
     fn land(&mut self, flight: Flight, course: Course) -> io::Result<AlignedBuf> {
         let course = match course {
@@ -325,7 +338,11 @@ impl State {
                     self.faults.break_file(flight.file.content);
                 }
                 let landed = torn(&mut self.rng, sectors);
-                self.land_torn(&flight, &landed, false);
+                if flight.durable && flight.file.buffered && self.rng.chance(50) {
+                    self.land_unsynced(&flight, &landed);
+                } else {
+                    self.land_torn(&flight, &landed, false);
+                }
                 Err(eio())
             }
         }
@@ -389,7 +406,7 @@ impl Io for SimIo {
 
     fn run(&self, op: Op) -> io::Result<Done> {
         // A file's last handle or a buffer may be dropped with the operation; neither takes the lock.
-        self.state.lock().run(op, self.boot)
+        self.state.lock().run(op, self.boot, self.buffered)
     }
 
     fn queue(&self, depth: usize) -> io::Result<Box<dyn IoQueue>> {

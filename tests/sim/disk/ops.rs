@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 impl State {
-    pub(super) fn open(&mut self, path: &Path, mode: OpenMode, boot: u64) -> io::Result<Handle> {
+    pub(super) fn open(&mut self, path: &Path, mode: OpenMode, boot: u64, buffered: bool) -> io::Result<Handle> {
         self.faults.check_descriptors(self.ops)?;
         let creates = matches!(mode, OpenMode::Create | OpenMode::CreateDirect);
         let content = match (self.names.get(path), creates) {
@@ -23,7 +23,7 @@ impl State {
             (None, false) => return Err(io::ErrorKind::NotFound.into()),
             (None, true) => self.create_file(path)?,
         };
-        Ok(Handle { path: Arc::from(path), content, boot, mode })
+        Ok(Handle { path: Arc::from(path), content, boot, mode, buffered })
     }
 
     pub(super) fn create_file(&mut self, path: &Path) -> io::Result<u64> {
@@ -57,11 +57,11 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn run(&mut self, op: Op, boot: u64) -> io::Result<Done> {
+    pub(super) fn run(&mut self, op: Op, boot: u64, buffered: bool) -> io::Result<Done> {
         self.alive(boot)?;
         match op {
             Op::Open { path, mode } => {
-                let handle = self.open(&path, mode, boot)?;
+                let handle = self.open(&path, mode, boot, buffered)?;
                 Ok(Done::File(File { path: handle.path.clone(), inner: Arc::new(handle) }))
             }
             Op::Read { file, offset, buf } => self.read(self.handle(&file)?, offset, buf).map(Done::Buf),

@@ -353,6 +353,34 @@ fn a_sync_after_one_that_failed_succeeds_over_lost_bytes() {
 }
 
 #[test]
+fn a_buffered_durable_write_that_failed_may_be_shown_clean_and_lost() {
+    // What is shown after the failure, and what the power leaves of it though a later sync went well.
+    let after = |seed, buffered| {
+        let (disk, io) = disk(seed);
+        let path = Path::new("/d/f");
+        drop(file(&io, "/d/f"));
+        let io = if buffered { disk.io_buffered() } else { io };
+        let f = io.open(path, OpenMode::WriteDirect).expect("it is there");
+        disk.fail_at(disk.ops() + 1, Fault::Eio);
+        assert!(io.write_at(&f, 0, block(b'b'), true).is_err());
+        let shown = content(&disk, "/d/f");
+        let clean = disk.is_stable(path);
+        io.sync(&f).expect("it failed once");
+        assert_eq!(content(&disk, "/d/f"), shown, "seed {seed}");
+        disk.crash(Crash::Power);
+        disk.reboot();
+        let left = content(&disk, "/d/f");
+        assert!(clean || left == shown, "seed {seed}: what is dirty is made stable by a sync");
+        (kinds(&shown[..BLOCK]).into_iter().collect::<Vec<_>>(), kinds(&left[..BLOCK]).into_iter().collect::<Vec<_>>())
+    };
+    let (a, b, both) = (vec![b'a'], vec![b'b'], vec![b'a', b'b']);
+    let kept = [(a.clone(), a.clone()), (b.clone(), b.clone()), (both.clone(), both.clone())];
+    let lost = [(b.clone(), a), (b, both)];
+    assert_eq!(outcomes(|seed| after(seed, false)), kept.clone().into());
+    assert_eq!(outcomes(|seed| after(seed, true)), kept.into_iter().chain(lost).collect());
+}
+
+#[test]
 fn what_the_kernel_refuses_is_refused() {
     let (_, io) = disk(5);
     let f = file(&io, "/d/f");

@@ -7,8 +7,9 @@
 //! else goes wrong is the scenario's business ([`Scenario`]).
 //!
 //! About right and wrong it knows little beside the oracle: that an honest disk never gives damage, that a store never
-//! stops making progress while nothing is wrong, that nothing is acknowledged once the latch is closed, that a clean close
-//! is found clean, and what "possibly acknowledged" has to say. Invariant: the plan alone decides what happens.
+//! stops making progress while nothing is wrong, that nothing is acknowledged once the latch is closed and nothing left
+//! open before, that a clean close is found clean, and what "possibly acknowledged" has to say. Invariant: the plan alone
+//! decides what happens.
 
 mod checks;
 mod plan;
@@ -357,7 +358,7 @@ impl World {
         }
         let Running { store, steps } = running;
         if self.disk.crashed().is_some() {
-            drop((store, steps));
+            drop(steps);
         } else {
             self.disk.note(|| "close".to_owned());
             self.closing = true;
@@ -367,11 +368,11 @@ impl World {
                 Err(e) if self.excuses(&e) => self.disk.crash(Crash::Process),
                 Err(e) => return violation(format!("an honest disk, and the store does not close: {e}")),
             }
-            drop(store);
         }
         self.disk.no_crash();
         self.disk.no_failures();
-        self.collect()?;
+        self.collect(&store)?;
+        drop(store);
         let open = std::mem::take(&mut self.waiting).len();
         if self.disk.crashed().is_some() {
             self.reboot();
@@ -390,7 +391,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing is wrong any more: the store takes an append and acknowledges it.
+    /// Nothing is wrong any more: the store takes an append and acknowledges it, or its latch is closed.
     fn probe(&mut self, running: &mut Running) -> Result<(), Violation> {
         let passing = self.plan.scenario.fails()
             || matches!(self.plan.scenario, Scenario::Full | Scenario::Stall | Scenario::Clock);
@@ -404,11 +405,17 @@ impl World {
             if self.poisoned || self.disk.crashed().is_some() {
                 return Ok(());
             }
-            let part = self.traffic.probe();
-            let turned_away = self.tally.turned_away;
+            let part = self.traffic.probe(self.oracle.expected());
+            let Tally { turned_away, acknowledged, .. } = self.tally;
             self.append(&running.store, &[part])?;
             if self.tally.turned_away == turned_away {
-                return self.settle(running);
+                self.settle(running)?;
+                self.look_at_latch(&running.store)?;
+                let told = self.tally.acknowledged > acknowledged;
+                return match told || self.poisoned || self.disk.crashed().is_some() {
+                    true => Ok(()),
+                    false => violation("nothing is wrong any more, and an append is not acknowledged"),
+                };
             }
             self.commit(running)?;
             self.flush(running)?;
@@ -464,9 +471,9 @@ impl World {
             Ok(ack) => {
                 self.disk.note(|| format!("append {ticket:?} {:?}", words::sketch(parts)));
                 self.waiting.push((ticket, ack, parts.iter().map(|part| part.log.clone()).collect()));
-                self.collect()
+                self.collect(store)
             }
-            Err(e) if e.kind() == ErrorKind::Overloaded || self.excuses(&e) => {
+            Err(e) if e.kind() == ErrorKind::Overloaded || self.excuses_to_client(&e, store) => {
                 self.tally.turned_away += 1;
                 self.oracle.turned_away(ticket);
                 Ok(())
@@ -476,7 +483,7 @@ impl World {
     }
 
     /// Hears the answers that are there.
-    fn collect(&mut self) -> Result<(), Violation> {
+    fn collect(&mut self, store: &Store) -> Result<(), Violation> {
         let mut i = 0;
         while i < self.waiting.len() {
             let (ticket, ack, _) = &self.waiting[i];
@@ -496,7 +503,7 @@ impl World {
                     self.told.insert(ticket, Told { at: self.disk.ops(), fresh, cursors });
                     Ok(words::answers(&receipt))
                 }
-                Err(e) if self.leaves_open(&e) => continue,
+                Err(e) if self.leaves_open(&e, store) => continue,
                 Err(e) => Err(e.kind()),
             };
             self.disk.note(|| format!("answer {ticket:?} {answer:?}"));
@@ -510,15 +517,15 @@ impl World {
     }
 
     /// Whether this answer says that nobody knows what became of the batch, and with reason.
-    fn leaves_open(&self, error: &Error) -> bool {
+    fn leaves_open(&self, error: &Error, store: &Store) -> bool {
         let kind = error.kind();
         let unknown = matches!(kind, ErrorKind::Unknown | ErrorKind::Poisoned | ErrorKind::Io | ErrorKind::ShutDown);
-        (unknown || kind == ErrorKind::Damaged) && self.excuses(error)
+        (unknown || kind == ErrorKind::Damaged) && self.excuses_to_client(error, store)
     }
 
     fn commit(&mut self, running: &mut Running) -> Result<(), Violation> {
         let result = running.steps.commit();
-        self.collect()?;
+        self.collect(&running.store)?;
         self.sound(result, "a pass of the committer").map(drop)
     }
 
@@ -528,7 +535,7 @@ impl World {
             let _asked = running.store.flush();
         }
         let result = running.steps.flush();
-        self.collect()?;
+        self.collect(&running.store)?;
         let moved = self.sound(result, "a pass of the flusher")?;
         self.tally.flushes += u64::from(moved);
         Ok(())

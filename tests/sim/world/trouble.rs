@@ -169,6 +169,14 @@ impl World {
         failed && self.disk.failed() > 0 || short
     }
 
+    /// Whether they explain that an append gets this error. Where nothing is damaged they do so only by the latch: as long
+    /// as that is open on a machine that runs, every append is owed an answer.
+    pub(super) fn excuses_to_client(&self, error: &Error, store: &Store) -> bool {
+        let stopped = self.disk.crashed().is_some() || store.failure().is_some();
+        let damaged = matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Refused);
+        (stopped || damaged) && self.excuses(error)
+    }
+
     /// Looks whether the latch has closed, and whether it had to.
     pub(super) fn look_at_latch(&mut self, store: &Store) -> Result<(), Violation> {
         if self.poisoned || !store.stats().poisoned {
