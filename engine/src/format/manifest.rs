@@ -166,9 +166,17 @@ impl Manifest {
         if !in_order(&manifest.segments) {
             return Err(reader.malformed("segments out of order"));
         }
+        // What counts on from them never overflows then.
+        if manifest.flushed.last_lsn.0.max(manifest.flushed.frame.0) > NUMBER_MAX {
+            return Err(reader.malformed("numbers that no store reaches"));
+        }
         Ok(manifest)
     }
 }
+
+/// The largest number of a frame or an LSN that is believed: more than a million a second for as long as there are
+/// computers.
+const NUMBER_MAX: u64 = u64::MAX >> 1;
 
 /// A reader of what stands between magic and digest, if both are right.
 fn checked(bytes: &[u8]) -> Decoded<Reader<'_>> {

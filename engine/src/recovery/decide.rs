@@ -51,7 +51,7 @@ struct Situation {
     contradiction: bool,
     /// A frame names a manifest version later than the one loaded.
     manifest_back: bool,
-    /// Nothing ties the files to the manifest, or there are none, or one of them is missing.
+    /// Nothing ties the files to the manifest, or there are none, or one of them is missing, whole or in part.
     missing: bool,
     /// Something proves a frame durable that lies past the end.
     proven_past: bool,
@@ -105,7 +105,7 @@ pub fn decide(facts: &Facts, manifest: ManifestVersion) -> Action {
     let situation = Situation {
         contradiction: facts.contradiction.is_some(),
         manifest_back: facts.manifest_seen > manifest,
-        missing: facts.anchor == Anchor::Missing || facts.gap.is_some(),
+        missing: facts.anchor == Anchor::Missing || facts.gap.is_some() || facts.shortened.is_some(),
         proven_past: !mutants::makes(Mutant::CutBelowProof)
             && (facts.watermark > facts.end.frame
                 || facts.watermark_lsn > facts.end.last_lsn
@@ -163,10 +163,16 @@ fn manifest_back(facts: &Facts, manifest: ManifestVersion) -> Action {
 }
 
 fn missing(facts: &Facts) -> Action {
-    let why = match facts.gap {
+    let shortened = facts.shortened.map(|n| &facts.files[n]);
+    let why = match (facts.gap, shortened) {
         _ if facts.files.is_empty() => "there is no journal file here".to_owned(),
-        Some(slot) => format!("{} is missing, and what it held cannot be known", names::file_name(slot)),
-        None => format!(
+        (Some(slot), _) => format!("{} is missing, and what it held cannot be known", names::file_name(slot)),
+        (None, Some(file)) => format!(
+            "{} was cut short, to {} bytes, and what stood behind them cannot be known",
+            names::file_name(file.slot),
+            file.bytes
+        ),
+        (None, None) => format!(
             "no journal file here holds, or goes on from, the last flushed frame (number {}, byte {} of use {}): these \
              are not the journal files that belong to the manifest",
             facts.flushed.frame, facts.flushed.position, facts.flushed.journal

@@ -126,6 +126,8 @@ pub struct Facts {
     /// The first slot of the ring whose file is missing, though one of a later slot was used: slots are given from 0 on,
     /// and files of the ring are never removed. (That the file of the last slot is missing cannot be seen by this.)
     pub gap: Option<u16>,
+    /// A file, as an index into `files`, that is shorter than its header says and may hold frames past the flushed one.
+    pub shortened: Option<usize>,
     /// The last frame of the chain; `flushed` if nothing continues it.
     pub end: FrameRef,
     /// The file that `end` lies in, as an index into `files`; None if that is unknown or nothing was written yet.
@@ -249,8 +251,13 @@ impl<'a> Scan<'a> {
         let used = files.iter().filter(|file| file.journal.is_some()).map(|file| file.slot).max();
         let there = |slot| files.iter().any(|file: &FileFacts| file.slot == slot);
         let gap = used.and_then(|used| (0..used).find(|slot| !there(*slot)));
+        let is_shorter = |file: &FileFacts| match &file.header {
+            HeaderFacts::Valid(header) => file.bytes < header.file_bytes && header.journal >= flushed.journal,
+            HeaderFacts::Blank | HeaderFacts::Damaged(_) => false,
+        };
         let facts = Facts {
             gap,
+            shortened: files.iter().position(is_shorter),
             anchor: if flushed.frame == FrameNo(0) && !files.is_empty() { Anchor::Start } else { Anchor::Missing },
             files,
             flushed: *flushed,

@@ -78,6 +78,20 @@ fn a_file_that_is_missing_before_another_is_refused() {
 }
 
 #[test]
+fn a_file_that_was_cut_short_is_refused_unless_all_it_held_is_flushed() {
+    let mut ring = one_file(4);
+    let flushed = ring.written[1].at;
+    let cut = ring.written[2].header.position + 1000;
+    ring.io.files.lock().get_mut(&path(0)).expect("a file of the ring").truncate(cut as usize);
+    let Action::Refuse { why, lsns } = ring.scan_from(&flushed).action else { panic!("frames may be gone") };
+    assert!(why.contains("was cut short"), "{why}");
+    assert_eq!(lsns, flushed.last_lsn.0 + 1..u64::MAX);
+    ring.begin(1);
+    let flushed = ring.frame(&[b"later"]);
+    assert_eq!(ring.scan_from(&flushed).facts.shortened, None);
+}
+
+#[test]
 fn a_clean_chain_over_several_files_goes_on() {
     let mut ring = Ring::new(4, 16);
     for slot in 0..3 {

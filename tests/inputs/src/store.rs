@@ -181,7 +181,10 @@ fn go_on(opened: &Machine, base: &Base, store: Store, mut steps: Steps) {
     steps.close().expect("a sound disk");
     drop(store);
     let (store, _) = opened.open(base).expect("it was closed cleanly");
-    assert!(store.recovery().clean, "it was closed cleanly");
+    // Damage may look like the header of the frame that would come next: nobody can know what that held.
+    let unknown = |(_, last): (Lsn, Option<Lsn>)| last.is_none();
+    let report = store.recovery();
+    assert!(report.clean || report.possibly_acknowledged.is_some_and(unknown), "it was closed cleanly: {report:?}");
     assert_eq!(store.read("new", 0, ReadLimit::default()).expect("acknowledged").records.len(), 1);
 }
 
