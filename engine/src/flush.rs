@@ -94,7 +94,7 @@ impl Flusher {
     /// unless the store is poisoned.
     pub fn step(&mut self, committer: &dyn Wake) -> Result<bool> {
         self.poison.check()?;
-        self.journal.ring.check_in_place().inspect_err(|error| self.poison.set(error.clone()))?;
+        self.check_in_place()?;
         // On a full disk there may be no room for a journal file and yet enough for a segment, which frees one.
         let prepared = self.journal.ring.prepare();
         let mut moved = matches!(prepared, Ok(true));
@@ -179,6 +179,11 @@ impl Flusher {
         Ok(true)
     }
 
+    /// Nothing is made or named in a directory that is not the store's any more: that poisons.
+    fn check_in_place(&self) -> Result<()> {
+        self.journal.ring.check_in_place().inspect_err(|error| self.poison.set(error.clone()))
+    }
+
     /// Removes a segment that no manifest names. Once poisoned nobody knows whether one does, and in a directory that is
     /// not the store's any more another store's manifest does.
     fn abandon(&self, id: Option<SegmentId>) {
@@ -202,7 +207,7 @@ impl Flusher {
     fn write_verified(&mut self, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {
         let mut attempt = 1;
         loop {
-            self.journal.ring.check_in_place().inspect_err(|error| self.poison.set(error.clone()))?;
+            self.check_in_place()?;
             let id = self.next_segment;
             self.next_segment = id.next();
             let written = self.write(id, slots, first, last).inspect_err(|error| {
@@ -282,8 +287,7 @@ impl Flusher {
         };
         let bytes = meta.as_ref().map_or(0, |meta| meta.bytes);
         manifest.segments.extend(meta);
-        // Nothing is named in a directory that is not the store's any more.
-        self.journal.ring.check_in_place().inspect_err(|error| self.poison.set(error.clone()))?;
+        self.check_in_place()?;
         let prepared = manifest::prepare(&*self.io, &self.dir, &manifest).inspect_err(|error| {
             if !error.is_shortage() {
                 self.poison.set(error.clone());

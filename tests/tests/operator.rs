@@ -190,6 +190,10 @@ fn what_the_segments_hold_is_dumped_where_the_journal_is_refused() {
     assert!(out.contains("in a segment") && !out.contains("in the journal"), "{out}");
     assert_eq!(output.status.code(), Some(4), "{told}");
     assert!(told.contains("journal cannot be trusted"), "{told}");
+    // A log that only the journal held is not "no such log".
+    let (got, told) = run(Program::Everlog, &["dump", path(&data), "--log", "users/a/todos"]);
+    assert_eq!(got, Some(4), "{told}");
+    assert!(told.contains("journal cannot be trusted"), "{told}");
     assert!(files(&data) == before, "nothing is written");
 }
 

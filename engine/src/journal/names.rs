@@ -31,6 +31,14 @@ pub fn torn_name(slot: u16, journal: JournalId) -> String {
     format!("journal-{slot:04x}-{:016x}.torn", journal.0)
 }
 
+/// Whether a file of this name holds the bytes past a cut.
+#[must_use]
+pub fn is_torn(name: &str) -> bool {
+    let parts = name.strip_suffix(".torn").and_then(|stem| stem.rsplit_once('-'));
+    let parsed = parts.and_then(|(file, id)| Some((parse(file)?, u64::from_str_radix(id, 16).ok()?)));
+    parsed.is_some_and(|(slot, id)| torn_name(slot, JournalId(id)) == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +49,10 @@ mod tests {
             assert_eq!(parse(&file_name(slot)), Some(slot));
             assert_eq!(parse(&torn_name(slot, JournalId(77))), None, "a kept tail is not a file of the ring");
             assert_eq!(parse(&format!("{}.tmp", file_name(slot))), None);
+            assert!(is_torn(&torn_name(slot, JournalId(77))) && !is_torn(&file_name(slot)));
+        }
+        for name in ["notes.torn", "journal-0001.torn", "journal-0001-4d.torn", "journal-1-000000000000004d.torn"] {
+            assert!(!is_torn(name), "{name}");
         }
         for name in ["journal-1", "journal-00AB", "journal-+00a", "journal-00000", "journal-", "manifest-0001", ""] {
             assert_eq!(parse(name), None, "{name}");

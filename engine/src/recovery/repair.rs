@@ -10,7 +10,7 @@ use super::scan::Facts;
 use super::torn;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::FrameHeader;
-use crate::format::identity::Identity;
+use crate::format::identity::{self, Identity};
 use crate::format::manifest::Manifest;
 use crate::io::{Io, OpenMode};
 use crate::journal::names;
@@ -62,7 +62,9 @@ pub fn make_durable(io: &dyn Io, dir: &Path, identity: &Identity, facts: &Facts,
                 return Err(Error::new(ErrorKind::Damaged, "an accepted frame reads differently a second time")
                     .file(&file.path)
                     .offset(extent.position)
-                    .remedy("check the disk and the memory, and open the store again; nothing else was written than what stood there"));
+                    .remedy(
+                        "check the disk and the memory, and open the store again; what stood there was not changed",
+                    ));
             }
             io.write_at(&open, extent.position, frame, !io.buffered())?;
         }
@@ -113,7 +115,10 @@ pub fn sweep(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<()> {
 /// Whether a file of the directory has this name until it is whole.
 fn is_temporary(name: &str) -> bool {
     let Some(whole) = name.strip_suffix(".tmp") else { return false };
-    names::parse(whole).is_some() || whole.ends_with(".torn") || manifest::version_of(whole).is_some()
+    whole == identity::FILE_NAME
+        || names::parse(whole).is_some()
+        || names::is_torn(whole)
+        || manifest::version_of(whole).is_some()
 }
 
 /// The first segment id that is free: past what the manifest says, and past any file that is there.

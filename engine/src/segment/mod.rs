@@ -49,14 +49,18 @@ pub fn directory(dir: &Path) -> PathBuf {
 /// The segment's file in the store's directory `dir`.
 #[must_use]
 pub fn path(dir: &Path, id: SegmentId) -> PathBuf {
-    directory(dir).join(format!("{:016x}.seg", id.0))
+    directory(dir).join(file_name(id))
+}
+
+fn file_name(id: SegmentId) -> String {
+    format!("{:016x}.seg", id.0)
 }
 
 /// The segment that a file of this name is; None if it is not a segment's name.
 #[must_use]
 pub fn id_of(name: &str) -> Option<SegmentId> {
-    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().map(SegmentId)
+    let id = SegmentId(u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok()?);
+    (file_name(id) == name).then_some(id)
 }
 
 /// Something about the segment `file` that cannot be proved intact.

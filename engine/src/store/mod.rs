@@ -18,6 +18,8 @@ mod threads;
 #[cfg(all(test, everlog_loom))]
 mod loom_tests;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_cursor;
@@ -29,7 +31,7 @@ mod tests_full;
 mod tests_life;
 #[cfg(test)]
 mod tests_limits;
-#[cfg(all(test, not(everlog_loom)))]
+#[cfg(test)]
 mod tests_open;
 #[cfg(test)]
 mod tests_stop;
@@ -143,7 +145,6 @@ impl Store {
     /// [`ErrorKind::Refused`] if there is something in the directory; [`ErrorKind::Locked`] if another process creates
     /// or has a store there; [`ErrorKind::Io`].
     pub fn create(dir: impl AsRef<Path>, config: &Config) -> Result<StoreId> {
-        config.check()?;
         let dir = absolute(dir.as_ref())?;
         Self::create_on(io::choose(config.io)?, Arc::new(SystemClock::default()), &dir, config)
     }
@@ -164,7 +165,6 @@ impl Store {
     /// another process has it open; [`ErrorKind::Damaged`] if something acknowledged cannot be read;
     /// [`ErrorKind::Io`].
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self> {
-        config.check()?;
         let dir = absolute(dir.as_ref())?;
         Self::open_on(io::choose(config.io)?, Arc::new(SystemClock::default()), &dir, config)
     }

@@ -97,8 +97,11 @@ impl ReadOnly {
             let show = if lock::is_held(&*io, dir)? { Show::Proven(proven) } else { Show::All };
             let loaded = load(&io, dir, &Config::default(), show);
             let after = newest(&*io, dir);
-            if show == Show::All && lock::is_held(&*io, dir)? && look < LOOKS_MAX {
+            if show == Show::All && lock::is_held(&*io, dir)? {
                 // It was opened meanwhile, and what was seen may be frames that are being written.
+                if look == LOOKS_MAX {
+                    return Err(settle::too_fast(dir));
+                }
                 settle::pause(look);
                 continue;
             }

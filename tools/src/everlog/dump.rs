@@ -35,13 +35,31 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let (store, refusal) = ReadOnly::salvage(&args.dir)?;
+    let dumped = dump_logs(&store, args);
+    match refusal {
+        // Last, so that it stands where a person looks; and also where a log is not found: it may be what is missing.
+        Some(refusal) => {
+            if let Err(failure) = dumped {
+                eprintln!("{failure}");
+            }
+            Err(refusal.into())
+        }
+        None => match dumped? {
+            0 => Ok(()),
+            damaged => Err(Failure::damage(damaged)),
+        },
+    }
+}
+
+/// Prints what is asked for, and says how many stretches of it could not be had.
+fn dump_logs(store: &ReadOnly, args: &Args) -> Result<usize, Failure> {
     let mut damaged = 0;
     if let Some(name) = &args.log {
         let from = match args.from {
             Some(from) => from,
             None => store.info(name)?.first_seq,
         };
-        damaged += dump(&store, name, from, args.json)?;
+        damaged += dump(store, name, from, args.json)?;
     } else {
         let mut after = None::<String>;
         loop {
@@ -49,16 +67,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let Some(last) = logs.last() else { break };
             after = Some(last.name.clone());
             for log in logs.iter().filter(|log| !log.deleted) {
-                damaged += dump(&store, &log.name, log.first_seq, args.json)?;
+                damaged += dump(store, &log.name, log.first_seq, args.json)?;
             }
         }
     }
-    match refusal {
-        // Last, so that it stands where a person looks.
-        Some(refusal) => Err(refusal.into()),
-        None if damaged == 0 => Ok(()),
-        None => Err(Failure::damage(damaged)),
-    }
+    Ok(damaged)
 }
 
 /// Prints a log from a seq on, and says how many stretches of it could not be had.
