@@ -13,7 +13,7 @@ use crate::format::{FORMAT_VERSION, Malformed};
 use crate::io::{Io, OpenMode};
 use crate::journal::names;
 use crate::manifest;
-use crate::recovery::check::{Manifested, check};
+use crate::recovery::check::check;
 use crate::recovery::settle::{self, LOOKS_MAX, Proven};
 use crate::segment::Segment;
 use crate::sync::Arc;
@@ -207,8 +207,7 @@ impl Verify<'_> {
         let mut before: Option<Vec<Spot>> = None;
         let mut proven = Proven::default();
         for look in 1.. {
-            let manifested = Manifested { version: manifest.version, flushed: manifest.flushed };
-            let checked = check(&**self.io, self.dir, &manifest.identity, manifested, &mut name_of)?;
+            let checked = check(&**self.io, self.dir, &manifest, &mut name_of)?;
             let newest = manifest::load(&**self.io, self.dir)?;
             let reached = checked.facts.as_ref().is_some_and(|facts| proven.is_reached(facts, newest.version));
             let mut found = checked.headers;

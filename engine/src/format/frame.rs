@@ -167,11 +167,12 @@ impl FrameHeader {
         }
     }
 
-    /// The use of a journal file that the bytes at the start of `buf` claim, if they bear a frame's magic: to be
-    /// believed only once [`Self::decode`] accepts them under that use's salt.
+    /// The use of a journal file and the offset in it that the bytes at the start of `buf` claim, if they bear a frame's
+    /// magic: to be believed only once [`Self::decode`] accepts them under that use's salt.
     #[must_use]
-    pub fn claimed_journal(buf: &[u8]) -> Option<JournalId> {
-        (buf.len() >= HEADER_LEN && &buf[MAGIC_AT..MAGIC_AT + 8] == MAGIC).then(|| JournalId(get_u64(buf, JOURNAL_AT)))
+    pub fn claimed_place(buf: &[u8]) -> Option<(JournalId, u64)> {
+        let claims = buf.len() >= HEADER_LEN && &buf[MAGIC_AT..MAGIC_AT + 8] == MAGIC;
+        claims.then(|| (JournalId(get_u64(buf, JOURNAL_AT)), get_u64(buf, POSITION_AT)))
     }
 
     /// Whether the bytes at the start of `buf` look like the damaged header of a frame of this store, this use and this

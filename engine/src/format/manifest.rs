@@ -64,7 +64,7 @@ pub struct TimelineStart {
 pub enum TimelineCause {
     /// The store was created.
     Creation = 0,
-    /// The store was opened again.
+    /// The store was opened.
     Open = 1,
 }
 

@@ -7,6 +7,7 @@
 
 use super::decide::{Action, decide};
 use super::disk::{Disk, Look};
+use super::past::survey_segments;
 use super::scan::{Facts, HeaderFacts, Place, scan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
@@ -15,21 +16,13 @@ use crate::format::bytes::Reader;
 use crate::format::entry::{Create, Entry, ForkOf, Kind, split_payload};
 use crate::format::frame::{FrameHeader, FrameRef, HEADER_LEN};
 use crate::format::identity::Identity;
+use crate::format::manifest::Manifest;
 use crate::io::Io;
 use crate::limits::frame_bytes_max;
-use crate::types::{LogId, Lsn, ManifestVersion};
+use crate::types::{LogId, Lsn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
-
-/// What the manifest says of the journal.
-#[derive(Clone, Copy, Debug)]
-pub struct Manifested {
-    /// Its version.
-    pub version: ManifestVersion,
-    /// The last frame flushed.
-    pub flushed: FrameRef,
-}
 
 /// What a look at the journal found.
 #[derive(Debug, Default)]
@@ -42,23 +35,25 @@ pub struct Checked {
     pub facts: Option<Facts>,
 }
 
-/// Checks the journal files of `dir` as they are now. `name_of` looks a log's name up in the segments.
+/// Checks the journal files of `dir` as they are now, against `manifest`. `name_of` looks a log's name up in the
+/// segments.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if the directory cannot be listed; [`ErrorKind::Refused`] as [`scan`]. A file that cannot be read
 /// is a finding.
 pub fn check(
-    io: &dyn Io, dir: &Path, identity: &Identity, manifest: Manifested,
-    name_of: &mut dyn FnMut(LogId) -> Option<String>,
+    io: &dyn Io, dir: &Path, manifest: &Manifest, name_of: &mut dyn FnMut(LogId) -> Option<String>,
 ) -> Result<Checked> {
+    let identity = &manifest.identity;
     let mut sink = |_: &FrameHeader, _| Ok(());
-    let facts = match scan(io, dir, identity, &manifest.flushed, &mut sink) {
+    let mut facts = match scan(io, dir, identity, &manifest.flushed, &mut sink) {
         Ok(facts) => facts,
         Err(e) if e.kind() != ErrorKind::Refused && e.path().is_some_and(|path| path != dir) => {
             return Ok(Checked { refusal: vec![unreadable(&e, &manifest.flushed)], ..Checked::default() });
         }
         Err(e) => return Err(e),
     };
+    survey_segments(io, dir, manifest, &mut facts)?;
     let headers = headers(&facts);
     let mut refusal = Vec::new();
     let Action::Refuse { lsns, why } = decide(&facts, manifest.version) else {

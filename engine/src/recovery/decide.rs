@@ -13,7 +13,7 @@ use std::ops::Range;
 /// What an open does with the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing was ever written: take any file and begin with frame 1. No new timeline.
+    /// Nothing was ever written: take any file and begin with frame 1, on a new timeline.
     Begin,
     /// The store was closed cleanly: go on behind the last frame, on a new timeline.
     GoOn,
@@ -192,7 +192,7 @@ fn proven(facts: &Facts) -> Action {
         facts.watermark.max(facts.end.frame.next())
     );
     if let Some(witness) = &facts.witness {
-        why += &format!(" by the frame at byte {} of {}", witness.offset, witness.file.display());
+        why += &format!(" by what stands at byte {} of {}", witness.offset, witness.file.display());
     }
     if let Some((place, what)) = &facts.stop {
         why += &format!("; where it stops, at byte {} of {}: {what}", place.offset, place.file.display());

@@ -70,7 +70,7 @@ impl<'a> Disk<'a> {
         let Some(block) = self.block(file, at)? else {
             return Ok(Look::Nothing(Malformed { what: "the end of the file", at: 0 }));
         };
-        let Some(journal) = FrameHeader::claimed_journal(block) else {
+        let Some((journal, _)) = FrameHeader::claimed_place(block) else {
             return Ok(Look::Nothing(Malformed { what: "no frame's magic", at: 0 }));
         };
         let salt = identity.salt(journal);
@@ -96,6 +96,15 @@ impl<'a> Disk<'a> {
             true => Look::Frame(header, hash, frame),
             false => Look::HeaderOnly(header, hash),
         })
+    }
+
+    /// The header of a frame at byte `at` of a file that is right but for its place.
+    pub(super) fn astray(&mut self, file: usize, at: u64) -> Result<Option<FrameHeader>> {
+        let identity = self.identity;
+        let Some(block) = self.block(file, at)? else { return Ok(None) };
+        let Some((journal, position)) = FrameHeader::claimed_place(block) else { return Ok(None) };
+        let header = FrameHeader::decode(block, identity.store, journal, identity.salt(journal), position).ok();
+        Ok(header.filter(|_| position != at))
     }
 
     /// `len` bytes at byte `at`, which lie within the file when it was opened; fewer if it was shortened since.

@@ -9,10 +9,10 @@
 //! alone: each frame names its store, its use of the file, its place and its predecessor.
 
 mod disk;
-mod past;
 
 pub mod check;
 pub mod decide;
+pub mod past;
 pub mod repair;
 pub mod replay;
 pub mod scan;

@@ -21,33 +21,59 @@
 //! a number that the chain holds too means that the chain followed a branch which that use had cut.
 //!
 //! A header whose payload is not right counts like a whole frame here: the header's own checksum shows that the writer
-//! sealed it with these words, and they were true then, whether or not the payload reached the disk.
+//! sealed it with these words, and they were true then, whether or not the payload reached the disk. The same holds for
+//! a header that stands elsewhere than it says: the disk wrote it there instead, or somebody copied it. It may have come
+//! from anywhere, so that it is never a contradiction: it counts only if it lies past the end.
 
 use super::disk::{Disk, Look, STEP};
 use super::scan::{Contradiction, Facts, HeaderFacts, Link, Scan};
 use crate::error::Result;
 use crate::format::frame::{FLAG_CLOSE, FrameHeader, FrameRef};
 use crate::format::journal::FIRST_FRAME_AT;
-use crate::types::{FrameNo, Lsn};
+use crate::format::manifest::Manifest;
+use crate::io::Io;
+use crate::segment;
+use crate::types::{FrameNo, Lsn, SegmentId};
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::Path;
+
+/// What a device writes whole or not at all, in bytes.
+const SECTOR: usize = 512;
+
+/// How a frame's header was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Met {
+    /// With its payload.
+    Whole,
+    /// Its payload is not right.
+    Torn,
+    /// At this offset, which is not its own.
+    Astray(u64),
+}
 
 /// Looks for frames at each block of `range` of a file, skipping the insides of valid ones: a payload may hold
-/// anything, whole frames too. `seen` gets the header and whether the payload is right.
+/// anything, whole frames too.
 pub(super) fn survey(
-    disk: &mut Disk<'_>, file: usize, range: Range<u64>, seen: &mut dyn FnMut(&FrameHeader, bool),
+    disk: &mut Disk<'_>, file: usize, range: Range<u64>, seen: &mut dyn FnMut(&FrameHeader, Met),
 ) -> Result<()> {
     let mut at = range.start;
     while at < range.end {
         at += match disk.look(file, at)? {
             Look::Frame(header, ..) => {
-                seen(&header, true);
+                seen(&header, Met::Whole);
                 u64::from(header.frame_len)
             }
             Look::HeaderOnly(header, _) => {
-                seen(&header, false);
+                seen(&header, Met::Torn);
                 STEP
             }
-            Look::Nothing(_) => STEP,
+            Look::Nothing(_) => {
+                if let Some(header) = disk.astray(file, at)? {
+                    seen(&header, Met::Astray(at));
+                }
+                STEP
+            }
         };
     }
     Ok(())
@@ -59,9 +85,32 @@ pub(super) fn survey_files(scan: &mut Scan<'_>) -> Result<()> {
         let Scan { disk, facts, links, .. } = &mut *scan;
         let chain = facts.files[n].in_chain.clone().unwrap_or(FIRST_FRAME_AT..FIRST_FRAME_AT);
         for range in [FIRST_FRAME_AT..chain.start, chain.end..disk.len(n)] {
-            survey(disk, n, range, &mut |header, valid| classify(facts, links, n, header, valid))?;
+            survey(disk, n, range, &mut |header, met| match met {
+                Met::Whole | Met::Torn => classify(facts, links, n, header, met == Met::Whole),
+                Met::Astray(at) => classify_astray(facts, links, n, header, at),
+            })?;
         }
         damaged_header(scan, n)?;
+    }
+    Ok(())
+}
+
+/// Takes note of what the segments prove that `manifest` does not name: a flush wrote them and died before it committed
+/// them. What they hold is in the journal too, unless that lost it.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] if the directory cannot be listed. A segment that cannot be read proves nothing.
+pub fn survey_segments(io: &dyn Io, dir: &Path, manifest: &Manifest, facts: &mut Facts) -> Result<()> {
+    let named: BTreeSet<SegmentId> = manifest.segments.iter().map(|meta| meta.id).collect();
+    let names = match io.list(&segment::directory(dir)) {
+        Ok(names) => names,
+        Err(e) if e.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for id in names.iter().filter_map(|name| segment::id_of(name)).filter(|id| !named.contains(id)) {
+        if let Some(last_lsn) = segment::last_lsn(io, dir, manifest.identity.store, id) {
+            facts.note_segment(&segment::path(dir, id), last_lsn);
+        }
     }
     Ok(())
 }
@@ -123,19 +172,34 @@ fn classify(facts: &mut Facts, links: &[Link], n: usize, header: &FrameHeader, v
         let lsns = header.first_lsn.0.min(end.last_lsn.0 + 1)..u64::MAX;
         contradict(facts, n, header, "it has the number of a frame that stands elsewhere in the journal", lsns);
     }
+    take_evidence(facts, n, header, header.position..header.position + u64::from(header.frame_len));
+}
+
+/// Of a header at byte `at`, which is not its place: what it proves of the present end.
+fn classify_astray(facts: &mut Facts, links: &[Link], n: usize, header: &FrameHeader, at: u64) {
+    if header.frame > facts.end.frame && left_behind_at(facts, links, header).is_none() {
+        facts.journal_id_max = facts.journal_id_max.max(header.journal);
+        take_evidence(facts, n, header, at..at + STEP);
+    }
+}
+
+/// Of a header past the end, which stands in `range`: what it proves, and that it was possibly acknowledged.
+fn take_evidence(facts: &mut Facts, n: usize, header: &FrameHeader, range: Range<u64>) {
+    let end = facts.end;
+    let (frame, lsn) = proven_by(header);
     let begun_after = FrameNo(header.frame.0.saturating_sub(u64::from(header.depth)));
     if begun_after > end.frame {
         facts.beyond.past_depth = true;
     }
     if frame > end.frame || lsn > end.last_lsn || begun_after > end.frame {
-        let place = facts.place(n, header.position);
+        let place = facts.place(n, range.start);
         facts.witness.get_or_insert(place);
     }
     facts.watermark = facts.watermark.max(frame).max(begun_after);
     facts.watermark_lsn = facts.watermark_lsn.max(lsn);
     facts.beyond.present = true;
     facts.beyond.last_lsn = facts.beyond.last_lsn.max(header.last_lsn());
-    note_torn(facts, n, header.position..header.position + u64::from(header.frame_len));
+    note_torn(facts, n, range);
 }
 
 fn contradict(facts: &mut Facts, n: usize, header: &FrameHeader, what: &'static str, lsns: Range<u64>) {
@@ -149,7 +213,8 @@ fn note_torn(facts: &mut Facts, n: usize, range: Range<u64>) {
 }
 
 /// Looks for the damaged header of a frame where the next one would stand: right behind the end, and first in a file
-/// whose header says that a later use was begun. Elsewhere an older use's frame may have been half overwritten.
+/// whose header says that a later use was begun, where anything counts that no crash leaves. Elsewhere an older use's
+/// frame may have been half overwritten.
 fn damaged_header(scan: &mut Scan<'_>, n: usize) -> Result<()> {
     let end = scan.facts.end;
     let (journal, at) = match &scan.facts.files[n].header {
@@ -163,7 +228,11 @@ fn damaged_header(scan: &mut Scan<'_>, n: usize) -> Result<()> {
         return Ok(());
     }
     let store = scan.identity.store;
-    if scan.disk.block(n, at)?.is_some_and(|block| FrameHeader::resembles(block, store, journal, at)) {
+    // Each use begins with its first frame, whose header lies in one sector: zeros or the header of some use are all that
+    // a crash leaves there.
+    let foreign = |block: &[u8]| at == FIRST_FRAME_AT && block[..SECTOR].iter().any(|b| *b != 0);
+    let damaged = |block: &[u8]| FrameHeader::resembles(block, store, journal, at) || foreign(block);
+    if scan.disk.block(n, at)?.is_some_and(damaged) {
         scan.facts.beyond.present = true;
         scan.facts.beyond.unknown = true;
         note_torn(&mut scan.facts, n, at..at + STEP);

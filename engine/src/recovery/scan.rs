@@ -159,6 +159,15 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Takes note that everything up to `last_lsn` was durable, which the whole segment in `file` proves: a flush takes
+    /// nothing else.
+    pub(super) fn note_segment(&mut self, file: &Path, last_lsn: Lsn) {
+        if last_lsn > self.end.last_lsn {
+            self.witness.get_or_insert(Place { file: file.to_owned(), offset: 0 });
+        }
+        self.watermark_lsn = self.watermark_lsn.max(last_lsn);
+    }
+
     /// A place in the file with this index.
     pub(super) fn place(&self, file: usize, offset: u64) -> Place {
         Place { file: self.files[file].path.clone(), offset }

@@ -193,6 +193,21 @@ fn a_damaged_frame_header_at_the_end_is_noticed() {
 }
 
 #[test]
+fn what_no_crash_leaves_at_the_place_of_a_first_frame_is_noticed() {
+    let unknown = Action::Cut { possibly_acknowledged: Some((Lsn(1), None)) };
+    let ring = one_file(3);
+    ring.patch(0, 4096, &[7; 3 * 4096]);
+    let scanned = ring.scan();
+    assert_eq!(scanned.action, unknown);
+    assert_eq!(scanned.facts.files[0].torn, Some(4096..2 * 4096));
+    // Zeros, or only a later sector of it: that is a first frame that was cut off.
+    ring.patch(0, 4096, &[0; 3 * 4096]);
+    assert_eq!(ring.scan().action, Action::Begin);
+    ring.patch(0, 4096 + 512, &[7; 512]);
+    assert_eq!(ring.scan().action, Action::Begin);
+}
+
+#[test]
 fn a_valid_frame_behind_a_lost_one_is_possibly_acknowledged_within_the_depth() {
     let mut ring = one_file(4);
     ring.settled = false;
@@ -487,6 +502,44 @@ fn a_misdirected_frame_is_not_followed() {
     ring.frame(&[b"x"]);
     ring.patch(0, ring.written[1].header.position, &right.bytes);
     assert_eq!(refused(&ring.scan().action), (2, 4));
+}
+
+#[test]
+fn a_frame_that_went_astray_proves_what_it_says_and_no_more() {
+    // It took the place of the last frame, which it says is durable.
+    let mut ring = one_file(3);
+    ring.begin(1);
+    ring.frame(&[b"goes on"]);
+    ring.erase(3, 0);
+    ring.patch(0, ring.written[2].header.position, &ring.written[3].bytes);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 2);
+    assert_eq!(refused(&scanned.action), (3, 4));
+    // It lies where nothing was, and was the last one: it may have been acknowledged.
+    let ring = one_file(3);
+    ring.erase(2, 0);
+    ring.patch(1, 8 * 4096, &ring.written[2].bytes);
+    assert_eq!(ring.scan().action, possibly(3, 3));
+    // It says nothing that the chain does not hold, or its checksum is wrong.
+    ring.patch(0, ring.written[2].header.position, &ring.written[2].bytes);
+    assert_eq!(ring.scan().action, CUT);
+    ring.erase(2, 0);
+    ring.flip(1, 8 * 4096 + 100);
+    assert_eq!(ring.scan().action, CUT);
+    // A cut left it behind: what it says of that time is no news.
+    let mut ring = one_file(3);
+    ring.settled = false;
+    let end = ring.last;
+    let stray = ring.frame(&[b"not durable"]);
+    let bytes = ring.written[3].bytes.clone();
+    ring.erase(3, 0);
+    ring.patch(0, stray.position + 4 * 4096, &bytes);
+    assert_eq!(ring.scan().action, possibly(4, 4));
+    ring.cut_to(end, 1);
+    ring.frame(&[b"first"]);
+    let scanned = ring.scan();
+    scanned.is(&ring, 0, 4);
+    assert_eq!(scanned.action, CUT);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub use crate::format::segment::IndexEntry;
 pub use crate::format::state::{Group, StateRecord};
 pub use chunk::Chunk;
 pub use read_back::ReadBack;
-pub use reader::Segment;
+pub use reader::{Segment, last_lsn};
 pub use writer::SegmentWriter;
 
 use crate::error::{Error, ErrorKind};

@@ -16,7 +16,7 @@ use crate::format::manifest::{SegmentMeta, TimelineStart};
 use crate::format::segment::{ENTRIES_PER_BLOCK, Footer, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, Place, decode_meta};
 use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
 use crate::io::{File, Io, OpenMode};
-use crate::types::{BLOCK, LogId, StoreId};
+use crate::types::{BLOCK, LogId, Lsn, SegmentId, StoreId};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -195,6 +195,17 @@ impl Segment {
         }
         Ok(root)
     }
+}
+
+/// The last LSN of a segment that was written to its end, whatever a manifest says of it; None if its footer cannot be
+/// read.
+#[must_use]
+pub fn last_lsn(io: &dyn Io, dir: &Path, store: StoreId, id: SegmentId) -> Option<Lsn> {
+    let file = io.open(&path(dir, id), OpenMode::ReadDirect).ok()?;
+    let number = (io.len(&file).ok()? / BLOCK as u64).checked_sub(1)?;
+    let body = view::read(io, &file, Section::Footer, id, number).ok()?;
+    let footer = Footer::decode(&body, number).ok()?;
+    (footer.header.store == store && footer.header.id == id).then_some(footer.header.last_lsn)
 }
 
 fn read_footer(io: &dyn Io, file: &File, store: StoreId, meta: &SegmentMeta) -> Result<Footer> {

@@ -12,6 +12,7 @@ use crate::io::{AlignedBuf, Io};
 use crate::manifest;
 use crate::metrics::Metrics;
 use crate::recovery::decide::{Action, decide};
+use crate::recovery::past::survey_segments;
 use crate::recovery::replay::{Extent, Replay};
 use crate::recovery::scan::{Facts, FileFacts, HeaderFacts, scan};
 use crate::recovery::settle::Proven;
@@ -68,11 +69,12 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
     let index = Index::new(set, config.heads_max, config.memory_pool_bytes, Arc::clone(&metrics));
     let mut replay = Replay::new(&index, manifest.timelines.clone());
     let mut gate = Gate { replay: &mut replay, held: VecDeque::new(), shown: manifest.flushed.last_lsn };
-    let facts = scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| match show {
+    let mut facts = scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| match show {
         Show::All => gate.replay.frame(header, frame),
         Show::Proven(_) => gate.take(header, frame),
     })
     .map_err(|e| unreadable(e, manifest.flushed.last_lsn))?;
+    survey_segments(&**io, dir, &manifest, &mut facts)?;
     let shown = match show {
         Show::All => facts.end.last_lsn,
         Show::Proven(before) => {

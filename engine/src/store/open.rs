@@ -162,13 +162,10 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
     Ok((ring, end_file))
 }
 
-/// The timeline of this open: a new one, but for the first. A directory that was copied after a clean close and put back
-/// later looks like one that went on, so that a clean close is no reason to keep the old one (docs/adr/0005).
+/// The timeline of this open, a new one. A directory that was copied after a clean close, or before anything was written,
+/// and put back later looks like one that went on, so that neither is a reason to keep the old one (docs/adr/0005).
 fn timeline(loaded: &mut Loaded, io: &dyn Io, clock: &dyn Clock) -> Result<Timeline> {
     let last = loaded.timelines.last().map(|start| start.timeline).unwrap_or_default();
-    if loaded.action == Action::Begin {
-        return Ok(last);
-    }
     let timeline = Timeline { counter: last.counter + 1, random: u32::from_le_bytes(random(io)?) };
     loaded.timelines.push(TimelineStart {
         timeline,

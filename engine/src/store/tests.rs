@@ -1,6 +1,7 @@
 //! The store from end to end on a real directory: what its user sees.
 
 use crate::{Batch, Config, ErrorKind, ReadLimit, Store};
+use std::fs;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -154,6 +155,24 @@ fn each_open_starts_a_timeline_and_a_second_one_beside_it_is_refused() {
     assert_eq!(store.recovery().timeline.counter, first.counter + 1, "also after a clean close");
     assert!(store.recovery().clean);
     assert_eq!(Store::create(dir.path(), &Config::small()).expect_err("there").kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn a_store_that_was_wiped_or_copied_before_anything_was_written_is_on_another_timeline() {
+    let (dir, config) = fresh();
+    let copy = TempDir::new().expect("a temporary directory");
+    fs::create_dir(copy.path().join("segments")).expect("a directory");
+    for file in fs::read_dir(dir.path()).expect("the store's directory").map(|entry| entry.expect("an entry").path()) {
+        if file.is_file() {
+            fs::copy(&file, copy.path().join(file.file_name().expect("a name"))).expect("a copy");
+        }
+    }
+    let store = Store::open(dir.path(), config.clone()).expect("a store");
+    let seen = append(&store, "log", &[b"seen"]).next();
+    let store = Store::open(copy.path(), config).expect("the copy");
+    append(&store, "log", &[b"another"]);
+    let refused = store.read("log", seen, ReadLimit::default()).expect_err("another history");
+    assert_eq!(refused.kind(), ErrorKind::Rewound, "{refused}");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use super::testing::{DIR, EIO, Erring, Fate, append, clock, created, read, small, stepped};
 use crate::io::{Io, Op};
 use crate::journal::names;
+use crate::segment;
 use crate::sync::{Arc, Mutex, Ordering};
+use crate::types::SegmentId;
 use crate::{ErrorKind, ReadLimit, ReadOnly, Store};
 use std::path::{Path, PathBuf};
 
@@ -126,4 +128,45 @@ fn a_look_at_a_store_that_is_opened_meanwhile_shows_only_what_is_proved() {
     });
     assert_eq!(records(look(&io)), 0, "a process has it open by now, and nothing proves the record durable");
     assert!(held.lock().as_ref().is_some_and(Option::is_some));
+}
+
+#[test]
+fn a_segment_that_was_never_committed_proves_what_a_wiped_journal_held() {
+    let io = created(&small());
+    let (store, mut steps) = stepped(&io, &small());
+    let ack = append(&store, b"kept").expect("staged");
+    while steps.commit().expect("a sound disk") {}
+    let last = ack.wait().expect("durable").logs[0].lsn;
+    io.set(|op| match op {
+        Op::Rename { to, .. } if to.to_string_lossy().contains("manifest-") => Fate::Fails(EIO),
+        _ => Fate::Well,
+    });
+    assert!(store.flush().is_ok() && steps.flush().is_err(), "it is not committed");
+    drop((store, steps));
+    io.heal();
+    assert_eq!(io.segments(), 1, "it is whole");
+    let sound = io.mem.snapshot();
+
+    // Nothing but the journal's header is left, and then not even that.
+    for keep in [4096, 0] {
+        let mut wiped = sound.clone();
+        wiped.iter_mut().filter(|(path, _)| is_journal(path)).for_each(|(_, bytes)| bytes[keep..].fill(0));
+        io.mem.restore(&wiped);
+        let looked = ReadOnly::open_on(Arc::new(io.clone()), Path::new(DIR)).map(drop);
+        for error in [open(&io).map(drop).expect_err("lost"), looked.expect_err("lost")] {
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+            assert_eq!(error.lsn_range(), Some(1..last.0 + 1), "{error}");
+        }
+        assert!(io.mem.snapshot() == wiped, "and what proves it is still there");
+    }
+    // As long as the journal holds it too, nothing is amiss. Half a segment proves nothing.
+    io.mem.restore(&sound);
+    assert_eq!(read(&open(&io).expect("sound")), [b"kept"]);
+    assert_eq!(io.segments(), 0, "it was never committed");
+    let mut torn = sound;
+    torn.iter_mut().filter(|(path, _)| is_journal(path)).for_each(|(_, bytes)| bytes.fill(0));
+    let path = segment::path(Path::new(DIR), SegmentId(1));
+    torn.get_mut(&path).expect("the segment").truncate(4096);
+    io.mem.restore(&torn);
+    assert!(open(&io).is_ok());
 }

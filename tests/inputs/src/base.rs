@@ -246,7 +246,7 @@ pub fn frames(base: &Base) -> Vec<Framed> {
 /// The header that stands at `at`, if it is intact.
 pub fn header(identity: &Identity, bytes: &[u8], at: usize) -> Option<FrameHeader> {
     let bytes = bytes.get(at..)?;
-    let journal = FrameHeader::claimed_journal(bytes)?;
+    let (journal, _) = FrameHeader::claimed_place(bytes)?;
     FrameHeader::decode(bytes, identity.store, journal, identity.salt(journal), at as u64).ok()
 }
 

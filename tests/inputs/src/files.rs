@@ -108,7 +108,7 @@ pub fn frame(data: &[u8]) {
         }
         reseal(&mut bytes, SALT);
     }
-    let _ = FrameHeader::claimed_journal(&bytes);
+    let _ = FrameHeader::claimed_place(&bytes);
     let alike = FrameHeader::resembles(&bytes, STORE, JOURNAL, POSITION);
     let Ok(header) = FrameHeader::decode(&bytes, STORE, JOURNAL, SALT, POSITION) else { return };
     assert!(alike, "a frame resembles a frame");

@@ -223,7 +223,8 @@ fn forge_frames(input: &mut Unstructured<'_>, base: &Base, files: &mut Files) {
             frame.bytes[144..160].copy_from_slice(&hash);
         }
         if n >= at {
-            let journal = FrameHeader::claimed_journal(&frame.bytes).unwrap_or(frame.header.journal);
+            let claimed = FrameHeader::claimed_place(&frame.bytes);
+            let journal = claimed.map_or(frame.header.journal, |(journal, _)| journal);
             reseal(&mut frame.bytes, base.identity.salt(journal));
         }
         previous = Some(header_hash(&frame.bytes[..HEADER_LEN]));

@@ -161,9 +161,10 @@ impl World {
         if whole { Ok(()) } else { self.found_damage().and_then(|()| self.look_again()) }
     }
 
-    /// What is damaged stays so, whoever opens the store once more: nothing is cut away meanwhile. The process is another
-    /// one, and the power stays: with it a manifest could go whose name was never synced, and the damaged segment that it
-    /// alone names; the one before it is whole then, and so is the journal.
+    /// What is damaged stays so, whoever opens the store once more, or is told of as what was possibly acknowledged:
+    /// nothing is cut away in silence meanwhile. The process is another one, and the power stays: with it a manifest could
+    /// go whose name was never synced, and the damaged segment that it alone names; the one before it is whole then, and
+    /// so is the journal.
     fn look_again(&mut self) -> Result<(), Violation> {
         if self.disk.crashed().is_none() {
             self.disk.crash(Crash::Process);
@@ -171,7 +172,9 @@ impl World {
         self.waiting.clear();
         self.reboot();
         let Some(running) = self.open(false)? else { return Ok(()) };
-        match self.check_everything(&running.store)? {
+        let told = running.store.recovery().possibly_acknowledged.is_some();
+        let whole = self.check_everything(&running.store)?;
+        match whole && !told {
             false => Ok(()),
             true => violation("what was damaged is whole, as if nothing had been there"),
         }
