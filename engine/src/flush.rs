@@ -2,7 +2,8 @@
 //!
 //! The steps, and what a crash at each leaves:
 //! 1. The segment is written under a new id, synced, its directory synced. A crash leaves a file that no manifest
-//!    names; the next open removes it. The journal still has everything.
+//!    names; the next open takes it for a proof of what must be in the journal, and removes it. The journal still has
+//!    everything.
 //! 2. It is read back, past the page cache, by other code than wrote it; what was synced so far, while the rest is
 //!    written. If that fails it is abandoned and written anew under another id. It proves each byte as it was read: a
 //!    later write that the disk puts in the wrong place is found by `verify`, not here.

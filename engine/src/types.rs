@@ -92,7 +92,8 @@ impl fmt::Display for StoreId {
     }
 }
 
-/// A stretch of history: a counter and 32 random bits. Each open of a store starts one, and so will a restore. The zero timeline is that of the position before the first record.
+/// A stretch of history: a counter and 32 random bits. Each open of a store starts one, and so will a restore.
+/// The zero timeline is that of the position before the first record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timeline {
     /// Grows by one with every new timeline of the store.

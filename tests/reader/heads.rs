@@ -90,7 +90,7 @@ pub struct Timeline {
     pub first_lsn: u64,
     /// When it began, in microseconds.
     pub began: u64,
-    /// 0: the store's creation; 1: a later open.
+    /// 0: the store's creation; 1: an open.
     pub cause: u8,
 }
 

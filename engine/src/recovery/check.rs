@@ -7,7 +7,7 @@
 
 use super::decide::{Action, decide};
 use super::disk::{Disk, Look};
-use super::past::survey_segments;
+use super::gather;
 use super::scan::{Facts, HeaderFacts, Place, scan};
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
@@ -46,14 +46,13 @@ pub fn check(
 ) -> Result<Checked> {
     let identity = &manifest.identity;
     let mut sink = |_: &FrameHeader, _| Ok(());
-    let mut facts = match scan(io, dir, identity, &manifest.flushed, &mut sink) {
+    let facts = match gather(io, dir, manifest, &mut sink) {
         Ok(facts) => facts,
         Err(e) if e.kind() != ErrorKind::Refused && e.path().is_some_and(|path| path != dir) => {
             return Ok(Checked { refusal: vec![unreadable(&e, &manifest.flushed)], ..Checked::default() });
         }
         Err(e) => return Err(e),
     };
-    survey_segments(io, dir, manifest, &mut facts)?;
     let headers = headers(&facts);
     let mut refusal = Vec::new();
     let Action::Refuse { lsns, why } = decide(&facts, manifest.version) else {

@@ -3,7 +3,7 @@
 //! Invariant: every combination of what the table looks at meets exactly one row, which a test shows by trying all of
 //! them.
 
-use super::scan::{Anchor, Facts};
+use super::scan::Facts;
 use crate::format::frame::FLAG_CLOSE;
 use crate::journal::names;
 use crate::mutants::{self, Mutant};
@@ -105,7 +105,7 @@ pub fn decide(facts: &Facts, manifest: ManifestVersion) -> Action {
     let situation = Situation {
         contradiction: facts.contradiction.is_some(),
         manifest_back: facts.manifest_seen > manifest,
-        missing: facts.anchor == Anchor::Missing || facts.gap.is_some() || facts.shortened.is_some(),
+        missing: facts.is_incomplete(),
         proven_past: !mutants::makes(Mutant::CutBelowProof)
             && (facts.watermark > facts.end.frame
                 || facts.watermark_lsn > facts.end.last_lsn
@@ -186,13 +186,23 @@ fn proven(facts: &Facts) -> Action {
     // The in-flight depth alone proves a frame durable without saying which LSNs it held.
     let known = facts.watermark_lsn > facts.end.last_lsn || !facts.beyond.past_depth;
     let to = if known { (facts.watermark_lsn.0 + 1).max(from) } else { u64::MAX };
+    if let (Some(segment), None) = (&facts.uncommitted, &facts.witness) {
+        let why = format!(
+            "the journal can be read up to LSN {} only, though a segment that was never committed proves that everything \
+             up to LSN {} was durable: {}; keep that file, it may hold what the journal lost",
+            facts.end.last_lsn,
+            facts.watermark_lsn,
+            segment.display()
+        );
+        return Action::Refuse { lsns: from..to, why };
+    }
     let mut why = format!(
         "the journal can be read up to frame {} only, though frame {} is proved durable",
         facts.end.frame,
         facts.watermark.max(facts.end.frame.next())
     );
     if let Some(witness) = &facts.witness {
-        why += &format!(" by what stands at byte {} of {}", witness.offset, witness.file.display());
+        why += &format!(" by the frame at byte {} of {}", witness.offset, witness.file.display());
     }
     if let Some((place, what)) = &facts.stop {
         why += &format!("; where it stops, at byte {} of {}: {what}", place.offset, place.file.display());

@@ -9,10 +9,10 @@
 //! alone: each frame names its store, its use of the file, its place and its predecessor.
 
 mod disk;
+mod past;
 
 pub mod check;
 pub mod decide;
-pub mod past;
 pub mod repair;
 pub mod replay;
 pub mod scan;
@@ -21,3 +21,20 @@ pub mod torn;
 
 #[cfg(test)]
 mod tests;
+
+use crate::error::Result;
+use crate::format::manifest::Manifest;
+use crate::io::Io;
+use scan::{Facts, Sink};
+use std::path::Path;
+
+/// What the files in `dir` say beside `manifest`: the journal, each accepted frame of which goes to `sink`, in order, and
+/// the segments that were never committed. It only reads.
+///
+/// # Errors
+/// As [`scan::scan`]; [`crate::ErrorKind::Io`] if the segments cannot be listed or one of them not opened.
+pub fn gather(io: &dyn Io, dir: &Path, manifest: &Manifest, sink: &mut Sink<'_>) -> Result<Facts> {
+    let mut facts = scan::scan(io, dir, &manifest.identity, &manifest.flushed, sink)?;
+    past::survey_segments(io, dir, manifest, &mut facts)?;
+    Ok(facts)
+}

@@ -1,4 +1,5 @@
-//! The second half of a scan: what stands in the journal files outside of the chain, and what it proves.
+//! The second half of a scan: what stands in the journal files outside of the chain and in segments that were never
+//! committed, and what it proves.
 //!
 //! It only reads, and continues no chain: a frame that is not in the chain is evidence, never content.
 //!
@@ -32,6 +33,7 @@ use crate::format::frame::{FLAG_CLOSE, FrameHeader, FrameRef};
 use crate::format::journal::FIRST_FRAME_AT;
 use crate::format::manifest::Manifest;
 use crate::io::Io;
+use crate::limits::frame_bytes_max;
 use crate::segment;
 use crate::types::{FrameNo, Lsn, SegmentId};
 use std::collections::BTreeSet;
@@ -83,11 +85,15 @@ pub(super) fn survey(
 pub(super) fn survey_files(scan: &mut Scan<'_>) -> Result<()> {
     for n in 0..scan.facts.files.len() {
         let Scan { disk, facts, links, .. } = &mut *scan;
+        let len = disk.len(n);
         let chain = facts.files[n].in_chain.clone().unwrap_or(FIRST_FRAME_AT..FIRST_FRAME_AT);
-        for range in [FIRST_FRAME_AT..chain.start, chain.end..disk.len(n)] {
+        // No frame's place is block 0, but one may have gone astray onto the file's header.
+        for range in [0..chain.start, chain.end..len] {
             survey(disk, n, range, &mut |header, met| match met {
                 Met::Whole | Met::Torn => classify(facts, links, n, header, met == Met::Whole),
-                Met::Astray(at) => classify_astray(facts, links, n, header, at),
+                Met::Astray(at) => {
+                    classify_astray(facts, links, n, header, at..len.min(at + u64::from(header.frame_len)))
+                }
             })?;
         }
         damaged_header(scan, n)?;
@@ -95,12 +101,9 @@ pub(super) fn survey_files(scan: &mut Scan<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Takes note of what the segments prove that `manifest` does not name: a flush wrote them and died before it committed
-/// them. What they hold is in the journal too, unless that lost it.
-///
-/// # Errors
-/// [`crate::ErrorKind::Io`] if the directory cannot be listed. A segment that cannot be read proves nothing.
-pub fn survey_segments(io: &dyn Io, dir: &Path, manifest: &Manifest, facts: &mut Facts) -> Result<()> {
+/// Takes note of what the segments prove that `manifest` does not name: a flush took what was durable, wrote it, and died
+/// before it committed the segment. What it took is in the journal too, unless that lost it.
+pub(super) fn survey_segments(io: &dyn Io, dir: &Path, manifest: &Manifest, facts: &mut Facts) -> Result<()> {
     let named: BTreeSet<SegmentId> = manifest.segments.iter().map(|meta| meta.id).collect();
     let names = match io.list(&segment::directory(dir)) {
         Ok(names) => names,
@@ -108,8 +111,8 @@ pub fn survey_segments(io: &dyn Io, dir: &Path, manifest: &Manifest, facts: &mut
         Err(e) => return Err(e),
     };
     for id in names.iter().filter_map(|name| segment::id_of(name)).filter(|id| !named.contains(id)) {
-        if let Some(last_lsn) = segment::last_lsn(io, dir, manifest.identity.store, id) {
-            facts.note_segment(&segment::path(dir, id), last_lsn);
+        if let Some(last_lsn) = segment::last_lsn(io, dir, manifest.identity.store, id)? {
+            facts.note_uncommitted(segment::path(dir, id), last_lsn);
         }
     }
     Ok(())
@@ -175,11 +178,11 @@ fn classify(facts: &mut Facts, links: &[Link], n: usize, header: &FrameHeader, v
     take_evidence(facts, n, header, header.position..header.position + u64::from(header.frame_len));
 }
 
-/// Of a header at byte `at`, which is not its place: what it proves of the present end.
-fn classify_astray(facts: &mut Facts, links: &[Link], n: usize, header: &FrameHeader, at: u64) {
+/// Of a frame that stands in `range`, which is not its place: what it proves of the present end.
+fn classify_astray(facts: &mut Facts, links: &[Link], n: usize, header: &FrameHeader, range: Range<u64>) {
     if header.frame > facts.end.frame && left_behind_at(facts, links, header).is_none() {
-        facts.journal_id_max = facts.journal_id_max.max(header.journal);
-        take_evidence(facts, n, header, at..at + STEP);
+        note_use(facts, n, header);
+        take_evidence(facts, n, header, range);
     }
 }
 
@@ -235,7 +238,9 @@ fn damaged_header(scan: &mut Scan<'_>, n: usize) -> Result<()> {
     if scan.disk.block(n, at)?.is_some_and(damaged) {
         scan.facts.beyond.present = true;
         scan.facts.beyond.unknown = true;
-        note_torn(&mut scan.facts, n, at..at + STEP);
+        let frame = frame_bytes_max(scan.facts.files[n].bytes) as u64;
+        let end = scan.disk.len(n).min(at + frame);
+        note_torn(&mut scan.facts, n, at..end);
     }
     Ok(())
 }

@@ -91,8 +91,8 @@ pub fn keep_torn(io: &dyn Io, dir: &Path, facts: &Facts) -> Result<Vec<PathBuf>>
 }
 
 /// Removes files under way to their names, and segments that the manifest does not name: a flush or a creation died
-/// before it committed them. What cannot be removed stays and does no harm, and so does what has a name that the engine
-/// gives to no file.
+/// before it committed them, and recovery has asked the segments what they prove. What cannot be removed stays and does no
+/// harm, and so does what has a name that the engine gives to no file.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`] if the directory cannot be listed.

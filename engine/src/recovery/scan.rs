@@ -104,7 +104,8 @@ pub struct Contradiction {
 /// What stands past the end of the chain and was not left behind by an earlier cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beyond {
-    /// A frame, or the header of one, stands there: what it held was possibly acknowledged.
+    /// A frame, or the header of one, stands there, or what no crash leaves where a first frame belongs: what it held was
+    /// possibly acknowledged.
     pub present: bool,
     /// One of them is so damaged that its LSNs are unknown.
     pub unknown: bool,
@@ -146,6 +147,8 @@ pub struct Facts {
     pub watermark_lsn: Lsn,
     /// What proves it, if that lies past the end.
     pub witness: Option<Place>,
+    /// A segment that was never committed, if it alone proves the highest LSN, past the end.
+    pub uncommitted: Option<PathBuf>,
     /// The highest manifest version that a valid frame names.
     pub manifest_seen: ManifestVersion,
     /// The highest LSN of a valid frame.
@@ -159,11 +162,16 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Takes note that everything up to `last_lsn` was durable, which the whole segment in `file` proves: a flush takes
-    /// nothing else.
-    pub(super) fn note_segment(&mut self, file: &Path, last_lsn: Lsn) {
-        if last_lsn > self.end.last_lsn {
-            self.witness.get_or_insert(Place { file: file.to_owned(), offset: 0 });
+    /// Whether files are missing, whole or in part: nothing ties those that are there to the manifest, or there is a gap.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.anchor == Anchor::Missing || self.gap.is_some() || self.shortened.is_some()
+    }
+
+    /// Takes note that the segment in `file`, which was never committed, proves everything up to `last_lsn` durable.
+    pub(super) fn note_uncommitted(&mut self, file: PathBuf, last_lsn: Lsn) {
+        if last_lsn > self.end.last_lsn.max(self.watermark_lsn) {
+            self.uncommitted = Some(file);
         }
         self.watermark_lsn = self.watermark_lsn.max(last_lsn);
     }
@@ -279,6 +287,7 @@ impl<'a> Scan<'a> {
             watermark: flushed.frame,
             watermark_lsn: flushed.last_lsn,
             witness: None,
+            uncommitted: None,
             manifest_seen: ManifestVersion::default(),
             lsn_seen: flushed.last_lsn,
             beyond: Beyond::default(),

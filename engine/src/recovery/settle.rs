@@ -7,7 +7,7 @@
 //!
 //! Invariant: in a directory that nobody writes, no look is ever excused.
 
-use super::scan::{Anchor, Facts};
+use super::scan::Facts;
 use crate::error::{Error, ErrorKind};
 use crate::sync::park_timeout;
 use crate::types::{FrameNo, Lsn, ManifestVersion};
@@ -40,11 +40,11 @@ impl Proven {
     #[must_use]
     pub fn is_reached(&self, facts: &Facts, newest: ManifestVersion) -> bool {
         // Without a proof there is nothing that a look could be measured against.
-        self.frame > FrameNo(0)
+        *self != Self::default()
             && facts.end.frame >= self.frame
             && facts.end.last_lsn >= self.lsn
             && facts.contradiction.is_none()
-            && facts.anchor != Anchor::Missing
+            && !facts.is_incomplete()
             && facts.manifest_seen <= newest
     }
 }

@@ -7,6 +7,7 @@ use super::decide::Action;
 use super::repair;
 use super::replay::Extent;
 use super::scan::{Anchor, HeaderFacts};
+use super::settle::Proven;
 use super::torn;
 use crate::error::ErrorKind;
 use crate::format::frame::{FLAG_OPEN, FrameHeader, FrameRef, HEADER_LEN};
@@ -187,7 +188,7 @@ fn a_damaged_frame_header_at_the_end_is_noticed() {
         let scanned = ring.scan();
         scanned.is(&ring, 0, 3);
         assert_eq!(scanned.action, Action::Cut { possibly_acknowledged: Some((Lsn(4), None)) }, "byte {at}");
-        assert_eq!(scanned.facts.files[0].torn, Some(4 * 4096..5 * 4096));
+        assert_eq!(scanned.facts.files[0].torn, Some(4 * 4096..20 * 4096), "as long as a frame may be");
         ring.flip_in(3, at);
     }
 }
@@ -199,7 +200,7 @@ fn what_no_crash_leaves_at_the_place_of_a_first_frame_is_noticed() {
     ring.patch(0, 4096, &[7; 3 * 4096]);
     let scanned = ring.scan();
     assert_eq!(scanned.action, unknown);
-    assert_eq!(scanned.facts.files[0].torn, Some(4096..2 * 4096));
+    assert_eq!(scanned.facts.files[0].torn, Some(4096..17 * 4096), "as long as a frame may be");
     // Zeros, or only a later sector of it: that is a first frame that was cut off.
     ring.patch(0, 4096, &[0; 3 * 4096]);
     assert_eq!(ring.scan().action, Action::Begin);
@@ -515,11 +516,22 @@ fn a_frame_that_went_astray_proves_what_it_says_and_no_more() {
     let scanned = ring.scan();
     scanned.is(&ring, 0, 2);
     assert_eq!(refused(&scanned.action), (3, 4));
-    // It lies where nothing was, and was the last one: it may have been acknowledged.
+    // It lies where nothing was, and was the last one: it may have been acknowledged, and all of it is kept.
+    for at in [8 * 4096, 0] {
+        let mut ring = one_file(2);
+        ring.frame(&[&[b'x'; 5000]]);
+        ring.erase(2, 0);
+        let stray = &ring.written[2].bytes;
+        ring.patch(1, at, stray);
+        let scanned = ring.scan();
+        assert_eq!(scanned.action, possibly(3, 3));
+        let kept = torn::keep(&ring.io, Path::new("/s"), &scanned.facts).expect("this disk never fails");
+        assert_eq!(kept, [Path::new("/s").join(names::torn_name(1, JournalId(1)))]);
+        assert_eq!(&ring.io.files.lock()[&kept[0]], stray);
+    }
     let ring = one_file(3);
     ring.erase(2, 0);
     ring.patch(1, 8 * 4096, &ring.written[2].bytes);
-    assert_eq!(ring.scan().action, possibly(3, 3));
     // It says nothing that the chain does not hold, or its checksum is wrong.
     ring.patch(0, ring.written[2].header.position, &ring.written[2].bytes);
     assert_eq!(ring.scan().action, CUT);
@@ -530,16 +542,30 @@ fn a_frame_that_went_astray_proves_what_it_says_and_no_more() {
     let mut ring = one_file(3);
     ring.settled = false;
     let end = ring.last;
+    ring.frame(&[b"lost"]);
     let stray = ring.frame(&[b"not durable"]);
-    let bytes = ring.written[3].bytes.clone();
+    let bytes = ring.written[4].bytes.clone();
     ring.erase(3, 0);
+    ring.erase(4, 0);
     ring.patch(0, stray.position + 4 * 4096, &bytes);
-    assert_eq!(ring.scan().action, possibly(4, 4));
+    assert_eq!(ring.scan().action, possibly(4, 5));
     ring.cut_to(end, 1);
     ring.frame(&[b"first"]);
     let scanned = ring.scan();
     scanned.is(&ring, 0, 4);
     assert_eq!(scanned.action, CUT);
+}
+
+#[test]
+fn a_later_look_reaches_what_an_lsn_alone_proved() {
+    let facts = one_file(3).scan().facts;
+    let reached = |frame, lsn| {
+        let proven = Proven { frame: FrameNo(frame), lsn: Lsn(lsn) };
+        proven.is_reached(&facts, ManifestVersion(1))
+    };
+    assert!(reached(0, 3) && reached(3, 3));
+    assert!(!reached(0, 4) && !reached(4, 3), "the chain does not hold it");
+    assert!(!reached(0, 0), "nothing was proved");
 }
 
 #[test]

@@ -13,7 +13,9 @@ use crate::format::block::{BODY_LEN, Section};
 use crate::format::bytes::Reader;
 use crate::format::chunk::CHUNK_PLAIN_BYTES_MAX;
 use crate::format::manifest::{SegmentMeta, TimelineStart};
-use crate::format::segment::{ENTRIES_PER_BLOCK, Footer, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, Place, decode_meta};
+use crate::format::segment::{
+    ENTRIES_PER_BLOCK, Footer, Header, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, Place, decode_meta,
+};
 use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
 use crate::io::{File, Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, SegmentId, StoreId};
@@ -197,15 +199,19 @@ impl Segment {
     }
 }
 
-/// The last LSN of a segment that was written to its end, whatever a manifest says of it; None if its footer cannot be
-/// read.
-#[must_use]
-pub fn last_lsn(io: &dyn Io, dir: &Path, store: StoreId, id: SegmentId) -> Option<Lsn> {
-    let file = io.open(&path(dir, id), OpenMode::ReadDirect).ok()?;
-    let number = (io.len(&file).ok()? / BLOCK as u64).checked_sub(1)?;
-    let body = view::read(io, &file, Section::Footer, id, number).ok()?;
-    let footer = Footer::decode(&body, number).ok()?;
-    (footer.header.store == store && footer.header.id == id).then_some(footer.header.last_lsn)
+/// The last LSN that the segment `id` covers by its header, which is written before all else; None if that is not there,
+/// not intact, or of a version that this one does not know.
+///
+/// # Errors
+/// [`ErrorKind::Io`] if the file cannot be opened, for want of descriptors or of a permission.
+pub fn last_lsn(io: &dyn Io, dir: &Path, store: StoreId, id: SegmentId) -> Result<Option<Lsn>> {
+    let file = match io.open(&path(dir, id), OpenMode::ReadDirect) {
+        Err(e) if e.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => return Ok(None),
+        file => file?,
+    };
+    let Ok(body) = view::read(io, &file, Section::Header, id, 0) else { return Ok(None) };
+    let header = Header::decode(&body).ok().filter(|h| h.readable() && h.store == store && h.id == id);
+    Ok(header.map(|header| header.last_lsn))
 }
 
 fn read_footer(io: &dyn Io, file: &File, store: StoreId, meta: &SegmentMeta) -> Result<Footer> {

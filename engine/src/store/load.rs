@@ -12,9 +12,9 @@ use crate::io::{AlignedBuf, Io};
 use crate::manifest;
 use crate::metrics::Metrics;
 use crate::recovery::decide::{Action, decide};
-use crate::recovery::past::survey_segments;
+use crate::recovery::gather;
 use crate::recovery::replay::{Extent, Replay};
-use crate::recovery::scan::{Facts, FileFacts, HeaderFacts, scan};
+use crate::recovery::scan::{Facts, FileFacts, HeaderFacts};
 use crate::recovery::settle::Proven;
 use crate::segment::{self, Segment};
 use crate::sync::Arc;
@@ -69,12 +69,11 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
     let index = Index::new(set, config.heads_max, config.memory_pool_bytes, Arc::clone(&metrics));
     let mut replay = Replay::new(&index, manifest.timelines.clone());
     let mut gate = Gate { replay: &mut replay, held: VecDeque::new(), shown: manifest.flushed.last_lsn };
-    let mut facts = scan(&**io, dir, &identity, &manifest.flushed, &mut |header, frame| match show {
+    let facts = gather(&**io, dir, &manifest, &mut |header, frame| match show {
         Show::All => gate.replay.frame(header, frame),
         Show::Proven(_) => gate.take(header, frame),
     })
     .map_err(|e| unreadable(e, manifest.flushed.last_lsn))?;
-    survey_segments(&**io, dir, &manifest, &mut facts)?;
     let shown = match show {
         Show::All => facts.end.last_lsn,
         Show::Proven(before) => {

@@ -16,8 +16,8 @@ pub struct RecoveryReport {
     pub timeline: Timeline,
     /// The last LSN that was recovered.
     pub end: Lsn,
-    /// LSNs that may have been acknowledged and are not there: the first, and the last where it is known. Only after an
-    /// unclean end, and only where bytes of a frame stood past the last intact one.
+    /// LSNs that may have been acknowledged and are not there: the first, and the last where it is known. Only where
+    /// bytes of a frame stood past the last intact one, or what no crash leaves there.
     pub possibly_acknowledged: Option<(Lsn, Option<Lsn>)>,
     /// Where the bytes past the cut are kept.
     pub torn: Vec<PathBuf>,

@@ -6,6 +6,7 @@ use crate::journal::names;
 use crate::segment;
 use crate::sync::{Arc, Mutex, Ordering};
 use crate::types::SegmentId;
+use crate::verify::verify;
 use crate::{ErrorKind, ReadLimit, ReadOnly, Store};
 use std::path::{Path, PathBuf};
 
@@ -147,26 +148,73 @@ fn a_segment_that_was_never_committed_proves_what_a_wiped_journal_held() {
     assert_eq!(io.segments(), 1, "it is whole");
     let sound = io.mem.snapshot();
 
-    // Nothing but the journal's header is left, and then not even that.
-    for keep in [4096, 0] {
-        let mut wiped = sound.clone();
-        wiped.iter_mut().filter(|(path, _)| is_journal(path)).for_each(|(_, bytes)| bytes[keep..].fill(0));
-        io.mem.restore(&wiped);
+    // Nothing but the journal's header is left, or not even that; the segment is whole, or no more than begun.
+    let path = segment::path(Path::new(DIR), SegmentId(1));
+    let wiped = |from: usize, len: usize| {
+        let mut files = sound.clone();
+        files.iter_mut().filter(|(path, _)| is_journal(path)).for_each(|(_, bytes)| bytes[from..].fill(0));
+        files.get_mut(&path).expect("the segment").truncate(len);
+        files
+    };
+    for files in [wiped(4096, usize::MAX), wiped(0, usize::MAX), wiped(0, 4096)] {
+        io.mem.restore(&files);
         let looked = ReadOnly::open_on(Arc::new(io.clone()), Path::new(DIR)).map(drop);
         for error in [open(&io).map(drop).expect_err("lost"), looked.expect_err("lost")] {
             assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
             assert_eq!(error.lsn_range(), Some(1..last.0 + 1), "{error}");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         }
-        assert!(io.mem.snapshot() == wiped, "and what proves it is still there");
+        let found = verify(Arc::new(io.clone()), Path::new(DIR), &mut |_, _| {}).expect("it is looked at");
+        assert!(found.iter().any(|finding| finding.lsns == Some(1..last.0 + 1)), "{found:?}");
+        assert!(io.mem.snapshot() == files, "and what proves it is still there");
     }
-    // As long as the journal holds it too, nothing is amiss. Half a segment proves nothing.
+    // A segment without its header proves nothing.
+    io.mem.restore(&wiped(0, 0));
+    assert!(open(&io).is_ok());
+    // As long as the journal holds it too, nothing is amiss. What cannot be asked is neither believed nor removed.
     io.mem.restore(&sound);
+    io.set(|op| match op {
+        Op::Open { path, .. } if path.extension().is_some_and(|e| e == "seg") => Fate::Fails(24),
+        _ => Fate::Well,
+    });
+    assert_eq!(open(&io).map(drop).expect_err("no descriptor").kind(), ErrorKind::Io);
+    io.heal();
+    assert_eq!(io.segments(), 1);
     assert_eq!(read(&open(&io).expect("sound")), [b"kept"]);
     assert_eq!(io.segments(), 0, "it was never committed");
-    let mut torn = sound;
-    torn.iter_mut().filter(|(path, _)| is_journal(path)).for_each(|(_, bytes)| bytes.fill(0));
-    let path = segment::path(Path::new(DIR), SegmentId(1));
-    torn.get_mut(&path).expect("the segment").truncate(4096);
-    io.mem.restore(&torn);
-    assert!(open(&io).is_ok());
+}
+
+/// A directory that nobody writes does not get better by being looked at again.
+#[test]
+fn no_look_excuses_a_journal_file_that_is_missing_or_was_cut_short() {
+    const USE_AT: usize = 56;
+    let io = created(&small());
+    let (store, mut steps) = stepped(&io, &small());
+    let first = Path::new(DIR).join(names::file_name(0));
+    // Until the first file is in its second use, and some frames stand in that: then nothing in the other files proves
+    // what the first one holds.
+    let mut frames_in_it = 0;
+    while frames_in_it < 3 {
+        let ack = append(&store, &[b'x'; 7000]).expect("staged");
+        while steps.commit().expect("a sound disk") {}
+        steps.flush().expect("a sound disk");
+        while steps.commit().expect("a sound disk") {}
+        assert!(matches!(ack.try_get(), Some(Ok(_))), "acknowledged");
+        frames_in_it += u32::from(io.mem.snapshot()[&first][USE_AT] > 1);
+    }
+    drop((store, steps));
+    let sound = io.mem.snapshot();
+    let mut missing = sound.clone();
+    missing.remove(&first);
+    let mut short = sound;
+    short.get_mut(&first).expect("it is there").truncate(2 * 4096);
+    for files in [missing, short] {
+        io.mem.restore(&files);
+        let error = open(&io).map(drop).expect_err("incomplete");
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+        let looked = ReadOnly::open_on(Arc::new(io.clone()), Path::new(DIR)).map(drop).expect_err("incomplete");
+        assert_eq!(looked.to_string(), error.to_string());
+        let found = verify(Arc::new(io.clone()), Path::new(DIR), &mut |_, _| {}).expect("it is looked at");
+        assert!(!found.is_empty());
+    }
 }

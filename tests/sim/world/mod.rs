@@ -72,6 +72,8 @@ struct World {
     /// Whether the latch was seen closed in this boot.
     poisoned: bool,
     lie_planned: bool,
+    /// Whether it was an open that named the damage, and had written something before.
+    named_in_writing: bool,
     /// Whether the generation before ended in a close, or was about to.
     closing: bool,
     /// The timelines of the opens so far.
@@ -116,6 +118,7 @@ pub fn run(plan: &Plan, disk: &SimDisk) -> Outcome {
         ended_by: None,
         poisoned: false,
         lie_planned: false,
+        named_in_writing: false,
         closing: false,
         timelines: BTreeSet::new(),
         gone: Vec::new(),
@@ -161,10 +164,10 @@ impl World {
         if whole { Ok(()) } else { self.found_damage().and_then(|()| self.look_again()) }
     }
 
-    /// What is damaged stays so, whoever opens the store once more, or is told of as what was possibly acknowledged:
-    /// nothing is cut away in silence meanwhile. The process is another one, and the power stays: with it a manifest could
-    /// go whose name was never synced, and the damaged segment that it alone names; the one before it is whole then, and
-    /// so is the journal.
+    /// What is damaged stays so, whoever opens the store once more: nothing is cut away meanwhile. Only where a lie in the
+    /// middle of an open ended it, the next one may tell of what was possibly acknowledged instead. The process is another
+    /// one, and the power stays: with it a manifest could go whose name was never synced, and the damaged segment that it
+    /// alone names; the one before it is whole then, and so is the journal.
     fn look_again(&mut self) -> Result<(), Violation> {
         if self.disk.crashed().is_none() {
             self.disk.crash(Crash::Process);
@@ -172,7 +175,7 @@ impl World {
         self.waiting.clear();
         self.reboot();
         let Some(running) = self.open(false)? else { return Ok(()) };
-        let told = running.store.recovery().possibly_acknowledged.is_some();
+        let told = self.named_in_writing && running.store.recovery().possibly_acknowledged.is_some();
         let whole = self.check_everything(&running.store)?;
         match whole && !told {
             false => Ok(()),
@@ -280,7 +283,7 @@ impl World {
             }
             self.disk.note(|| "open".to_owned());
             let config = self.config();
-            let frames = self.disk.frames();
+            let (frames, before) = (self.disk.frames(), self.disk.ops());
             match Store::open_stepped(self.io(), self.clock.clone(), &self.dir, config) {
                 Ok((store, steps)) => {
                     if self.is_left_to_chance() {
@@ -303,6 +306,7 @@ impl World {
                     self.reboot();
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Refused) && self.disk.lied() => {
+                    self.named_in_writing = self.disk.ops() > before;
                     return self.check_named(&e).map(|()| None);
                 }
                 Err(e) if self.excuses(&e) => {
