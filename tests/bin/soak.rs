@@ -80,7 +80,7 @@ fn main() -> ExitCode {
         }
     }
     leftovers::sweep();
-    let soak = Soak { args, interrupted };
+    let soak = Soak { args, commit: commit(), interrupted };
     let results = soak.run(&rows);
     let report = soak.report(&results);
     let path = target_dir().join("soak.md");
@@ -117,9 +117,24 @@ impl Args {
     }
 }
 
+/// What a program answers, in one line.
+fn said(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let text = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+    text.map_or("unknown".to_owned(), |text| String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// The commit that is checked out, and whether anything was changed since.
+fn commit() -> String {
+    let changed = if said("git", &["status", "--porcelain"]).is_empty() { "" } else { ", with changes" };
+    format!("{}{changed}", said("git", &["rev-parse", "--short=12", "HEAD"]))
+}
+
 /// A run of the program.
 struct Soak {
     args: Args,
+    /// Of the sources when it began; they may be changed while it runs.
+    commit: String,
     /// Set by Ctrl-C, and looked at by each row's progress; it orders nothing.
     interrupted: Arc<AtomicBool>,
 }
@@ -223,20 +238,14 @@ impl Soak {
 
     /// The table, as it stands in docs/TESTING.md.
     fn report(&self, outcomes: &[Outcome<'_>]) -> String {
-        let said = |program: &str, args: &[&str]| {
-            let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-            let text = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
-            text.map_or("unknown".to_owned(), |text| String::from_utf8_lossy(&text).trim().to_owned())
-        };
-        let changed = if said("git", &["status", "--porcelain"]).is_empty() { "" } else { ", with changes" };
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         let backend = everlog::io::choose(IoChoice::Auto).map_or("unknown", |io| io.name());
         let asked = self.args.minutes.map_or("as in CI".to_owned(), |minutes| format!("{minutes} minutes"));
         let mut text = format!(
-            "{}, commit {}{changed}, Linux {kernel}, backend {backend} where the row does not choose one, {asked}\n\n\
+            "{}, commit {}, Linux {kernel}, backend {backend} where the row does not choose one, {asked}\n\n\
          | fault | runs | acknowledgements checked | violations | seconds |\n|---|---|---|---|---|\n",
             said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
-            said("git", &["rev-parse", "--short=12", "HEAD"]),
+            self.commit,
         );
         for Outcome { row, counts, failures, took } in outcomes {
             let Counts { runs, acknowledgements_checked: checked, .. } = counts;

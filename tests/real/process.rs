@@ -231,6 +231,12 @@ impl Running {
         self.child.kill().expect("a child can be killed");
     }
 
+    /// Whether the victim said this on its standard error.
+    #[must_use]
+    pub fn told(&self, what: &str) -> bool {
+        String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).contains(what)
+    }
+
     /// What went wrong, with the end of what the victim said on its standard error.
     #[must_use]
     pub fn ended(&self, what: &str) -> String {
