@@ -25,6 +25,12 @@ pub fn parse(name: &str) -> Option<u16> {
     (file_name(slot) == name).then_some(slot)
 }
 
+/// Whether this is the path of a journal file.
+#[must_use]
+pub fn is_journal(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| parse(name).is_some())
+}
+
 /// The name under which the bytes past a cut of this use of the file in `slot` are kept.
 #[must_use]
 pub fn torn_name(slot: u16, journal: JournalId) -> String {

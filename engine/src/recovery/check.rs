@@ -18,6 +18,7 @@ use crate::format::frame::{FrameHeader, FrameRef, HEADER_LEN};
 use crate::format::identity::Identity;
 use crate::format::manifest::Manifest;
 use crate::io::Io;
+use crate::journal::names;
 use crate::limits::frame_bytes_max;
 use crate::types::{LogId, Lsn};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +49,7 @@ pub fn check(
     let mut sink = |_: &FrameHeader, _| Ok(());
     let facts = match gather(io, dir, manifest, &mut sink) {
         Ok(facts) => facts,
-        Err(e) if e.kind() != ErrorKind::Refused && e.path().is_some_and(|path| path != dir) => {
+        Err(e) if e.kind() != ErrorKind::Refused && e.path().is_some_and(names::is_journal) => {
             return Ok(Checked { refusal: vec![unreadable(&e, &manifest.flushed)], ..Checked::default() });
         }
         Err(e) => return Err(e),

@@ -203,13 +203,16 @@ impl Segment {
 /// not intact, or of a version that this one does not know.
 ///
 /// # Errors
-/// [`ErrorKind::Io`] if the file cannot be opened, for want of descriptors or of a permission.
+/// [`ErrorKind::Io`] if the file cannot be opened or read: what it proves is unknown then.
 pub fn last_lsn(io: &dyn Io, dir: &Path, store: StoreId, id: SegmentId) -> Result<Option<Lsn>> {
     let file = match io.open(&path(dir, id), OpenMode::ReadDirect) {
         Err(e) if e.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => return Ok(None),
         file => file?,
     };
-    let Ok(body) = view::read(io, &file, Section::Header, id, 0) else { return Ok(None) };
+    let body = match view::read(io, &file, Section::Header, id, 0) {
+        Err(e) if e.kind() == ErrorKind::Damaged => return Ok(None),
+        body => body?,
+    };
     let header = Header::decode(&body).ok().filter(|h| h.readable() && h.store == store && h.id == id);
     Ok(header.map(|header| header.last_lsn))
 }

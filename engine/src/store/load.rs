@@ -9,6 +9,7 @@ use crate::format::{FORMAT_VERSION, Features};
 use crate::index::Index;
 use crate::index::set::SegmentSet;
 use crate::io::{AlignedBuf, Io};
+use crate::journal::names;
 use crate::manifest;
 use crate::metrics::Metrics;
 use crate::recovery::decide::{Action, decide};
@@ -106,10 +107,12 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
 fn unreadable(error: Error, flushed: Lsn) -> Error {
     const EIO: i32 = 5;
     match (error.os_error().and_then(std::io::Error::raw_os_error), error.path()) {
-        (Some(EIO), Some(path)) => Error::new(ErrorKind::Damaged, format!("the journal cannot be read: {error}"))
-            .lsns(flushed.0 + 1..u64::MAX)
-            .file(path)
-            .remedy("check the disk; everlog verify tells what is affected; restore it from a copy"),
+        (Some(EIO), Some(path)) if names::is_journal(path) => {
+            Error::new(ErrorKind::Damaged, format!("the journal cannot be read: {error}"))
+                .lsns(flushed.0 + 1..u64::MAX)
+                .file(path)
+                .remedy("check the disk; everlog verify tells what is affected; restore it from a copy")
+        }
         _ => error,
     }
 }

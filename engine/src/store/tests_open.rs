@@ -2,7 +2,7 @@
 
 use super::testing::{DIR, EIO, Erring, Fate, append, clock, created, read, small, stepped};
 use crate::io::{Io, Op};
-use crate::journal::names;
+use crate::journal::names::{self, is_journal};
 use crate::segment;
 use crate::sync::{Arc, Mutex, Ordering};
 use crate::types::SegmentId;
@@ -23,10 +23,6 @@ fn killed() -> Erring {
 
 fn open(io: &Erring) -> crate::Result<Store> {
     Store::open_stepped(Arc::new(io.clone()), clock(), Path::new(DIR), small()).map(|(store, _)| store)
-}
-
-fn is_journal(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| names::parse(name).is_some())
 }
 
 #[test]
@@ -173,12 +169,16 @@ fn a_segment_that_was_never_committed_proves_what_a_wiped_journal_held() {
     assert!(open(&io).is_ok());
     // As long as the journal holds it too, nothing is amiss. What cannot be asked is neither believed nor removed.
     io.mem.restore(&sound);
-    io.set(|op| match op {
-        Op::Open { path, .. } if path.extension().is_some_and(|e| e == "seg") => Fate::Fails(24),
-        _ => Fate::Well,
-    });
-    assert_eq!(open(&io).map(drop).expect_err("no descriptor").kind(), ErrorKind::Io);
-    io.heal();
+    let is_segment = |path: &Path| path.extension().is_some_and(|e| e == "seg");
+    for reads in [false, true] {
+        io.set(move |op| match op {
+            Op::Open { path, .. } if !reads && is_segment(path) => Fate::Fails(24),
+            Op::Read { file, .. } if reads && is_segment(&file.path) => Fate::Fails(EIO),
+            _ => Fate::Well,
+        });
+        assert_eq!(open(&io).map(drop).expect_err("it cannot be asked").kind(), ErrorKind::Io);
+        io.heal();
+    }
     assert_eq!(io.segments(), 1);
     assert_eq!(read(&open(&io).expect("sound")), [b"kept"]);
     assert_eq!(io.segments(), 0, "it was never committed");
