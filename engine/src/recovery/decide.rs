@@ -118,7 +118,7 @@ pub fn decide(facts: &Facts, manifest: ManifestVersion) -> Action {
         beyond: facts.beyond.present,
     };
     let row = TABLE.iter().find(|row| (row.when)(&situation)).expect("every situation meets a row, as a test shows");
-    match row.verdict {
+    let action = match row.verdict {
         Verdict::RefuseContradiction => contradiction(facts),
         Verdict::RefuseManifestBack => manifest_back(facts, manifest),
         Verdict::RefuseMissing => missing(facts),
@@ -127,6 +127,17 @@ pub fn decide(facts: &Facts, manifest: ManifestVersion) -> Action {
         Verdict::GoOn => Action::GoOn,
         Verdict::Cut => Action::Cut { possibly_acknowledged: None },
         Verdict::CutPossiblyAcknowledged => Action::Cut { possibly_acknowledged: possibly(facts) },
+    };
+    match (action, &facts.uncommitted) {
+        (Action::Refuse { lsns, why }, Some(segment)) => {
+            let (segment, lsn) = (segment.display(), facts.watermark_lsn);
+            let kept = format!(
+                "a segment that was never committed proves everything up to LSN {lsn} durable; keep that file, it may \
+                 hold what the journal lost: {segment}"
+            );
+            Action::Refuse { lsns, why: format!("{why}; {kept}") }
+        }
+        (action, _) => action,
     }
 }
 
@@ -186,21 +197,13 @@ fn proven(facts: &Facts) -> Action {
     // The in-flight depth alone proves a frame durable without saying which LSNs it held.
     let known = facts.watermark_lsn > facts.end.last_lsn || !facts.beyond.past_depth;
     let to = if known { (facts.watermark_lsn.0 + 1).max(from) } else { u64::MAX };
-    if let (Some(segment), None) = (&facts.uncommitted, &facts.witness) {
-        let why = format!(
-            "the journal can be read up to LSN {} only, though a segment that was never committed proves that everything \
-             up to LSN {} was durable: {}; keep that file, it may hold what the journal lost",
-            facts.end.last_lsn,
-            facts.watermark_lsn,
-            segment.display()
-        );
-        return Action::Refuse { lsns: from..to, why };
-    }
-    let mut why = format!(
-        "the journal can be read up to frame {} only, though frame {} is proved durable",
-        facts.end.frame,
-        facts.watermark.max(facts.end.frame.next())
-    );
+    // A segment proves LSNs and no frame.
+    let proved = match &facts.witness {
+        Some(_) => format!("frame {}", facts.watermark.max(facts.end.frame.next())),
+        None => format!("LSN {}", facts.watermark_lsn),
+    };
+    let mut why =
+        format!("the journal can be read up to frame {} only, though {proved} is proved durable", facts.end.frame);
     if let Some(witness) = &facts.witness {
         why += &format!(" by the frame at byte {} of {}", witness.offset, witness.file.display());
     }

@@ -220,27 +220,28 @@ fn note_torn(facts: &mut Facts, n: usize, range: Range<u64>) {
 /// frame may have been half overwritten.
 fn damaged_header(scan: &mut Scan<'_>, n: usize) -> Result<()> {
     let end = scan.facts.end;
-    let (journal, at) = match &scan.facts.files[n].header {
-        _ if scan.facts.end_file == Some(n) && end.frame.0 > 0 => {
-            (end.journal, end.position + u64::from(end.frame_len))
-        }
-        HeaderFacts::Valid(header) if header.journal > end.journal => (header.journal, FIRST_FRAME_AT),
-        _ => return Ok(()),
+    let behind = (scan.facts.end_file == Some(n) && end.frame.0 > 0)
+        .then(|| (end.journal, end.position + u64::from(end.frame_len)));
+    let begun = match &scan.facts.files[n].header {
+        HeaderFacts::Valid(header) if header.journal > end.journal => Some((header.journal, FIRST_FRAME_AT)),
+        _ => None,
     };
-    if !matches!(scan.disk.look(n, at)?, Look::Nothing(_)) {
-        return Ok(());
-    }
     let store = scan.identity.store;
-    // Each use begins with its first frame, whose header lies in one sector: zeros or the header of some use are all that
-    // a crash leaves there.
-    let foreign = |block: &[u8]| at == FIRST_FRAME_AT && block[..SECTOR].iter().any(|b| *b != 0);
-    let damaged = |block: &[u8]| FrameHeader::resembles(block, store, journal, at) || foreign(block);
-    if scan.disk.block(n, at)?.is_some_and(damaged) {
-        scan.facts.beyond.present = true;
-        scan.facts.beyond.unknown = true;
-        let frame = frame_bytes_max(scan.facts.files[n].bytes) as u64;
-        let end = scan.disk.len(n).min(at + frame);
-        note_torn(&mut scan.facts, n, at..end);
+    for (journal, at) in behind.into_iter().chain(begun) {
+        if !matches!(scan.disk.look(n, at)?, Look::Nothing(_)) {
+            continue;
+        }
+        // Each use begins with its first frame, whose header lies in one sector: zeros or the header of some use are all
+        // that a crash leaves there.
+        let foreign = |block: &[u8]| at == FIRST_FRAME_AT && block[..SECTOR].iter().any(|b| *b != 0);
+        let damaged = |block: &[u8]| FrameHeader::resembles(block, store, journal, at) || foreign(block);
+        if scan.disk.block(n, at)?.is_some_and(damaged) {
+            scan.facts.beyond.present = true;
+            scan.facts.beyond.unknown = true;
+            let frame = frame_bytes_max(scan.facts.files[n].bytes) as u64;
+            let to = scan.disk.len(n).min(at + frame);
+            note_torn(&mut scan.facts, n, at..to);
+        }
     }
     Ok(())
 }

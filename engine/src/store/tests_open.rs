@@ -208,13 +208,17 @@ fn no_look_excuses_a_journal_file_that_is_missing_or_was_cut_short() {
     missing.remove(&first);
     let mut short = sound;
     short.get_mut(&first).expect("it is there").truncate(2 * 4096);
-    for files in [missing, short] {
+    for (files, what) in [(missing, "is missing"), (short, "was cut short")] {
         io.mem.restore(&files);
         let error = open(&io).map(drop).expect_err("incomplete");
         assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+        assert!(error.to_string().contains(what), "{error}");
         let looked = ReadOnly::open_on(Arc::new(io.clone()), Path::new(DIR)).map(drop).expect_err("incomplete");
         assert_eq!(looked.to_string(), error.to_string());
         let found = verify(Arc::new(io.clone()), Path::new(DIR), &mut |_, _| {}).expect("it is looked at");
-        assert!(!found.is_empty());
+        assert!(
+            found.iter().any(|finding| finding.lsns == error.lsn_range() && finding.what.contains(what)),
+            "{found:?}"
+        );
     }
 }

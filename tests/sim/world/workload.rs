@@ -1,0 +1,180 @@
+//! What a world does while nothing ends it: clients append and read, and the engine's background work takes its steps.
+//!
+//! Invariant: every answer goes before the oracle, and none is expected that an excuse covers.
+
+use super::{PATIENCE, Running, Told, World, violation, words};
+use crate::oracle::{Part, Violation};
+use everlog::{Batch, Error, ErrorKind, ReadLimit, Store};
+use std::time::Duration;
+
+impl World {
+    pub(super) fn workload(&mut self, running: &mut Running) -> Result<(), Violation> {
+        let steps = self.rng.between(self.plan.steps.start, self.plan.steps.end);
+        if self.is_left_to_chance() {
+            self.trouble_ahead(steps);
+        }
+        for number in 1..=steps as u32 {
+            if self.disk.crashed().is_some() {
+                return Ok(());
+            }
+            self.enter(self.at.generation, number);
+            if self.plan.skipped.contains(&self.at) {
+                continue;
+            }
+            self.taken.push(self.at);
+            if self.is_left_to_chance() {
+                self.trouble();
+            }
+            self.step(running)?;
+            self.look_at_latch(&running.store)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, running: &mut Running) -> Result<(), Violation> {
+        match self.rng.below(100) {
+            0..45 => {
+                let parts = self.traffic.batch(self.oracle.expected());
+                self.append(&running.store, &parts)
+            }
+            45..75 => self.commit(running),
+            75..85 => self.flush(running),
+            85..94 => self.read_something(&running.store),
+            94..98 => {
+                self.clock.advance(Duration::from_millis(self.rng.below(25)));
+                Ok(())
+            }
+            _ => self.settle(running),
+        }
+    }
+
+    pub(super) fn append(&mut self, store: &Store, parts: &[Part]) -> Result<(), Violation> {
+        let ticket = self.oracle.submit(parts);
+        let mut batch = Batch::new();
+        parts.iter().for_each(|part| words::ask(batch.log(&part.log), part));
+        match store.append(batch) {
+            Ok(ack) => {
+                self.disk.note(|| format!("append {ticket:?} {:?}", words::sketch(parts)));
+                self.waiting.push((ticket, ack, parts.iter().map(|part| part.log.clone()).collect()));
+                self.collect(store)
+            }
+            Err(e) if e.kind() == ErrorKind::Overloaded || self.excuses_to_client(&e, store) => {
+                self.tally.turned_away += 1;
+                self.oracle.turned_away(ticket);
+                Ok(())
+            }
+            Err(e) => violation(format!("{ticket:?} {:?} was not taken: {e}", words::sketch(parts))),
+        }
+    }
+
+    /// Hears the answers that are there.
+    pub(super) fn collect(&mut self, store: &Store) -> Result<(), Violation> {
+        let mut i = 0;
+        while i < self.waiting.len() {
+            let (ticket, ack, _) = &self.waiting[i];
+            let Some(answer) = ack.try_get() else {
+                i += 1;
+                continue;
+            };
+            let ticket = *ticket;
+            let (_, _, logs) = self.waiting.remove(i);
+            let answer = match answer {
+                Ok(_) if self.poisoned => {
+                    return violation(format!("{ticket:?} acknowledged once the latch was closed"));
+                }
+                Ok(receipt) => {
+                    let cursors = logs.into_iter().zip(&receipt.logs).map(|(log, told)| (log, told.next())).collect();
+                    let fresh = receipt.logs.iter().all(|log| !log.duplicate);
+                    self.told.insert(ticket, Told { at: self.disk.ops(), fresh, cursors });
+                    Ok(words::answers(&receipt))
+                }
+                Err(e) if self.leaves_open(&e, store) => continue,
+                Err(e) => Err(e.kind()),
+            };
+            self.disk.note(|| format!("answer {ticket:?} {answer:?}"));
+            match &answer {
+                Ok(logs) if logs.iter().all(|log| !log.duplicate) => self.tally.acknowledged += 1,
+                _ => self.tally.refused += 1,
+            }
+            self.oracle.answered(ticket, &answer)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this answer says that nobody knows what became of the batch, and with reason.
+    fn leaves_open(&self, error: &Error, store: &Store) -> bool {
+        let kind = error.kind();
+        let unknown = matches!(kind, ErrorKind::Unknown | ErrorKind::Poisoned | ErrorKind::Io | ErrorKind::ShutDown);
+        (unknown || kind == ErrorKind::Damaged) && self.excuses_to_client(error, store)
+    }
+
+    pub(super) fn commit(&mut self, running: &mut Running) -> Result<(), Violation> {
+        let result = running.steps.commit();
+        self.collect(&running.store)?;
+        self.sound(result, "a pass of the committer").map(drop)
+    }
+
+    pub(super) fn flush(&mut self, running: &mut Running) -> Result<(), Violation> {
+        if self.rng.chance(10) {
+            // In a stepped store this only asks; a poisoned one refuses, which the next line tells too.
+            let _asked = running.store.flush();
+        }
+        let result = running.steps.flush();
+        self.collect(&running.store)?;
+        let moved = self.sound(result, "a pass of the flusher")?;
+        self.tally.flushes += u64::from(moved);
+        Ok(())
+    }
+
+    fn sound(&self, result: everlog::Result<bool>, what: &str) -> Result<bool, Violation> {
+        match result {
+            Ok(moved) => Ok(moved),
+            Err(e) if self.excuses(&e) => Ok(false),
+            Err(e) => violation(format!("an honest disk, and {what} failed: {e}")),
+        }
+    }
+
+    /// Takes steps until every batch has its answer.
+    pub(super) fn settle(&mut self, running: &mut Running) -> Result<(), Violation> {
+        self.relieve();
+        for _ in 0..PATIENCE {
+            if self.waiting.is_empty() || self.disk.crashed().is_some() {
+                return Ok(());
+            }
+            self.commit(running)?;
+            if self.rng.chance(30) {
+                self.flush(running)?;
+            }
+            self.look_at_latch(&running.store)?;
+            if self.poisoned {
+                return Ok(());
+            }
+        }
+        violation(format!("{} batches have no answer after {PATIENCE} passes", self.waiting.len()))
+    }
+
+    fn read_something(&mut self, store: &Store) -> Result<(), Violation> {
+        let name = self.traffic.any_log();
+        let head = self.oracle.expected().get(&name).map_or(0, |log| log.next);
+        let from = self.rng.below(head + 2);
+        let limit =
+            ReadLimit { records: self.rng.between(1, 40) as usize, bytes: self.rng.between(1, 20_000) as usize };
+        let page = match store.read(&name, from, limit) {
+            Ok(page) => Ok(words::as_seen(page)),
+            Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Io) => {
+                let dead = self.disk.crashed().is_some();
+                let short = e.kind() == ErrorKind::Io && self.disk.is_short();
+                // A store that is poisoned goes on reading.
+                if dead || short {
+                    return Ok(());
+                }
+                if self.disk.lied() && e.kind() == ErrorKind::Damaged {
+                    return self.check_named(&e);
+                }
+                return violation(format!("an honest disk, and {e}"));
+            }
+            Err(e) => Err(e.kind()),
+        };
+        self.oracle.read(&name, from, &page)
+    }
+}
