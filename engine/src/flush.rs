@@ -17,13 +17,12 @@
 //! Invariant: nothing leaves memory or the journal before step 3 is durable.
 
 use crate::error::{ErrorKind, Result};
-use crate::format::entry::Kind;
 use crate::format::frame::FrameRef;
 use crate::format::manifest::{Manifest, SegmentMeta, TimelineStart};
 use crate::format::state::LogState;
 use crate::index::memory::MemEntry;
 use crate::index::set::SegmentSet;
-use crate::index::slot::{Slot, apply_mem, misfit, name_in};
+use crate::index::slot::{Slot, apply_mem, misfit};
 use crate::index::{Index, older_producers};
 use crate::io::{Io, Wake};
 use crate::journal::Journal;
@@ -31,7 +30,7 @@ use crate::manifest;
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
-use crate::segment::{self, ReadBack, Segment, SegmentWriter};
+use crate::segment::{self, Name, Origin, ReadBack, Segment, SegmentWriter, StateRecord};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{Lsn, SegmentId, TimeUs};
 use std::path::PathBuf;
@@ -238,6 +237,7 @@ impl Flusher {
     fn write(&self, id: SegmentId, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<(SegmentMeta, ReadBack)> {
         let io = Arc::clone(&self.io);
         let mut writer = SegmentWriter::create(io, &self.dir, &self.index.identity, id, first..=last)?;
+        let mut names: Vec<Name> = Vec::new();
         for slot in slots {
             let (entries, before) = self.entries(slot, last)?;
             if entries.is_empty() {
@@ -245,18 +245,21 @@ impl Flusher {
             }
             let mut state: LogState = before.clone();
             writer.begin_log(slot.id);
-            let mut name = None;
             for entry in &entries {
                 apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
-                if matches!(entry.kind, Kind::Create | Kind::Fork) {
-                    name = Some(name_in(entry).map_err(|e| misfit(slot.id, entry, &e))?);
-                }
                 writer.entry(entry.lsn, entry.frame.time, entry.kind, entry.seq, entry.body())?;
             }
             state.producers.older = older_producers(&state, before.life.created, before.changed.producers);
-            writer.end_log(&state, name.as_deref())?;
+            let changed = state.changed.last();
+            let record = (changed >= first).then(|| StateRecord::of(&state, first));
+            writer.end_log(state.next_seq, changed, record.as_ref())?;
+            if state.life.created >= first {
+                names.push((state.name, slot.id, state.life.created));
+            }
         }
-        writer.finish(&self.timelines)
+        names.sort_unstable();
+        let origin = Origin { ancestry: self.timelines.clone(), merged: Vec::new() };
+        writer.finish(&origin, names.into_iter().map(Ok))
     }
 
     /// The slot's entries up to `last`, and the state before them.

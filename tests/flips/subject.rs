@@ -6,7 +6,7 @@
 use super::on_disk;
 use crate::golden::listing::{Listing, Reads, opened_differs};
 use crate::golden::maker::{DIR, Maker, in_memory, small};
-use crate::golden::seal;
+use crate::golden::seal::{self, Part};
 use crate::golden::stores::noise;
 use crate::golden::told::{Ask, Op};
 use crate::reader::{self, Files, Framed};
@@ -26,12 +26,10 @@ pub enum Place {
     Data,
     /// A segment's index.
     Index,
-    /// A segment's fence.
-    Fence,
+    /// A segment's lookup block: what is damaged is a maybe.
+    Lookup,
     /// A segment's root.
     Root,
-    /// A segment's filter: what is damaged is a maybe.
-    Filter,
     /// A segment's names.
     Names,
     /// A segment's states.
@@ -213,16 +211,20 @@ fn stretches(files: &Files, frames: &[Framed]) -> Vec<Stretch> {
             _ if *file == in_force => add(file, 0..bytes.len(), Place::Manifest),
             _ if file.starts_with("manifest-") => add(file, 0..bytes.len(), Place::OldManifest),
             _ if file.ends_with(".seg") => {
-                let data = seal::section(bytes, 0);
-                let used = data.start..data.start + seal::data_bytes(bytes);
-                add(file, 0..data.start, Place::Segment);
-                add(file, used.clone(), Place::Data);
-                add(file, used.end..data.end, Place::Segment);
-                let places = [Place::Index, Place::Fence, Place::Root, Place::Filter, Place::Names, Place::State];
-                for (section, place) in (1..).zip(places) {
-                    add(file, seal::section(bytes, section), place);
+                add(file, 0..BLOCK, Place::Segment);
+                for (part, range) in seal::parts(bytes) {
+                    let place = match part {
+                        Part::Data => Place::Data,
+                        Part::Index => Place::Index,
+                        Part::State => Place::State,
+                        Part::Lookup => Place::Lookup,
+                        Part::Root => Place::Root,
+                        Part::Names => Place::Names,
+                        Part::Zeros | Part::Meta => Place::Segment,
+                    };
+                    add(file, range, place);
                 }
-                add(file, seal::section(bytes, 7).start..bytes.len(), Place::Segment);
+                add(file, bytes.len() - BLOCK..bytes.len(), Place::Segment);
             }
             _ => {}
         }

@@ -3,7 +3,7 @@
 //! A case is a store that is checked in, a few bytes that are changed, and the verdict. Invariant: the verdict is what the
 //! documents promise, written down here by hand; nothing asks the engine for it.
 
-use super::seal::{self, Field, Header};
+use super::seal::{self, Field, Header, Part};
 use super::stores::{Golden, noise};
 use crate::reader::Files;
 use serde::{Deserialize, Serialize};
@@ -225,18 +225,18 @@ impl Making<'_> {
             Verdict { named: vec![Seqs { log: ALICE.to_owned(), first: 0, last: 2 }], inspect: 0, ..lost(&[ALICE]) };
         self.add("flushed", "a record in a segment", data, |files| flip(files, "segments/", &noise(60, 2)));
         self.add("flushed", "the zeros behind a segment's data", noticed(), |files| {
-            let at = |bytes: &[u8]| seal::section(bytes, 0).end - 1;
+            let at = |bytes: &[u8]| seal::part(bytes, Part::Zeros).end - 1;
             flip_segment(files, at);
         });
-        let of_section = |section| move |bytes: &[u8]| seal::section(bytes, section).start + 40;
+        let of_part = |part| move |bytes: &[u8]| seal::part(bytes, part).start + 40;
         self.add("flushed", "the header of a segment", noticed(), |files| flip_segment(files, |_| 40));
-        self.add("flushed", "the index", lost(&everything), |files| flip_segment(files, of_section(1)));
-        self.add("flushed", "the fence", lost(&everything), |files| flip_segment(files, of_section(2)));
-        self.add("flushed", "the root", closed_off(), |files| flip_segment(files, of_section(3)));
-        self.add("flushed", "the filter", noticed(), |files| flip_segment(files, of_section(4)));
-        self.add("flushed", "the names", lost(&everything), |files| flip_segment(files, of_section(5)));
-        self.add("flushed", "the states", lost(&everything), |files| flip_segment(files, of_section(6)));
-        self.add("flushed", "the meta section", noticed(), |files| flip_segment(files, of_section(7)));
+        self.add("flushed", "the index", lost(&everything), |files| flip_segment(files, of_part(Part::Index)));
+        self.add("flushed", "a lookup block", noticed(), |files| flip_segment(files, of_part(Part::Lookup)));
+        self.add("flushed", "the root", closed_off(), |files| flip_segment(files, of_part(Part::Root)));
+        let unlisted = Verdict { inspect: 4, ..noticed() };
+        self.add("flushed", "the names", unlisted, |files| flip_segment(files, of_part(Part::Names)));
+        self.add("flushed", "the states", lost(&everything), |files| flip_segment(files, of_part(Part::State)));
+        self.add("flushed", "the meta section", noticed(), |files| flip_segment(files, of_part(Part::Meta)));
         self.add("flushed", "the footer", closed_off(), |files| flip_segment(files, |bytes| bytes.len() - 4000));
         // The second segment has the LSNs 10 to 13.
         let missing = Verdict { first_lsn: Some(10), ..closed_off() };

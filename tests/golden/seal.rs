@@ -84,18 +84,67 @@ pub fn frames(files: &Files) -> Vec<Frame> {
     frames
 }
 
-/// The bytes of a section of a segment: 0 data, 1 index, 2 fence, 3 root, 4 filter, 5 names, 6 state, 7 meta.
-#[must_use]
-pub fn section(segment: &[u8], section: usize) -> Range<usize> {
-    let at = segment.len() - BLOCK + BODY + 128 + 16 * section;
-    let (first, blocks) = (u64_at(segment, at) as usize, u64_at(segment, at + 8) as usize);
-    first * BLOCK..(first + blocks) * BLOCK
+/// A part of a segment between its header and its footer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The chunks of a stripe.
+    Data,
+    /// The zeros behind them.
+    Zeros,
+    /// A stripe's index.
+    Index,
+    /// A stripe's state records.
+    State,
+    /// A stripe's lookup block.
+    Lookup,
+    /// The root.
+    Root,
+    /// The names.
+    Names,
+    /// The meta stream.
+    Meta,
 }
 
-/// The bytes of a segment's data, without the zeros behind it.
+/// The parts of a segment, in the order of the file.
 #[must_use]
-pub fn data_bytes(segment: &[u8]) -> usize {
-    u64_at(segment, segment.len() - BLOCK + BODY + 256) as usize
+pub fn parts(segment: &[u8]) -> Vec<(Part, Range<usize>)> {
+    let place = |n: usize| {
+        let at = segment.len() - BLOCK + BODY + 128 + 16 * n;
+        let (first, blocks) = (u64_at(segment, at) as usize, u64_at(segment, at + 8) as usize);
+        first * BLOCK..(first + blocks) * BLOCK
+    };
+    let used = |block: usize| usize::from(u16::from_le_bytes([segment[block + 6], segment[block + 7]]));
+    let mut out = Vec::new();
+    let mut begin = BLOCK;
+    for block in place(1).step_by(BLOCK) {
+        for entry in segment[block + BODY..block + BODY + used(block)].chunks_exact(40) {
+            let lookup = u64_at(entry, 24) as usize * BLOCK;
+            let index_blocks = usize::from(u16::from_le_bytes([entry[32], entry[33]]));
+            let state_bytes = u32::from_le_bytes(entry[36..40].try_into().expect("four bytes")) as usize;
+            let state = lookup - state_bytes.div_ceil(BLOCK - BODY) * BLOCK;
+            let index = state - index_blocks * BLOCK;
+            let last = state - BLOCK;
+            let last = &segment[last + BODY + used(last) - 60..][..60];
+            let offset = (u64_at(last, 28) >> 16) as usize;
+            let data_end = offset + u32::from_le_bytes(last[36..40].try_into().expect("four bytes")) as usize;
+            out.extend([
+                (Part::Data, begin..data_end),
+                (Part::Zeros, data_end..index),
+                (Part::Index, index..state),
+                (Part::State, state..lookup),
+                (Part::Lookup, lookup..lookup + BLOCK),
+            ]);
+            begin = lookup + BLOCK;
+        }
+    }
+    out.extend([(Part::Root, place(1)), (Part::Names, place(2)), (Part::Meta, place(3))]);
+    out
+}
+
+/// The bytes of the first part of a segment that is of this kind.
+#[must_use]
+pub fn part(segment: &[u8], wanted: Part) -> Range<usize> {
+    parts(segment).into_iter().find(|(part, _)| *part == wanted).expect("a segment with logs has each part").1
 }
 
 /// Sets one bit, or the format, of a header, and makes every checksum over it right again.
@@ -126,7 +175,7 @@ pub fn set(files: &mut Files, header: Header, field: Field) {
             write(bytes, footer + BODY);
             seal_block(bytes, 0);
             let digest = *blake3::hash(&bytes[..footer]).as_bytes();
-            bytes[footer + BODY + 280..footer + BODY + 312].copy_from_slice(&digest);
+            bytes[footer + BODY + 208..footer + BODY + 240].copy_from_slice(&digest);
             seal_block(bytes, footer);
             let after = *blake3::hash(bytes).as_bytes();
             let name = manifest(files);

@@ -6,8 +6,8 @@ use super::Result;
 use super::bytes::Bytes;
 use super::heads::crc_from;
 
-const NAME_BYTES_MAX: usize = 1024;
-const METADATA_BYTES_MAX: usize = 4096;
+pub const NAME_BYTES_MAX: usize = 1024;
+pub const METADATA_BYTES_MAX: usize = 4096;
 const MARK_BYTES_MAX: usize = 256;
 
 pub type LogId = [u8; 16];

@@ -1,4 +1,4 @@
-//! A segment: every block of it checked, its chunks and its state stream unpacked.
+//! A segment: every block of it checked, its chunks and the state records of its logs unpacked.
 //!
 //! It checks what the segment says of itself and what the manifest says of it; whether its state records follow from
 //! the entries is for `states`. Invariant: what is given stands under right checksums, at the places and in the order
@@ -9,25 +9,30 @@ use super::entry::{self, Entry, Kind, LogId, Place};
 use super::heads::{BLOCK, Identity, Manifest, SegmentMeta, Timeline, crc_from, features};
 use super::{Fault, Files, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 const BODY: usize = 4064;
 const BODY_AT: usize = 32;
 const INDEX_ENTRY: usize = 60;
+const INDEX_ENTRIES_PER_BLOCK: usize = 67;
+const INDEX_BLOCKS_MAX: usize = 32;
+const ROOT_ENTRY: usize = 40;
+const ROOT_ENTRIES_PER_BLOCK: usize = 101;
 const KEY: usize = 24;
 const NOT_HERE: u32 = u32::MAX;
 const CHUNK_BYTES_MAX: u64 = (16 << 20) + (64 << 10);
+const STATE_BYTES_MAX: usize = 8 << 20;
 
-/// Data, index, fence, root, filter, names, state, meta, with the numbers of their kinds of block; data has none.
-const SECTIONS: [(&str, Option<u8>); 8] = [
-    ("data", None),
-    ("index", Some(2)),
-    ("fence", Some(3)),
-    ("root", Some(4)),
-    ("filter", Some(5)),
-    ("names", Some(6)),
-    ("state", Some(7)),
-    ("meta", Some(8)),
-];
+/// The numbers of the kinds of checked blocks, with their names.
+type Section = (u8, &'static str);
+const HEADER: Section = (1, "header");
+const INDEX: Section = (2, "index");
+const LOOKUP: Section = (3, "lookup block");
+const ROOT: Section = (4, "root");
+const NAMES: Section = (6, "names");
+const STATE: Section = (7, "state");
+const META: Section = (8, "meta");
+const FOOTER: Section = (9, "footer");
 
 /// A segment as far as logs are concerned.
 pub struct Segment {
@@ -39,18 +44,22 @@ pub struct Segment {
     pub entries: Vec<Entry>,
     /// The last chunk's word on each log.
     pub logs: BTreeMap<LogId, LastChunk>,
-    /// The state stream, and where it begins in the file.
-    pub state: Vec<u8>,
-    pub state_at: usize,
 }
 
 /// What the index says of a log on its last chunk.
 pub struct LastChunk {
     pub next_seq: u64,
-    /// Where its state record is in the state stream.
-    pub state: Option<usize>,
+    /// Its state record, if it is here.
+    pub state: Option<StateRecord>,
     /// The LSN of the last change of its state.
     pub changed: u64,
+}
+
+/// A log's state record, without the length in front of it.
+pub struct StateRecord {
+    /// Where the state of its stripe begins in the file.
+    pub at: usize,
+    pub bytes: Vec<u8>,
 }
 
 /// A segment under way.
@@ -58,9 +67,38 @@ struct Reading<'a> {
     file: &'a str,
     id: u64,
     all: &'a [u8],
-    /// First block and number of blocks of each section.
-    sections: [(usize, usize); 8],
-    data_bytes: usize,
+}
+
+/// What the footer says that the manifest does not.
+struct Footer {
+    writable: bool,
+    /// The blocks of the parts.
+    stripes: Range<usize>,
+    root: Range<usize>,
+    names: Range<usize>,
+    meta: Range<usize>,
+    /// Bytes of all chunks as stored.
+    chunk_bytes: u64,
+    /// Length of the meta stream.
+    meta_bytes: u64,
+}
+
+/// Where a stripe is, as the root has it: the numbers of the first blocks of its parts.
+struct Bounds<'a> {
+    key: &'a [u8],
+    data: usize,
+    index: usize,
+    state: usize,
+    lookup: usize,
+    /// Length of its state stream.
+    state_bytes: usize,
+}
+
+struct Stripe {
+    chunks: Vec<Chunk>,
+    state: Vec<u8>,
+    /// Where the state begins in the file.
+    state_at: usize,
 }
 
 /// An entry of the index.
@@ -81,65 +119,28 @@ struct Chunk {
 pub fn read(files: &Files, identity: &Identity, manifest: &Manifest, meta: &SegmentMeta) -> Result<Segment> {
     let name = format!("segments/{:016x}.seg", meta.id);
     let Some((file, all)) = files.get_key_value(&name) else { return Err(Fault::damaged(&name, 0, "it is missing")) };
-    let wrong = |what: &str| Fault::damaged(file, 0, what);
     if all.len() as u64 != meta.bytes || all.len() < 2 * BLOCK || !all.len().is_multiple_of(BLOCK) {
-        return Err(wrong("its length is not what the manifest says"));
+        return Err(Fault::damaged(file, 0, "its length is not what the manifest says"));
     }
-    let mut reading = Reading { file, id: meta.id, all, sections: [(0, 0); 8], data_bytes: 0 };
-    let blocks = all.len() / BLOCK;
-    let (footer, _) = reading.block(blocks - 1, 9)?;
-    let mut footer = Bytes::new(file, (blocks - 1) * BLOCK + BODY_AT, footer);
-    if footer.array()? != *b"EVLGSEGF" {
-        return Err(wrong("the footer's magic is wrong"));
-    }
-    let writable = features(file, &mut footer)?;
-    let same = (footer.array::<16>()?, footer.u64()?, footer.u64()?, footer.u64()?);
-    if same != (identity.store, meta.id, meta.first_lsn, meta.last_lsn) {
-        return Err(wrong("store, id or LSNs are not what the manifest says"));
-    }
-    for sum in meta.sums {
-        let found = footer.u64()?;
-        footer.expect("a sum of the footer", sum, found)?;
-    }
-    let mut next = 1;
-    for section in &mut reading.sections {
-        let (first, count) = (footer.u64()?, footer.u64()?);
-        footer.expect("the first block of a section", next as u64, first)?;
-        let count = usize::try_from(count).ok().filter(|count| *count < blocks - next);
-        *section = (next, count.ok_or_else(|| wrong("a section goes past the footer"))?);
-        next += section.1;
-    }
-    footer.expect("the footer's block", next as u64, blocks as u64 - 1)?;
-    let (data_bytes, state_bytes, meta_bytes) = (footer.u64()?, footer.u64()?, footer.u64()?);
-    let digest = footer.array::<32>()?;
-    footer.end()?;
-    if *blake3::hash(&all[..all.len() - BLOCK]).as_bytes() != digest || *blake3::hash(all).as_bytes() != meta.digest {
-        return Err(wrong("the BLAKE3 of the file is wrong"));
-    }
-    let data_blocks = reading.sections[0].1 as u64;
-    footer.expect("the blocks of data", data_bytes.div_ceil(BLOCK as u64), data_blocks)?;
-    reading.data_bytes = data_bytes as usize;
+    let reading = Reading { file, id: meta.id, all };
+    let footer = reading.footer(identity, meta)?;
     reading.header()?;
-    let chunks = reading.index()?;
-    reading.fences(&chunks)?;
-    reading.filter(&chunks)?;
-    let entries = reading.entries(&chunks, &manifest.timelines)?;
-    reading.names(identity, &entries)?;
-    let state = reading.stream(6, state_bytes)?;
-    reading.meta(meta_bytes, manifest)?;
-    let state_at = reading.sections[6].0 * BLOCK;
-    let logs = logs(file, &chunks, &state)?;
+    let stripes = reading.stripes(&footer)?;
+    check_order(file, &stripes)?;
+    let entries = reading.entries(&stripes, &manifest.timelines)?;
+    reading.names(footer.names, identity, &entries)?;
+    let merged = reading.meta(footer.meta, footer.meta_bytes, manifest)?;
+    let logs = logs(file, &stripes)?;
     let segment = Segment {
         file: file.clone(),
-        writable,
+        writable: footer.writable,
         first_lsn: meta.first_lsn,
         last_lsn: meta.last_lsn,
         entries,
         logs,
-        state,
-        state_at,
     };
     check_sums(&segment, meta)?;
+    check_lsns(&segment, merged)?;
     Ok(segment)
 }
 
@@ -151,46 +152,66 @@ fn check_sums(segment: &Segment, meta: &SegmentMeta) -> Result<()> {
     let bytes = entries.iter().map(|entry| entry.len as u64).sum();
     let (first, last) = (time(entries.first()), time(entries.last()));
     let sums = [first, last, segment.logs.len() as u64, records, entries.len() as u64, bytes];
-    if sums != meta.sums {
-        let what = format!("times, logs, records, entries and bytes are {sums:?}, not {:?}", meta.sums);
-        return Err(Fault::damaged(&segment.file, 0, what));
+    if sums == meta.sums {
+        return Ok(());
     }
-    if !entries.iter().map(|entry| entry.lsn).eq(segment.first_lsn..=segment.last_lsn) {
-        return Err(Fault::damaged(&segment.file, 0, "it does not hold each of its LSNs once"));
+    let what = format!("times, logs, records, entries and bytes are {sums:?}, not {:?}", meta.sums);
+    Err(Fault::damaged(&segment.file, 0, what))
+}
+
+/// What a flush wrote has each of its LSNs; of what was merged some may be gone.
+fn check_lsns(segment: &Segment, merged: bool) -> Result<()> {
+    let covered = segment.first_lsn..=segment.last_lsn;
+    let mut lsns = segment.entries.iter().map(|entry| entry.lsn);
+    let right = if merged {
+        segment.entries.is_sorted_by(|a, b| a.lsn < b.lsn) && lsns.all(|lsn| covered.contains(&lsn))
+    } else {
+        lsns.eq(covered)
+    };
+    if right { Ok(()) } else { Err(Fault::damaged(&segment.file, 0, "it does not hold each of its LSNs once")) }
+}
+
+/// The index is sorted over all stripes, and marks the last chunk of each log and no other.
+fn check_order(file: &str, stripes: &[Stripe]) -> Result<()> {
+    let chunks: Vec<&Chunk> = stripes.iter().flat_map(|stripe| &stripe.chunks).collect();
+    let key = |chunk: &Chunk| (chunk.log, chunk.first_seq);
+    for (n, chunk) in chunks.iter().enumerate() {
+        let next = chunks.get(n + 1);
+        let wrong = |what: &str| Fault::damaged(file, chunk.offset as usize, what);
+        // The offsets grow from one chunk to the next.
+        if next.is_some_and(|next| key(chunk) > key(next) || (key(chunk) == key(next) && chunk.records > 0)) {
+            return Err(wrong("the index is out of order"));
+        }
+        let last = next.is_none_or(|next| next.log != chunk.log);
+        if last != chunk.last || (!last && (chunk.state, chunk.changed) != (NOT_HERE, 0)) {
+            return Err(wrong("a log's last chunk is not marked as such, or another one is"));
+        }
     }
     Ok(())
 }
 
-/// The last chunks' word on their logs; their state records follow one another in the order of the index.
-fn logs(file: &str, chunks: &[Chunk], state: &[u8]) -> Result<BTreeMap<LogId, LastChunk>> {
-    let wrong = |what: &str| Fault::damaged(file, 0, what);
+/// The last chunks' word on their logs.
+fn logs(file: &str, stripes: &[Stripe]) -> Result<BTreeMap<LogId, LastChunk>> {
     let mut logs = BTreeMap::new();
-    let mut ends_at = 0;
-    for (n, chunk) in chunks.iter().enumerate() {
-        let last = chunks.get(n + 1).is_none_or(|next| next.log != chunk.log);
-        if last != chunk.last || (!last && (chunk.state, chunk.changed) != (NOT_HERE, 0)) {
-            return Err(wrong("a log's last chunk is not marked as such, or another one is"));
+    for stripe in stripes {
+        let mut states = Bytes::new(file, stripe.state_at, &stripe.state);
+        for chunk in stripe.chunks.iter().filter(|chunk| chunk.last) {
+            let state = state_record(chunk, stripe.state_at, &mut states)?;
+            let next_seq = chunk.first_seq + u64::from(chunk.records);
+            logs.insert(chunk.log, LastChunk { next_seq, state, changed: chunk.changed });
         }
-        if !last {
-            continue;
-        }
-        let here = chunk.state != NOT_HERE;
-        if here {
-            if chunk.state as usize != ends_at {
-                return Err(wrong("a state record does not follow the one before"));
-            }
-            let mut stream = Bytes::new(file, 0, &state[ends_at..]);
-            stream.bytes(8 << 20)?;
-            ends_at += stream.at();
-        }
-        let next_seq = chunk.first_seq + u64::from(chunk.records);
-        let state = here.then_some(chunk.state as usize);
-        logs.insert(chunk.log, LastChunk { next_seq, state, changed: chunk.changed });
-    }
-    if ends_at != state.len() {
-        return Err(wrong("the state stream holds more than the index refers to"));
+        states.end()?;
     }
     Ok(logs)
+}
+
+/// The state record of a log with this last chunk: the next one of the stripe's stream, if there is one.
+fn state_record(chunk: &Chunk, at: usize, states: &mut Bytes<'_>) -> Result<Option<StateRecord>> {
+    if chunk.state == NOT_HERE {
+        return Ok(None);
+    }
+    states.expect("the offset of a state record", states.at() as u64, u64::from(chunk.state))?;
+    Ok(Some(StateRecord { at, bytes: states.bytes(STATE_BYTES_MAX)?.to_vec() }))
 }
 
 impl<'a> Reading<'a> {
@@ -198,17 +219,17 @@ impl<'a> Reading<'a> {
         Fault::damaged(self.file, at, what)
     }
 
-    /// The used part of the body of the checked block `number`, and how much is used.
-    fn block(&self, number: usize, section: u8) -> Result<(&'a [u8], usize)> {
+    /// The used part of the body of the checked block `number`, and where it begins in the file.
+    fn block(&self, number: usize, section: Section) -> Result<(usize, &'a [u8])> {
         let at = number * BLOCK;
         let block = self.all.get(at..at + BLOCK).ok_or_else(|| self.wrong(at, "a block is missing"))?;
         let mut bytes = Bytes::new(self.file, at, block);
         let crc = bytes.u32()?;
         if crc != crc_from(0, &block[4..]) {
-            return Err(self.wrong(at, "the CRC of a block is wrong"));
+            return Err(self.wrong(at, format!("the CRC of a block of the {} is wrong", section.1)));
         }
         let kind = bytes.u8()?;
-        bytes.expect("the section of a block", u64::from(section), u64::from(kind))?;
+        bytes.expect("the section of a block", u64::from(section.0), u64::from(kind))?;
         bytes.zeros(1)?;
         let used = usize::from(bytes.u16()?);
         let (id, place) = (bytes.u64()?, bytes.u64()?);
@@ -220,35 +241,33 @@ impl<'a> Reading<'a> {
         }
         let body = bytes.take(used)?;
         bytes.zeros(BODY - used)?;
-        Ok((body, used))
+        Ok((at + BODY_AT, body))
     }
 
-    /// The used parts of a section's blocks, each with its place in the file.
-    fn blocks(&self, section: usize) -> Result<Vec<(usize, &'a [u8])>> {
-        let (first, count) = self.sections[section];
-        let kind = SECTIONS[section].1.expect("data has no checked blocks");
-        let one = |number: usize| Ok((number * BLOCK + BODY_AT, self.block(number, kind)?.0));
-        (first..first + count).map(one).collect()
+    /// The used parts of blocks of a section, each with its place in the file.
+    fn blocks(&self, blocks: Range<usize>, section: Section) -> Result<Vec<(usize, &'a [u8])>> {
+        blocks.map(|number| self.block(number, section)).collect()
     }
 
     /// Things of one length, so many to a block, all blocks but the last full.
-    fn table(&self, section: usize, len: usize, per_block: usize) -> Result<Vec<(usize, &'a [u8])>> {
-        let blocks = self.blocks(section)?;
+    fn table(
+        &self, blocks: Range<usize>, section: Section, len: usize, per_block: usize,
+    ) -> Result<Vec<(usize, &'a [u8])>> {
+        let blocks = self.blocks(blocks, section)?;
         let mut out = Vec::new();
         for (n, (at, used)) in blocks.iter().enumerate() {
             let full = used.len() == len * per_block;
             if !used.len().is_multiple_of(len) || used.is_empty() || (n + 1 < blocks.len() && !full) {
-                return Err(
-                    self.wrong(*at, format!("a block of the {} is not as full as it must be", SECTIONS[section].0))
-                );
+                return Err(self.wrong(*at, format!("a block of the {} is not as full as it must be", section.1)));
             }
             out.extend(used.chunks(len).enumerate().map(|(i, thing)| (at + i * len, thing)));
         }
         Ok(out)
     }
 
-    fn stream(&self, section: usize, len: u64) -> Result<Vec<u8>> {
-        let blocks = self.blocks(section)?;
+    fn stream(&self, blocks: Range<usize>, section: Section, len: u64) -> Result<Vec<u8>> {
+        let first = blocks.start * BLOCK;
+        let blocks = self.blocks(blocks, section)?;
         let mut out = Vec::new();
         for (n, (at, used)) in blocks.iter().enumerate() {
             if used.is_empty() || (n + 1 < blocks.len() && used.len() != BODY) {
@@ -256,85 +275,116 @@ impl<'a> Reading<'a> {
             }
             out.extend_from_slice(used);
         }
-        if out.len() as u64 == len { Ok(out) } else { Err(self.wrong(0, "a stream is not as long as the footer says")) }
+        if out.len() as u64 == len {
+            Ok(out)
+        } else {
+            Err(self.wrong(first, format!("the {} has {} bytes, not {len}", section.1, out.len())))
+        }
+    }
+
+    fn footer(&self, identity: &Identity, meta: &SegmentMeta) -> Result<Footer> {
+        let last = self.all.len() / BLOCK - 1;
+        let (at, body) = self.block(last, FOOTER)?;
+        let mut bytes = Bytes::new(self.file, at, body);
+        if bytes.array()? != *b"EVLGSEGF" {
+            return Err(bytes.wrong("the footer's magic is wrong"));
+        }
+        let writable = features(self.file, &mut bytes)?;
+        let same = (bytes.array::<16>()?, bytes.u64()?, bytes.u64()?, bytes.u64()?);
+        if same != (identity.store, meta.id, meta.first_lsn, meta.last_lsn) {
+            return Err(bytes.wrong("store, id or LSNs are not what the manifest says"));
+        }
+        for sum in meta.sums {
+            let found = bytes.u64()?;
+            bytes.expect("a sum of the footer", sum, found)?;
+        }
+        let stripes = part(&mut bytes, 1, last)?;
+        let root = part(&mut bytes, stripes.end, last)?;
+        let names = part(&mut bytes, root.end, last)?;
+        let meta_blocks = part(&mut bytes, names.end, last)?;
+        bytes.expect("the footer's block", meta_blocks.end as u64, last as u64)?;
+        let (chunk_bytes, meta_bytes) = (bytes.u64()?, bytes.u64()?);
+        let digest = bytes.array::<32>()?;
+        bytes.end()?;
+        let before = &self.all[..last * BLOCK];
+        if *blake3::hash(before).as_bytes() != digest || *blake3::hash(self.all).as_bytes() != meta.digest {
+            return Err(self.wrong(0, "the BLAKE3 of the file is wrong"));
+        }
+        Ok(Footer { writable, stripes, root, names, meta: meta_blocks, chunk_bytes, meta_bytes })
     }
 
     fn header(&self) -> Result<()> {
-        let (body, _) = self.block(0, 1)?;
-        let mut bytes = Bytes::new(self.file, BODY_AT, body);
+        let (at, body) = self.block(0, HEADER)?;
+        let mut bytes = Bytes::new(self.file, at, body);
         if bytes.array()? != *b"EVLGSEGM" {
             return Err(bytes.wrong("the header's magic is wrong"));
         }
-        let (in_footer, _) = self.block(self.all.len() / BLOCK - 1, 9)?;
+        let (_, in_footer) = self.block(self.all.len() / BLOCK - 1, FOOTER)?;
         if bytes.take(72)? != &in_footer[8..80] {
             return Err(bytes.wrong("header and footer differ"));
         }
         bytes.end()
     }
 
-    fn index(&self) -> Result<Vec<Chunk>> {
-        let mut chunks: Vec<Chunk> = Vec::new();
-        let mut next = BLOCK as u64;
-        for (at, entry) in self.table(1, INDEX_ENTRY, 67)? {
+    /// The stripes, which fill their part of the file.
+    fn stripes(&self, footer: &Footer) -> Result<Vec<Stripe>> {
+        let mut stripes = Vec::new();
+        let mut next = footer.stripes.start;
+        for (at, entry) in self.table(footer.root.clone(), ROOT, ROOT_ENTRY, ROOT_ENTRIES_PER_BLOCK)? {
+            let bounds = bounds(Bytes::new(self.file, at, entry), next, footer.stripes.end)?;
+            stripes.push(self.stripe(&bounds)?);
+            next = bounds.lookup + 1;
+        }
+        if next != footer.stripes.end {
+            return Err(self.wrong(next * BLOCK, "blocks of stripes that the root does not have"));
+        }
+        let lens = stripes.iter().flat_map(|stripe| &stripe.chunks).map(|chunk| chunk.len as u64);
+        if lens.sum::<u64>() != footer.chunk_bytes {
+            return Err(self.wrong(0, "the chunks have another length in all than the footer says"));
+        }
+        Ok(stripes)
+    }
+
+    fn stripe(&self, bounds: &Bounds<'_>) -> Result<Stripe> {
+        let chunks = self.index(bounds)?;
+        self.lookup(bounds, &chunks)?;
+        let state = self.stream(bounds.state..bounds.lookup, STATE, bounds.state_bytes as u64)?;
+        Ok(Stripe { chunks, state, state_at: bounds.state * BLOCK })
+    }
+
+    /// The chunks follow one another from the stripe's beginning on, and fill its blocks of data.
+    fn index(&self, bounds: &Bounds<'_>) -> Result<Vec<Chunk>> {
+        let mut chunks = Vec::new();
+        let mut next = (bounds.data * BLOCK) as u64;
+        for (at, entry) in self.table(bounds.index..bounds.state, INDEX, INDEX_ENTRY, INDEX_ENTRIES_PER_BLOCK)? {
             let mut bytes = Bytes::new(self.file, at, entry);
-            let (log, first_seq, records, flags) = (bytes.array()?, bytes.u64()?, bytes.u32()?, bytes.u16()?);
-            let mut offset = [0; 8];
-            offset[..6].copy_from_slice(bytes.take(6)?);
-            let offset = u64::from_le_bytes(offset);
-            let (len, digest, state, changed) = (bytes.size()?, bytes.u64()?, bytes.u32()?, bytes.u64()?);
-            bytes.end()?;
-            if flags > 7 {
-                return Err(bytes.wrong(format!("a chunk with the flags {flags:#x}")));
-            }
-            bytes.expect("the offset of a chunk", next, offset)?;
-            next += len as u64;
-            let (compressed, last, controls) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-            let chunk =
-                Chunk { log, first_seq, records, compressed, last, controls, offset, len, digest, state, changed };
-            let key = |chunk: &Chunk| (chunk.log, chunk.first_seq, chunk.offset);
-            if let Some(before) = chunks.last() {
-                let same = (before.log, before.first_seq) == (log, first_seq);
-                if key(before) >= key(&chunk) || (same && before.records > 0) {
-                    return Err(bytes.wrong("the index is out of order"));
-                }
-            }
+            let chunk = chunk(&mut bytes)?;
+            bytes.expect("the offset of a chunk", next, chunk.offset)?;
+            next += chunk.len as u64;
             chunks.push(chunk);
         }
-        if next != (BLOCK + self.data_bytes) as u64 {
-            return Err(self.wrong(0, "the chunks are not all of the data"));
+        let end = (bounds.index * BLOCK) as u64;
+        if next.next_multiple_of(BLOCK as u64) != end {
+            return Err(self.wrong(bounds.data * BLOCK, "the chunks are not all of a stripe's data"));
         }
-        let padding = &self.all[BLOCK + self.data_bytes..self.sections[1].0 * BLOCK];
-        Bytes::new(self.file, BLOCK + self.data_bytes, padding).zeros(padding.len())?;
+        let padding = &self.all[next as usize..end as usize];
+        Bytes::new(self.file, next as usize, padding).zeros(padding.len())?;
         Ok(chunks)
     }
 
-    /// The fence is made of the index, and the root of the fence.
-    fn fences(&self, chunks: &[Chunk]) -> Result<()> {
+    /// The keys are those of the index blocks, the first one the root's too; and every log of the stripe is a maybe.
+    fn lookup(&self, bounds: &Bounds<'_>, chunks: &[Chunk]) -> Result<()> {
+        let (at, body) = self.block(bounds.lookup, LOOKUP)?;
+        let mut bytes = Bytes::new(self.file, at, body);
         let key = |chunk: &Chunk| [&chunk.log[..], &chunk.first_seq.to_le_bytes()].concat();
-        let fence: Vec<Vec<u8>> = chunks.iter().step_by(67).map(key).collect();
-        let root: Vec<Vec<u8>> = fence.iter().step_by(169).cloned().collect();
-        for (section, expected) in [(2, fence), (3, root)] {
-            let found = self.table(section, KEY, 169)?;
-            if !found.iter().map(|(_, key)| *key).eq(expected.iter().map(|key| &key[..])) {
-                return Err(self.wrong(self.sections[section].0 * BLOCK, "keys are not those of the blocks below"));
-            }
+        let keys: Vec<_> = chunks.iter().step_by(INDEX_ENTRIES_PER_BLOCK).map(key).collect();
+        if bytes.take(keys.len() * KEY)? != keys.concat() || keys[0] != bounds.key {
+            return Err(self.wrong(at, "keys are not those of the blocks of the index"));
         }
-        Ok(())
-    }
-
-    /// Every log of the segment is a maybe.
-    fn filter(&self, chunks: &[Chunk]) -> Result<()> {
-        let blocks = self.blocks(4)?;
-        if blocks.is_empty() != chunks.is_empty() {
-            return Err(self.wrong(0, "a filter without logs, or logs without a filter"));
-        }
-        let filters = blocks.iter().map(|(at, body)| Filter::read(Bytes::new(self.file, *at, body)));
-        let filters = filters.collect::<Result<Vec<_>>>()?;
+        let filter = Filter::read(bytes)?;
         for chunk in chunks {
             let key = u64::from_le_bytes(*chunk.log.last_chunk().expect("a LogId has 16 bytes"));
-            let block = (u128::from(key) * filters.len() as u128) >> 64;
-            let at = blocks[block as usize].0;
-            if !filters[block as usize].may_hold(key).ok_or_else(|| self.wrong(at, "a filter contradicts itself"))? {
+            if !filter.may_hold(key).ok_or_else(|| self.wrong(at, "a filter contradicts itself"))? {
                 return Err(self.wrong(at, "the filter denies a log that is there"));
             }
         }
@@ -342,9 +392,9 @@ impl<'a> Reading<'a> {
     }
 
     /// All entries, in the order of their LSNs.
-    fn entries(&self, chunks: &[Chunk], timelines: &[Timeline]) -> Result<Vec<Entry>> {
+    fn entries(&self, stripes: &[Stripe], timelines: &[Timeline]) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for chunk in chunks {
+        for chunk in stripes.iter().flat_map(|stripe| &stripe.chunks) {
             let at = chunk.offset as usize;
             let stored = &self.all[at..at + chunk.len];
             if twox_hash::XxHash3_64::oneshot_with_seed(0, stored) != chunk.digest {
@@ -400,9 +450,10 @@ impl<'a> Reading<'a> {
     }
 
     /// The names of the logs that were created here, each of them its LogId's.
-    fn names(&self, identity: &Identity, entries: &[Entry]) -> Result<()> {
+    fn names(&self, blocks: Range<usize>, identity: &Identity, entries: &[Entry]) -> Result<()> {
         let mut found: Vec<(Vec<u8>, LogId, u64)> = Vec::new();
-        for (at, used) in self.blocks(5)? {
+        let first = blocks.start * BLOCK;
+        for (at, used) in self.blocks(blocks, NAMES)? {
             let mut bytes = Bytes::new(self.file, at, used);
             while !bytes.is_empty() {
                 let (name, log, lsn) = (bytes.bytes(1024)?.to_vec(), bytes.array()?, bytes.varint()?);
@@ -422,19 +473,20 @@ impl<'a> Reading<'a> {
         if found.iter().cloned().eq(created) {
             Ok(())
         } else {
-            Err(self.wrong(self.sections[5].0 * BLOCK, "the names are not those of the logs created here"))
+            Err(self.wrong(first, "the names are not those of the logs created here"))
         }
     }
 
-    /// The ancestry is the manifest's, as far as it went then.
-    fn meta(&self, len: u64, manifest: &Manifest) -> Result<()> {
-        let stream = self.stream(7, len)?;
-        let at = self.sections[7].0 * BLOCK;
+    /// The ancestry is the manifest's, as far as it went then. Gives whether the segment was merged from others, none
+    /// of which the manifest has any more.
+    fn meta(&self, blocks: Range<usize>, len: u64, manifest: &Manifest) -> Result<bool> {
+        let at = blocks.start * BLOCK;
+        let stream = self.stream(blocks, META, len)?;
         let mut bytes = Bytes::new(self.file, at, &stream);
         let count = bytes.varint()?;
         let ancestry = (0..count).map(|_| Timeline::read(&mut bytes)).collect::<Result<Vec<_>>>()?;
-        let replaced = bytes.varint()?;
-        bytes.expect("the number of replaced segments", 0, replaced)?;
+        let count = bytes.varint()?;
+        let replaced = (0..count).map(|_| bytes.u64()).collect::<Result<Vec<_>>>()?;
         bytes.end()?;
         let known: BTreeSet<_> =
             manifest.timelines.iter().map(|timeline| (timeline.counter, timeline.random)).collect();
@@ -442,11 +494,55 @@ impl<'a> Reading<'a> {
             let what = format!("the ancestry is {ancestry:?}, of {known:?}");
             return Err(self.wrong(at, what));
         }
-        Ok(())
+        if manifest.segments.iter().any(|segment| replaced.contains(&segment.id)) {
+            return Err(self.wrong(at, "it was merged from a segment that the manifest has"));
+        }
+        Ok(!replaced.is_empty())
     }
 }
 
-/// The filter of one block.
+/// The blocks of a part, which begins at the block `start`; the footer is the block `last`.
+fn part(bytes: &mut Bytes<'_>, start: usize, last: usize) -> Result<Range<usize>> {
+    let (first, count) = (bytes.u64()?, bytes.u64()?);
+    bytes.expect("the first block of a part", start as u64, first)?;
+    let count = usize::try_from(count).ok().filter(|count| *count <= last - start);
+    Ok(start..start + count.ok_or_else(|| bytes.wrong("a part goes past the footer"))?)
+}
+
+/// An entry of the root: of a stripe that begins at the block `data`, and ends at or before the block `end`.
+fn bounds(mut bytes: Bytes<'_>, data: usize, end: usize) -> Result<Bounds<'_>> {
+    let key = bytes.take(KEY)?;
+    let (lookup, index_blocks) = (bytes.u64()?, usize::from(bytes.u16()?));
+    bytes.zeros(2)?;
+    let state_bytes = bytes.size()?;
+    bytes.end()?;
+    if !(1..=INDEX_BLOCKS_MAX).contains(&index_blocks) {
+        return Err(bytes.wrong(format!("a stripe with {index_blocks} blocks of index")));
+    }
+    let lookup = usize::try_from(lookup).ok().filter(|lookup| *lookup < end);
+    let lookup = lookup.ok_or_else(|| bytes.wrong("a stripe goes past its part of the file"))?;
+    let state = lookup.checked_sub(state_bytes.div_ceil(BODY));
+    let index = state.and_then(|state| state.checked_sub(index_blocks)).filter(|index| data < *index);
+    let index = index.ok_or_else(|| bytes.wrong("a stripe without room for its data"))?;
+    Ok(Bounds { key, data, index, state: index + index_blocks, lookup, state_bytes })
+}
+
+/// An entry of the index.
+fn chunk(bytes: &mut Bytes<'_>) -> Result<Chunk> {
+    let (log, first_seq, records, flags) = (bytes.array()?, bytes.u64()?, bytes.u32()?, bytes.u16()?);
+    let mut offset = [0; 8];
+    offset[..6].copy_from_slice(bytes.take(6)?);
+    let offset = u64::from_le_bytes(offset);
+    let (len, digest, state, changed) = (bytes.size()?, bytes.u64()?, bytes.u32()?, bytes.u64()?);
+    bytes.end()?;
+    if flags > 7 {
+        return Err(bytes.wrong(format!("a chunk with the flags {flags:#x}")));
+    }
+    let (compressed, last, controls) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+    Ok(Chunk { log, first_seq, records, compressed, last, controls, offset, len, digest, state, changed })
+}
+
+/// The filter of a stripe.
 struct Filter<'a> {
     seed: u64,
     segment_len: u32,
@@ -472,9 +568,6 @@ impl<'a> Filter<'a> {
     /// None if the filter contradicts itself.
     fn may_hold(&self, key: u64) -> Option<bool> {
         let Some(fingerprints) = self.fingerprints else { return Some(true) };
-        if fingerprints.is_empty() {
-            return Some(false);
-        }
         let hash = murmur_finaliser(key.wrapping_add(self.seed));
         let low = hash as u32;
         let first = ((u128::from(hash) * u128::from(self.count_len)) >> 64) as u32;

@@ -5,7 +5,7 @@
 //! that the group refers to.
 
 use super::bytes::Bytes;
-use super::entry::{LogId, timelines};
+use super::entry::{LogId, METADATA_BYTES_MAX, NAME_BYTES_MAX, timelines};
 use super::fold::{Fold, Producer, Sent, State};
 use super::heads::SegmentMeta;
 use super::segment::{LastChunk, Segment};
@@ -32,7 +32,8 @@ impl States {
     pub fn check(&mut self, fold: &Fold<'_>, segment: &Segment, metas: &[SegmentMeta]) -> Result<()> {
         for (id, chunk) in &segment.logs {
             let state = fold.logs.get(id).ok_or_else(|| Fault::damaged(&segment.file, 0, "a log without entries"))?;
-            Checking { segment, metas, id: *id, state, groups: &mut self.groups }.log(chunk)?;
+            let at = chunk.state.as_ref().map_or(0, |record| record.at);
+            Checking { segment, metas, at, id: *id, state, groups: &mut self.groups }.log(chunk)?;
         }
         Ok(())
     }
@@ -41,6 +42,8 @@ impl States {
 struct Checking<'a> {
     segment: &'a Segment,
     metas: &'a [SegmentMeta],
+    /// Where the state of the log's stripe begins in the file, if its record is here.
+    at: usize,
     id: LogId,
     state: &'a State,
     groups: &'a mut BTreeMap<(LogId, u64), Group>,
@@ -53,7 +56,7 @@ impl Checking<'_> {
         }
         let name = self.state.name.escape_ascii();
         let what = format!("log {name} ({:02x?}): {what} is {found:?}, the entries say {expected:?}", self.id);
-        Err(Fault::damaged(&self.segment.file, self.segment.state_at, what))
+        Err(Fault::damaged(&self.segment.file, self.at, what))
     }
 
     fn log(mut self, chunk: &LastChunk) -> Result<()> {
@@ -66,10 +69,8 @@ impl Checking<'_> {
             self.same("the segment of the last change", &self.covering(last), &self.covering(chunk.changed))?;
         }
         self.same("whether the state is here", &(last >= self.segment.first_lsn), &chunk.state.is_some())?;
-        let Some(at) = chunk.state else { return Ok(()) };
-        let mut stream = Bytes::new(&self.segment.file, self.segment.state_at, &self.segment.state[at..]);
-        let record = stream.bytes(8 << 20)?;
-        let mut bytes = Bytes::new(&self.segment.file, self.segment.state_at, record);
+        let Some(record) = &chunk.state else { return Ok(()) };
+        let mut bytes = Bytes::new(&self.segment.file, record.at, &record.bytes);
         if self.group("life", changed.life, &mut bytes)? {
             self.life(&mut bytes)?;
         }
@@ -78,8 +79,9 @@ impl Checking<'_> {
             self.same("the timelines", &self.state.timelines, &found)?;
         }
         if self.group("metadata", changed.metadata, &mut bytes)? {
-            let found = bytes.bytes(4096)?.to_vec();
-            self.same("the metadata", &self.state.metadata, &found)?;
+            let (name, metadata) = (bytes.bytes(NAME_BYTES_MAX)?.to_vec(), bytes.bytes(METADATA_BYTES_MAX)?.to_vec());
+            self.same("the name", &self.state.name, &name)?;
+            self.same("the metadata", &self.state.metadata, &metadata)?;
         }
         if self.group("producers", changed.producers, &mut bytes)? {
             self.producers(&mut bytes)?;
@@ -153,8 +155,8 @@ impl Checking<'_> {
         self.same("the producers with the older records", &self.state.producers, &gathered)
     }
 
-    /// What the record of the segment `id` and those that it refers to say together: of a producer the newest epoch, and
-    /// of that the newest numbers.
+    /// What the record of the segment `id` and those that it refers to say together: of a producer the newest epoch,
+    /// and of that the newest numbers.
     fn gathered(&self, id: u64) -> BTreeMap<Vec<u8>, Producer> {
         let mut out: BTreeMap<Vec<u8>, Producer> = BTreeMap::new();
         let mut group = self.groups.get(&(self.id, id));

@@ -279,10 +279,6 @@ impl Appender {
         lane.begin_batch(len, count);
         for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
-            if planned.first().is_some_and(|p| matches!(p.kind, Kind::Create | Kind::Fork)) {
-                // From here on the name is known, though its creation is in no segment and not durable yet.
-                inner.name.get_or_insert_with(|| log.name.into());
-            }
             let state = &mut inner.staged;
             let first = lane.open().entries.len();
             let first_seq = planned.first().map_or(state.next_seq, |p| p.seq);

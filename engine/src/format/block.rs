@@ -31,12 +31,10 @@ pub enum Section {
     Header = 1,
     /// Which chunks there are.
     Index = 2,
-    /// The first key of each index block.
-    Fence = 3,
-    /// The first key of each fence block.
+    /// Which logs are surely not in a stripe, and the first key of each of its index blocks.
+    Lookup = 3,
+    /// The first key of each stripe, and where it lies.
     Root = 4,
-    /// Which logs are surely not here.
-    Filter = 5,
     /// The names of the logs created here.
     Names = 6,
     /// The stream of state records.
@@ -54,9 +52,8 @@ impl Section {
         match self {
             Self::Header => "header",
             Self::Index => "index",
-            Self::Fence => "fence",
+            Self::Lookup => "lookup",
             Self::Root => "root",
-            Self::Filter => "filter",
             Self::Names => "names",
             Self::State => "state",
             Self::Meta => "meta",
@@ -119,7 +116,7 @@ mod tests {
     fn each_damaged_byte_and_each_wrong_place_is_noticed() {
         let good = encode(Section::Index, SegmentId(7), 9, b"body");
         assert_eq!(decode(&good, Section::Index, SegmentId(7), 9), Ok(&b"body"[..]));
-        assert!(decode(&good, Section::Fence, SegmentId(7), 9).is_err());
+        assert!(decode(&good, Section::Root, SegmentId(7), 9).is_err());
         assert!(decode(&good, Section::Index, SegmentId(8), 9).is_err());
         assert!(decode(&good, Section::Index, SegmentId(7), 8).is_err());
         assert!(decode(&good[1..], Section::Index, SegmentId(7), 9).is_err());

@@ -32,14 +32,13 @@ const RECORDS_AT: usize = LOGS_AT + 8;
 const ENTRIES_AT: usize = RECORDS_AT + 8;
 const PAYLOAD_AT: usize = ENTRIES_AT + 8;
 const PLACES_AT: usize = PAYLOAD_AT + 8;
-const DATA_BYTES_AT: usize = PLACES_AT + 8 * 16;
-const STATE_BYTES_AT: usize = DATA_BYTES_AT + 8;
-const META_BYTES_AT: usize = STATE_BYTES_AT + 8;
+const DATA_BYTES_AT: usize = PLACES_AT + 4 * 16;
+const META_BYTES_AT: usize = DATA_BYTES_AT + 8;
 const DIGEST_AT: usize = META_BYTES_AT + 8;
 /// The footer's body, in bytes.
 pub const FOOTER_LEN: usize = DIGEST_AT + 32;
 
-const _: () = assert!(HEADER_LEN == 80 && FOOTER_LEN == 312 && FOOTER_LEN <= BODY_LEN);
+const _: () = assert!(HEADER_LEN == 80 && FOOTER_LEN == 240 && FOOTER_LEN <= BODY_LEN);
 
 /// What header and footer both say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +108,7 @@ impl Header {
     }
 }
 
-/// Where a section lies, in blocks of the file.
+/// Where a part of the file lies, in blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Its first block.
@@ -126,23 +125,15 @@ impl Place {
     }
 }
 
-/// Where the sections between header and footer lie, in the order of the file.
+/// Where the parts between header and footer lie, in the order of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Places {
-    /// The chunks.
-    pub data: Place,
-    /// The index.
-    pub index: Place,
-    /// The first key of each index block.
-    pub fence: Place,
-    /// The first key of each fence block.
+    /// The stripes.
+    pub stripes: Place,
+    /// Where each of them lies.
     pub root: Place,
-    /// The filter.
-    pub filter: Place,
     /// The names.
     pub names: Place,
-    /// The state stream.
-    pub state: Place,
     /// The meta stream.
     pub meta: Place,
 }
@@ -150,27 +141,104 @@ pub struct Places {
 impl Places {
     /// All of them, in the order of the file.
     #[must_use]
-    pub fn all(&self) -> [Place; 8] {
-        [self.data, self.index, self.fence, self.root, self.filter, self.names, self.state, self.meta]
+    pub fn all(&self) -> [Place; 4] {
+        [self.stripes, self.root, self.names, self.meta]
     }
 
-    /// What block `number`, which lies behind the data, belongs to.
+    /// What block `number`, which lies behind the stripes, belongs to.
     #[must_use]
     pub fn section_of(&self, number: u64) -> Section {
-        let sections = [
-            (self.index, Section::Index),
-            (self.fence, Section::Fence),
-            (self.root, Section::Root),
-            (self.filter, Section::Filter),
-            (self.names, Section::Names),
-            (self.state, Section::State),
-            (self.meta, Section::Meta),
-        ];
+        let sections = [(self.root, Section::Root), (self.names, Section::Names), (self.meta, Section::Meta)];
         sections.iter().find(|(place, _)| number < place.end()).map_or(Section::Footer, |(_, section)| *section)
     }
 
-    fn of([data, index, fence, root, filter, names, state, meta]: [Place; 8]) -> Self {
-        Self { data, index, fence, root, filter, names, state, meta }
+    fn of([stripes, root, names, meta]: [Place; 4]) -> Self {
+        Self { stripes, root, names, meta }
+    }
+}
+
+/// A stripe as the root has it: some chunks that follow one another, with their index entries, their logs' state records
+/// and the lookup block, in this order from behind the chunks on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stripe {
+    /// The key of its first index entry.
+    pub first: Key,
+    /// The number of its lookup block, its last block.
+    pub lookup: u64,
+    /// Blocks of its index.
+    pub index_blocks: u16,
+    /// The length of its stream of state records, in bytes.
+    pub state_bytes: u32,
+}
+
+/// A stripe's length in the root, in bytes. It begins with its key.
+pub const STRIPE_LEN: usize = STRIPE_STATE_BYTES_AT + 4;
+/// Stripes in a block of the root.
+pub const STRIPES_PER_BLOCK: usize = BODY_LEN / STRIPE_LEN;
+/// The most index blocks that a stripe has.
+pub const STRIPE_INDEX_BLOCKS: usize = 32;
+/// The most index entries that a stripe has.
+pub const STRIPE_ENTRIES: usize = STRIPE_INDEX_BLOCKS * ENTRIES_PER_BLOCK;
+
+const STRIPE_LOG_AT: usize = 0;
+const STRIPE_FIRST_SEQ_AT: usize = STRIPE_LOG_AT + 16;
+const STRIPE_LOOKUP_AT: usize = STRIPE_FIRST_SEQ_AT + 8;
+const STRIPE_INDEX_BLOCKS_AT: usize = STRIPE_LOOKUP_AT + 8;
+const STRIPE_ZEROS_AT: usize = STRIPE_INDEX_BLOCKS_AT + 2;
+const STRIPE_STATE_BYTES_AT: usize = STRIPE_ZEROS_AT + 2;
+
+const _: () = assert!(STRIPE_LEN == 40 && STRIPES_PER_BLOCK == 101 && STRIPE_ENTRIES == 2144);
+
+impl Stripe {
+    /// Its entry in the root.
+    #[must_use]
+    pub fn encode(&self) -> [u8; STRIPE_LEN] {
+        let mut out = [0; STRIPE_LEN];
+        out[STRIPE_LOG_AT..STRIPE_LOG_AT + 16].copy_from_slice(&self.first.log.0);
+        put_u64(&mut out, STRIPE_FIRST_SEQ_AT, self.first.first_seq.0);
+        put_u64(&mut out, STRIPE_LOOKUP_AT, self.lookup);
+        put_u16(&mut out, STRIPE_INDEX_BLOCKS_AT, self.index_blocks);
+        put_u32(&mut out, STRIPE_STATE_BYTES_AT, self.state_bytes);
+        out
+    }
+
+    /// Reads the entry at the start of `buf`, which has at least [`STRIPE_LEN`] bytes, of the stripe that begins at block
+    /// `begin`.
+    pub fn decode(buf: &[u8], begin: u64) -> Decoded<Self> {
+        let stripe = Self {
+            first: Key::get(buf),
+            lookup: get_u64(buf, STRIPE_LOOKUP_AT),
+            index_blocks: get_u16(buf, STRIPE_INDEX_BLOCKS_AT),
+            state_bytes: get_u32(buf, STRIPE_STATE_BYTES_AT),
+        };
+        if get_u16(buf, STRIPE_ZEROS_AT) != 0 {
+            return Err(Malformed { what: "bytes that should be zero are not", at: STRIPE_ZEROS_AT });
+        }
+        let blocks = u64::from(stripe.index_blocks) + stripe.state_blocks();
+        let fits = stripe.lookup >= begin && stripe.lookup - begin >= blocks;
+        if !fits || !(1..=STRIPE_INDEX_BLOCKS).contains(&usize::from(stripe.index_blocks)) {
+            return Err(Malformed { what: "a stripe whose parts do not fit it", at: STRIPE_LOOKUP_AT });
+        }
+        Ok(stripe)
+    }
+
+    /// Blocks of its state.
+    #[must_use]
+    pub fn state_blocks(&self) -> u64 {
+        u64::from(self.state_bytes).div_ceil(BODY_LEN as u64)
+    }
+
+    /// Where its state lies.
+    #[must_use]
+    pub fn state(&self) -> Place {
+        Place { first: self.lookup - self.state_blocks(), blocks: self.state_blocks() }
+    }
+
+    /// Where its index lies.
+    #[must_use]
+    pub fn index(&self) -> Place {
+        let blocks = u64::from(self.index_blocks);
+        Place { first: self.state().first - blocks, blocks }
     }
 }
 
@@ -191,12 +259,10 @@ pub struct Footer {
     pub entries: u64,
     /// Bytes of the bodies of all entries.
     pub payload_bytes: u64,
-    /// Where the sections lie.
+    /// Where the parts of the file lie.
     pub places: Places,
-    /// Bytes of data, without the zeros behind it.
+    /// Bytes of all chunks as stored.
     pub data_bytes: u64,
-    /// Bytes of the state stream.
-    pub state_bytes: u64,
     /// Bytes of the meta stream.
     pub meta_bytes: u64,
     /// BLAKE3 of everything before the footer.
@@ -220,7 +286,6 @@ impl Footer {
             put_u64(&mut out, PLACES_AT + 16 * i + 8, place.blocks);
         }
         put_u64(&mut out, DATA_BYTES_AT, self.data_bytes);
-        put_u64(&mut out, STATE_BYTES_AT, self.state_bytes);
         put_u64(&mut out, META_BYTES_AT, self.meta_bytes);
         out[DIGEST_AT..DIGEST_AT + 32].copy_from_slice(&self.digest);
         out
@@ -240,13 +305,13 @@ impl Footer {
         if body.len() != FOOTER_LEN {
             return Err(Malformed { what: "a footer of another length", at: body.len() });
         }
-        let mut places = [Place::default(); 8];
+        let mut places = [Place::default(); 4];
         let mut at = 1;
         for (i, place) in places.iter_mut().enumerate() {
             let field = PLACES_AT + 16 * i;
             *place = Place { first: get_u64(body, field), blocks: get_u64(body, field + 8) };
             if place.first != at || place.blocks > number.saturating_sub(at) {
-                return Err(Malformed { what: "sections that do not follow one another", at: field });
+                return Err(Malformed { what: "parts that do not follow one another", at: field });
             }
             at = place.end();
         }
@@ -260,15 +325,13 @@ impl Footer {
             payload_bytes: get_u64(body, PAYLOAD_AT),
             places: Places::of(places),
             data_bytes: get_u64(body, DATA_BYTES_AT),
-            state_bytes: get_u64(body, STATE_BYTES_AT),
             meta_bytes: get_u64(body, META_BYTES_AT),
             digest: get_array(body, DIGEST_AT),
         };
         let fits = at == number
-            && footer.data_bytes.div_ceil(crate::types::BLOCK as u64) == footer.places.data.blocks
-            && footer.state_bytes.div_ceil(BODY_LEN as u64) == footer.places.state.blocks
             && footer.meta_bytes.div_ceil(BODY_LEN as u64) == footer.places.meta.blocks
-            && (footer.logs == 0) == (footer.places.filter.blocks == 0);
+            && (footer.places.stripes.blocks == 0) == (footer.places.root.blocks == 0)
+            && (footer.logs == 0) == (footer.places.root.blocks == 0);
         if fits { Ok(footer) } else { Err(Malformed { what: "lengths that contradict each other", at: PLACES_AT }) }
     }
 
@@ -283,7 +346,7 @@ impl Footer {
     }
 }
 
-/// What index entries are sorted by, and what fence and root consist of.
+/// What index entries are sorted by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The log.
@@ -294,8 +357,6 @@ pub struct Key {
 
 /// A key's length, in bytes.
 pub const KEY_LEN: usize = 24;
-/// Keys in a block of fence or root.
-pub const KEYS_PER_BLOCK: usize = BODY_LEN / KEY_LEN;
 /// An index entry's length, in bytes. It begins with its key.
 pub const INDEX_ENTRY_LEN: usize = ENTRY_STATE_LSN_AT + 8;
 /// Entries in an index block.
@@ -311,7 +372,7 @@ const ENTRY_DIGEST_AT: usize = ENTRY_LEN_AT + 4;
 const ENTRY_STATE_AT_AT: usize = ENTRY_DIGEST_AT + 8;
 const ENTRY_STATE_LSN_AT: usize = ENTRY_STATE_AT_AT + 4;
 
-const _: () = assert!(INDEX_ENTRY_LEN == 60 && ENTRIES_PER_BLOCK == 67 && KEYS_PER_BLOCK == 169);
+const _: () = assert!(INDEX_ENTRY_LEN == 60 && ENTRIES_PER_BLOCK == 67);
 
 /// The chunk is compressed.
 pub const FLAG_COMPRESSED: u16 = 1;
@@ -325,6 +386,21 @@ const FLAGS_KNOWN: u16 = FLAG_COMPRESSED | FLAG_LAST | FLAG_CONTROL;
 const STATE_ELSEWHERE: u32 = u32::MAX;
 
 impl Key {
+    /// The last key that a chunk of the log can have.
+    #[must_use]
+    pub fn last_of(log: LogId) -> Self {
+        Self { log, first_seq: Seq(u64::MAX) }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; KEY_LEN] {
+        let mut out = [0; KEY_LEN];
+        out[ENTRY_LOG_AT..ENTRY_LOG_AT + 16].copy_from_slice(&self.log.0);
+        put_u64(&mut out, ENTRY_FIRST_SEQ_AT, self.first_seq.0);
+        out
+    }
+
     /// Reads the key at the start of `buf`.
     #[must_use]
     pub fn get(buf: &[u8]) -> Self {
@@ -349,7 +425,8 @@ pub struct IndexEntry {
     pub len: u32,
     /// XXH3-64 of the chunk as stored.
     pub digest: u64,
-    /// On the last chunk: the offset of the log's state record in the state stream, if it is in this segment.
+    /// On the last chunk: the offset of the log's state record in the stripe's state stream, if it is in this
+    /// segment.
     pub state_at: Option<u32>,
     /// On the last chunk: the LSN of the log's last change of state; the state record lies in the segment covering it.
     pub state_lsn: Lsn,
@@ -460,31 +537,43 @@ impl<'a> NameEntry<'a> {
     }
 }
 
-/// The meta stream: the timelines that led here, and no replaced segments.
-#[must_use]
-pub fn encode_meta(ancestry: &[TimelineStart]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(ancestry.len() * TIMELINE_LEN + 4);
-    out.put_varint(ancestry.len() as u64);
-    ancestry.iter().for_each(|t| t.encode(&mut out));
-    out.put_varint(0);
-    out
+/// Where a segment comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The timelines that led here, oldest first.
+    pub ancestry: Vec<TimelineStart>,
+    /// The segments that it was merged from, in the order of their LSNs; none if a flush wrote it.
+    pub merged: Vec<SegmentId>,
 }
 
-/// Reads the meta stream: the timelines that led here. The ids of replaced segments are reserved.
-pub fn decode_meta(stream: &[u8]) -> Decoded<Vec<TimelineStart>> {
-    let mut reader = Reader::new(stream);
-    let count = reader.varint()?;
-    if count > (reader.left() / TIMELINE_LEN) as u64 {
-        return Err(reader.malformed("more timelines than there are bytes for"));
+impl Origin {
+    /// The meta stream.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.ancestry.len() * TIMELINE_LEN + self.merged.len() * 8 + 4);
+        out.put_varint(self.ancestry.len() as u64);
+        self.ancestry.iter().for_each(|t| t.encode(&mut out));
+        out.put_varint(self.merged.len() as u64);
+        self.merged.iter().for_each(|id| out.put(&id.0.to_le_bytes()));
+        out
     }
-    let ancestry = (0..count).map(|_| TimelineStart::decode(&mut reader)).collect::<Decoded<_>>()?;
-    let replaced = reader.varint()?;
-    if replaced > (reader.left() / 8) as u64 {
-        return Err(reader.malformed("more segments than there are bytes for"));
+
+    /// Reads the meta stream.
+    pub fn decode(stream: &[u8]) -> Decoded<Self> {
+        let mut reader = Reader::new(stream);
+        let count = reader.varint()?;
+        if count > (reader.left() / TIMELINE_LEN) as u64 {
+            return Err(reader.malformed("more timelines than there are bytes for"));
+        }
+        let ancestry = (0..count).map(|_| TimelineStart::decode(&mut reader)).collect::<Decoded<_>>()?;
+        let count = reader.varint()?;
+        if count > (reader.left() / 8) as u64 {
+            return Err(reader.malformed("more segments than there are bytes for"));
+        }
+        let merged = (0..count).map(|_| Ok(SegmentId(reader.u64()?))).collect::<Decoded<_>>()?;
+        reader.end()?;
+        Ok(Self { ancestry, merged })
     }
-    reader.take(replaced as usize * 8)?;
-    reader.end()?;
-    Ok(ancestry)
 }
 
 #[cfg(test)]
@@ -498,7 +587,7 @@ mod tests {
             let _ = Header::decode(&bytes);
             let _ = Footer::decode(&bytes, number);
             let _ = NameEntry::decode(&mut Reader::new(&bytes));
-            let _ = decode_meta(&bytes);
+            let _ = Origin::decode(&bytes);
         }
 
         #[test]
@@ -517,11 +606,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stripe_comes_back_and_its_parts_must_fit_it() {
+        let first = Key { log: LogId([7; 16]), first_seq: Seq(8) };
+        let stripe = Stripe { first, lookup: 20, index_blocks: 3, state_bytes: BODY_LEN as u32 + 1 };
+        let bytes = stripe.encode();
+        assert_eq!(Stripe::decode(&bytes, 15), Ok(stripe));
+        assert_eq!((stripe.index(), stripe.state().end()), (Place { first: 15, blocks: 3 }, 20));
+        assert!(Stripe::decode(&bytes, 16).is_err() && Stripe::decode(&bytes, 21).is_err());
+        for index_blocks in [0, STRIPE_INDEX_BLOCKS as u16 + 1] {
+            let wrong = Stripe { index_blocks, lookup: 2000, ..stripe };
+            assert!(Stripe::decode(&wrong.encode(), 1).is_err());
+        }
+    }
+
+    #[test]
     fn a_footer_comes_back_and_its_sections_must_follow_one_another() {
         let mut first = 1;
-        let mut places = [Place::default(); 8];
+        let mut places = [Place::default(); 4];
         for (i, place) in places.iter_mut().enumerate() {
-            *place = Place { first, blocks: if i == 7 { 1 } else { i as u64 } };
+            *place = Place { first, blocks: if i == 3 { 1 } else { 1 + i as u64 } };
             first = place.end();
         }
         let footer = Footer {
@@ -541,7 +644,6 @@ mod tests {
             payload_bytes: 4,
             places: Places::of(places),
             data_bytes: 0,
-            state_bytes: 6 * BODY_LEN as u64 - 1,
             meta_bytes: 2,
             digest: [8; 32],
         };
@@ -549,10 +651,10 @@ mod tests {
         assert_eq!(Footer::decode(&body, first), Ok(footer.clone()));
         assert!(Footer::decode(&body, first + 1).is_err(), "the footer is the last block");
         let mut moved = footer.clone();
-        moved.places.index.first += 1;
+        moved.places.root.first += 1;
         assert!(Footer::decode(&moved.encode(), first).is_err());
-        let mut shorter = footer;
-        shorter.state_bytes = 1;
-        assert!(Footer::decode(&shorter.encode(), first).is_err());
+        let mut longer = footer;
+        longer.meta_bytes = BODY_LEN as u64 + 1;
+        assert!(Footer::decode(&longer.encode(), first).is_err());
     }
 }

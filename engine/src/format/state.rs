@@ -7,7 +7,7 @@ use super::Decoded;
 use super::bytes::{Reader, Sink};
 use super::entry::{get_timelines, put_timelines};
 use crate::limits::{
-    METADATA_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX, TAG_BYTES_MAX,
+    METADATA_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX, TAG_BYTES_MAX,
     TIMELINES_PER_LOG_MAX,
 };
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
@@ -24,6 +24,8 @@ pub struct LogState {
     pub life: Life,
     /// Which timelines wrote to the log, each with its first seq there.
     pub timelines: Vec<(Timeline, Seq)>,
+    /// The log's name; empty if it was never created. Changes with the metadata.
+    pub name: String,
     /// The caller's metadata.
     pub metadata: Vec<u8>,
     /// The producers that wrote to the log.
@@ -39,7 +41,7 @@ pub struct Changed {
     pub life: Lsn,
     /// Of [`LogState::timelines`].
     pub timelines: Lsn,
-    /// Of [`LogState::metadata`].
+    /// Of [`LogState::name`] and [`LogState::metadata`].
     pub metadata: Lsn,
     /// Of [`LogState::producers`].
     pub producers: Lsn,
@@ -129,7 +131,12 @@ pub const STATE_RECORD_BYTES_MAX: usize = 8 << 20;
 const ISSUED_BYTES_MAX: usize = 10 + 8 + 3 * 10;
 const PRODUCER_BYTES_MAX: usize = 2 + PRODUCER_ID_BYTES_MAX + 10 + 1 + PRODUCER_WINDOW * ISSUED_BYTES_MAX;
 const _: () = assert!(
-    PRODUCERS_PER_LOG_MAX * PRODUCER_BYTES_MAX + TIMELINES_PER_LOG_MAX * 18 + METADATA_BYTES_MAX + TAG_BYTES_MAX + 256
+    PRODUCERS_PER_LOG_MAX * PRODUCER_BYTES_MAX
+        + TIMELINES_PER_LOG_MAX * 18
+        + METADATA_BYTES_MAX
+        + NAME_BYTES_MAX
+        + TAG_BYTES_MAX
+        + 256
         <= STATE_RECORD_BYTES_MAX
 );
 
@@ -149,6 +156,15 @@ pub enum Group<T> {
     At(Lsn),
 }
 
+/// A log's name, with its metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// [`LogState::name`].
+    pub name: String,
+    /// [`LogState::metadata`].
+    pub metadata: Vec<u8>,
+}
+
 /// A log's state as one segment holds it: what changed there, and where the rest is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateRecord {
@@ -156,8 +172,8 @@ pub struct StateRecord {
     pub life: Group<Life>,
     /// [`LogState::timelines`].
     pub timelines: Group<Vec<(Timeline, Seq)>>,
-    /// [`LogState::metadata`].
-    pub metadata: Group<Vec<u8>>,
+    /// [`LogState::name`] and [`LogState::metadata`].
+    pub metadata: Group<Named>,
     /// [`LogState::producers`]: only those that wrote in the segment, with their numbers there.
     pub producers: Group<Producers>,
 }
@@ -203,7 +219,10 @@ impl StateRecord {
         Self {
             life: Group::of(changed.life, first_lsn, || state.life.clone()),
             timelines: Group::of(changed.timelines, first_lsn, || state.timelines.clone()),
-            metadata: Group::of(changed.metadata, first_lsn, || state.metadata.clone()),
+            metadata: Group::of(changed.metadata, first_lsn, || Named {
+                name: state.name.clone(),
+                metadata: state.metadata.clone(),
+            }),
             producers: Group::of(changed.producers, first_lsn, || state.producers.since(first_lsn)),
         }
     }
@@ -212,7 +231,10 @@ impl StateRecord {
     pub fn encode(&self, out: &mut impl Sink) {
         self.life.encode(out, Life::encode);
         self.timelines.encode(out, |list, out| put_timelines(out, list));
-        self.metadata.encode(out, |bytes, out| out.put_bytes(bytes));
+        self.metadata.encode(out, |named, out| {
+            out.put_bytes(named.name.as_bytes());
+            out.put_bytes(&named.metadata);
+        });
         self.producers.encode(out, Producers::encode);
     }
 
@@ -222,11 +244,19 @@ impl StateRecord {
         let record = Self {
             life: Group::decode(&mut reader, Life::decode)?,
             timelines: Group::decode(&mut reader, |reader| get_timelines(reader))?,
-            metadata: Group::decode(&mut reader, |reader| Ok(reader.bytes(METADATA_BYTES_MAX)?.to_vec()))?,
+            metadata: Group::decode(&mut reader, Named::decode)?,
             producers: Group::decode(&mut reader, Producers::decode)?,
         };
         reader.end()?;
         Ok(record)
+    }
+}
+
+impl Named {
+    fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
+        let name = std::str::from_utf8(reader.bytes(NAME_BYTES_MAX)?);
+        let name = name.map_err(|_| reader.malformed("a name that is not UTF-8"))?.to_owned();
+        Ok(Self { name, metadata: reader.bytes(METADATA_BYTES_MAX)?.to_vec() })
     }
 }
 
@@ -359,6 +389,7 @@ mod tests {
             tag in proptest::collection::vec(any::<u8>(), 0..20),
             fork in proptest::option::of((any::<[u8; 16]>(), any::<u64>())),
             timelines in proptest::collection::vec((any::<u32>(), any::<u32>(), any::<u64>()), 0..5),
+            name in "[a-z/]{0,9}",
             metadata in proptest::collection::vec(any::<u8>(), 0..50),
             known: u32, older: u64,
             producers in proptest::collection::btree_map(
@@ -374,6 +405,7 @@ mod tests {
                 },
                 timelines: timelines.into_iter()
                     .map(|(counter, random, first)| (Timeline { counter, random }, Seq(first))).collect(),
+                name,
                 metadata,
                 producers: Producers {
                     known, older: Lsn(older),

@@ -92,6 +92,7 @@ fn create(state: &mut LogState, create: Create<'_>, next_seq: Seq, stamp: Stamp)
     state.life.deleted_at = TimeUs(0);
     state.life.tag.clear();
     // The fork stays: the log itself is trimmed past it, but logs that were forked from it still read through it.
+    create.name.clone_into(&mut state.name);
     state.metadata = create.metadata.to_vec();
     state.changed.metadata = stamp.lsn;
     if state.producers != Producers::default() {

@@ -16,7 +16,6 @@ pub mod slot;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::identity::Identity;
-use crate::format::state::Phase;
 use crate::metrics::Metrics;
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
@@ -27,7 +26,7 @@ use buffers::Buffers;
 use heads::Heads;
 use memory::MemEntry;
 use pool::Pool;
-use set::{SegmentSet, collision};
+use set::SegmentSet;
 use slot::{Slot, SlotInner, Visible};
 
 /// The index.
@@ -124,18 +123,15 @@ impl Index {
     /// [`crate::ErrorKind::Damaged`]; [`crate::ErrorKind::Refused`] for a name whose id is another log's.
     pub fn resolve<'a>(&self, slot: &'a Slot, name: Option<&str>) -> Result<MutexGuard<'a, SlotInner>> {
         let mut inner = slot.lock();
-        let named = name.is_none_or(|name| inner.name.as_deref() == Some(name));
-        if inner.base.is_none() || !named {
+        if inner.base.is_none() {
             let set = self.set();
             #[cfg(feature = "mutants")]
             let set = mutants::kept().filter(|_| mutants::makes(Mutant::StaleHead)).unwrap_or(set);
-            if inner.base.is_none() {
-                self.metrics.head_loads.add(1);
-                inner.resolve(slot.id, &set)?;
-            }
-            if let Some(name) = name {
-                inner.check_name(slot.id, name, &set)?;
-            }
+            self.metrics.head_loads.add(1);
+            inner.resolve(slot.id, &set)?;
+        }
+        if let Some(name) = name {
+            inner.check_name(name)?;
         }
         Ok(inner)
     }
@@ -146,12 +142,8 @@ impl Index {
     /// [`crate::ErrorKind::WouldBlock`] for any other; [`crate::ErrorKind::Refused`] as there.
     pub fn try_resolve<'a>(&self, slot: &'a Slot, name: &str) -> Result<MutexGuard<'a, SlotInner>> {
         let Some(inner) = slot.try_lock().filter(|inner| inner.base.is_some()) else { return Err(would_block()) };
-        match inner.name.as_deref() {
-            Some(known) if known == name => Ok(inner),
-            Some(known) => Err(collision(name, known)),
-            None if inner.staged.life.phase == Phase::Absent => Ok(inner),
-            None => Err(would_block()),
-        }
+        inner.check_name(name)?;
+        Ok(inner)
     }
 
     /// As [`Self::resolve_visible`], of a log whose state is in memory and that nobody else is at.

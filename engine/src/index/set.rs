@@ -5,7 +5,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
-use crate::format::state::{Changed, Life, LogState, Producer};
+use crate::format::state::{Changed, LogState, Producer};
 use crate::segment::{Group, IndexEntry, Segment, StateRecord};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn};
@@ -53,7 +53,8 @@ impl SegmentSet {
             changed: Changed { life: life.1, timelines: timelines.1, metadata: metadata.1, producers: producers.1 },
             life: life.0,
             timelines: timelines.0,
-            metadata: metadata.0,
+            name: metadata.0.name,
+            metadata: metadata.0.metadata,
             producers: producers.0,
         })
     }
@@ -122,32 +123,6 @@ impl SegmentSet {
         }
         Ok(found)
     }
-
-    /// Whether `name` is the name of the log with this state; it is looked up where the log was created.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Damaged`]; [`ErrorKind::Refused`] if another name has the same id.
-    pub fn check_name(&self, log: LogId, life: &Life, name: &str) -> Result<()> {
-        let segment = self
-            .covering(life.created)
-            .ok_or_else(|| broken(log, life.created, "no segment covers the log's creation"))?;
-        match segment.find_name(name)? {
-            Some((id, _)) if id == log => Ok(()),
-            Some(_) => Err(broken(log, life.created, "a name stands with another log's id")),
-            None => match segment.name_of(log)? {
-                Some(other) => Err(collision(name, &other)),
-                None => Err(broken(log, life.created, "a segment lacks a name it should hold")),
-            },
-        }
-    }
-}
-
-/// Two names with one id.
-#[must_use]
-pub fn collision(name: &str, other: &str) -> Error {
-    Error::new(ErrorKind::Refused, format!("the name has the same id as another log's, {other}"))
-        .log(name)
-        .remedy("use another name")
 }
 
 fn broken(log: LogId, lsn: Lsn, what: &str) -> Error {

@@ -8,13 +8,13 @@
 
 use super::apply::{Stamp, apply, apply_record};
 use super::memory::MemEntry;
-use super::set::{SegmentSet, collision};
+use super::set::SegmentSet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{Create, Entry, Kind};
 use crate::format::state::{LogState, Phase};
 use crate::format::{Decoded, Malformed};
 use crate::mutants::{self, Mutant};
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use crate::types::{LogId, Lsn, Seq};
 use crate::waiter::Target;
 use std::collections::VecDeque;
@@ -30,8 +30,6 @@ pub struct Slot {
 /// What a slot's lock guards.
 #[derive(Debug, Default)]
 pub struct SlotInner {
-    /// The log's name, once it was compared with the stored one or came with its creation.
-    pub name: Option<Arc<str>>,
     /// The state as of the last flush; None until it was looked up.
     pub base: Option<Box<LogState>>,
     /// The state with everything staged; meaningless while `base` is None.
@@ -150,27 +148,13 @@ impl SlotInner {
         Ok(())
     }
 
-    /// Compares the log's name with the stored one, once.
+    /// Compares the log's name with the stored one, if the log exists. Meaningful once the state was looked up.
     ///
     /// # Errors
-    /// [`ErrorKind::Damaged`]; [`ErrorKind::Refused`] if another name has the same id.
-    pub fn check_name(&mut self, id: LogId, name: &str, set: &SegmentSet) -> Result<()> {
-        if let Some(known) = &self.name {
-            return if **known == *name { Ok(()) } else { Err(collision(name, known)) };
-        }
-        let base = self.base.as_ref().expect("a name is compared after the state was looked up");
-        if self.staged.life.phase == Phase::Absent {
-            return Ok(());
-        }
-        if let Some(created) = self.created_in_memory(id)? {
-            if created != name {
-                return Err(collision(name, &created));
-            }
-        } else {
-            set.check_name(id, &base.life, name)?;
-        }
-        self.name = Some(name.into());
-        Ok(())
+    /// [`ErrorKind::Refused`] if another name has the same id.
+    pub fn check_name(&self, name: &str) -> Result<()> {
+        let known = &self.staged.name;
+        if self.staged.life.phase == Phase::Absent || known == name { Ok(()) } else { Err(collision(name, known)) }
     }
 
     /// The name in the creation that lies in memory, if one does.
@@ -183,6 +167,13 @@ impl SlotInner {
         };
         name_in(entry).map(Some).map_err(|e| misfit(id, entry, &e))
     }
+}
+
+/// Two names with one id.
+fn collision(name: &str, other: &str) -> Error {
+    Error::new(ErrorKind::Refused, format!("the name has the same id as another log's, {other}"))
+        .log(name)
+        .remedy("use another name")
 }
 
 /// Whether older state records may hold the producer, and `base` does not.

@@ -1,19 +1,48 @@
-//! Lookups by log: filter, then root (in memory), one fence block, one index block. docs/FORMAT.md, "Index".
+//! Lookups by log: root (in memory), one lookup block, one index block. docs/FORMAT.md, "Lookup" and "Index".
 //!
-//! Reads no chunk. Invariant: "not here" is said only on the word of intact blocks; a filter block that cannot be
-//! proved intact says "maybe", and any other that cannot is damage.
+//! Reads no chunk. Invariant: "not here" is said only on the word of intact blocks; a lookup block that cannot be proved
+//! intact says "maybe", and its index blocks are searched instead; an index block that cannot is damage.
 
 use super::filter;
 use super::reader::Segment;
 use super::view::{self, Body};
 use crate::error::{Error, Result};
 use crate::format::block::{self, Section};
-use crate::format::segment::{ENTRIES_PER_BLOCK, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key};
+use crate::format::segment::{ENTRIES_PER_BLOCK, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, Key, Stripe};
 use crate::mutants::{self, Mutant};
 use crate::types::{LogId, Seq};
 
 /// Chunks that one call gives at most.
 const CHUNKS_MAX: usize = 64;
+
+/// An index block, and where it lies.
+type Found<'a> = (IndexAt, IndexBlock<'a>);
+
+/// Where an index block lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct IndexAt {
+    /// Its stripe.
+    pub(super) stripe: usize,
+    /// Which of the stripe's blocks it is, counted from 0.
+    pub(super) n: usize,
+}
+
+/// A stripe's lookup block.
+struct Lookup<'a> {
+    body: Body<'a>,
+    index_blocks: usize,
+}
+
+impl Lookup<'_> {
+    fn may_hold(&self, log: LogId) -> bool {
+        filter::may_contain(&self.body[self.index_blocks * KEY_LEN..], filter::key_of(log))
+    }
+
+    /// The first key of an index block of the stripe.
+    fn key(&self, n: usize) -> Key {
+        Key::get(&self.body[n * KEY_LEN..])
+    }
+}
 
 /// One block of the index.
 pub(super) struct IndexBlock<'a> {
@@ -59,16 +88,13 @@ impl Segment {
     /// # Errors
     /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
     pub fn head(&self, log: LogId) -> Result<Option<IndexEntry>> {
-        if !self.may_hold(log) {
-            return Ok(None);
-        }
-        let Some((n, block)) = self.find_block(Key { log, first_seq: Seq(u64::MAX) })? else { return Ok(None) };
+        let Some((at, block)) = self.find_last(log)? else { return Ok(None) };
         let after = block.partition_point(|key| key.log <= log);
         if after == 0 || block.key(after - 1).log != log {
             return Ok(None);
         }
-        let entry = self.index_entry(n, &block, after - 1)?;
-        if entry.is_last() { Ok(Some(entry)) } else { Err(self.bad_index(n, "a log without a last chunk")) }
+        let entry = self.index_entry(at, &block, after - 1)?;
+        if entry.is_last() { Ok(Some(entry)) } else { Err(self.bad_index(at, "a log without a last chunk")) }
     }
 
     /// The log's chunks that hold records at or after `from`, in order, at most 64 of them; empty if there are none.
@@ -77,13 +103,13 @@ impl Segment {
     /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
     pub fn chunks(&self, log: LogId, from: Seq) -> Result<Vec<IndexEntry>> {
         let mut chunks = Vec::new();
-        if !self.may_hold(log) {
+        if self.find_last(log)?.is_none() {
             return Ok(chunks);
         }
         let start = Key { log, first_seq: from };
-        let (mut n, mut block) = match self.find_block(start)? {
+        let (mut at, mut block) = match self.find(start)? {
             Some(found) => found,
-            None => (0, self.index_block(0)?),
+            None => (IndexAt::default(), self.index_block(IndexAt::default())?),
         };
         // The last chunk that begins at or before `from` may hold it; of several that begin there, only the last of
         // them has records.
@@ -93,13 +119,10 @@ impl Segment {
         }
         loop {
             if i == block.len() {
-                n += 1;
-                if n == self.footer.places.index.blocks {
-                    return Ok(chunks);
-                }
-                (block, i) = (self.index_block(n)?, 0);
+                let Some(next) = self.index_after(at) else { return Ok(chunks) };
+                (block, at, i) = (self.index_block(next)?, next, 0);
             }
-            let entry = self.index_entry(n, &block, i)?;
+            let entry = self.index_entry(at, &block, i)?;
             if entry.log != log {
                 return Ok(chunks);
             }
@@ -113,109 +136,149 @@ impl Segment {
         }
     }
 
-    /// The last chunk of each log from `start` on, in the order of log ids, at most `limit` of them.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
-    pub fn logs_from(&self, start: LogId, limit: usize) -> Result<Vec<IndexEntry>> {
-        let mut logs = Vec::new();
-        let first = self.find_block(Key { log: start, first_seq: Seq(0) })?.map_or(0, |(n, _)| n);
-        for n in first..self.footer.places.index.blocks {
-            let block = self.index_block(n)?;
-            for i in block.partition_point(|key| key.log < start)..block.len() {
-                if logs.len() == limit {
-                    return Ok(logs);
-                }
-                let entry = self.index_entry(n, &block, i)?;
-                if entry.is_last() {
-                    logs.push(entry);
-                }
-            }
-        }
-        Ok(logs)
-    }
-
     /// Whether the log may be in the segment; false only if it surely is not.
     pub(super) fn may_hold(&self, log: LogId) -> bool {
-        let place = self.footer.places.filter;
-        let key = filter::key_of(log);
-        place.blocks > 0
-            && match self.view.body(Section::Filter, place.first + filter::block_of(key, place.blocks)) {
-                Ok(body) => filter::may_contain(&body, key),
-                Err(e) => {
-                    tracing::debug!(error = %e, "a filter block is taken for a maybe");
-                    !mutants::makes(Mutant::FilterTrusted)
-                }
+        let Some(stripe) = self.stripe_of(Key::last_of(log)) else { return false };
+        self.lookup(stripe).map_or(true, |lookup| lookup.may_hold(log))
+    }
+
+    /// The stripe in which `key` would lie; None if it would lie before all of them.
+    pub(super) fn stripe_of(&self, key: Key) -> Option<usize> {
+        self.stripes.partition_point(|stripe| stripe.first <= key).checked_sub(1)
+    }
+
+    /// The index block in which the log's last chunk would lie; None if the log surely has none here.
+    fn find_last(&self, log: LogId) -> Result<Option<Found<'_>>> {
+        let key = Key::last_of(log);
+        let Some(stripe) = self.stripe_of(key) else { return Ok(None) };
+        match self.lookup(stripe) {
+            Ok(lookup) if !lookup.may_hold(log) => Ok(None),
+            Ok(lookup) => self.find_by(stripe, &lookup, key).map(Some),
+            Err(_) if mutants::makes(Mutant::FilterTrusted) => Ok(None),
+            Err(_) => self.search(stripe, key).map(Some),
+        }
+    }
+
+    /// The index block in which `key` would lie; None if it would lie before all of them.
+    fn find(&self, key: Key) -> Result<Option<Found<'_>>> {
+        let Some(stripe) = self.stripe_of(key) else { return Ok(None) };
+        match self.lookup(stripe) {
+            Ok(lookup) => self.find_by(stripe, &lookup, key),
+            Err(_) => self.search(stripe, key),
+        }
+        .map(Some)
+    }
+
+    /// The block of the stripe in which `key` would lie, by the keys of its lookup block.
+    fn find_by(&self, stripe: usize, lookup: &Lookup<'_>, key: Key) -> Result<Found<'_>> {
+        let n = partition_point(lookup.index_blocks, |n| lookup.key(n) <= key).saturating_sub(1);
+        let at = IndexAt { stripe, n };
+        let block = self.index_block(at)?;
+        if block.key(0) == lookup.key(n) {
+            return Ok((at, block));
+        }
+        Err(self.bad_index(at, "a block that does not begin with the key that its stripe's lookup block has"))
+    }
+
+    /// The block of the stripe in which `key` would lie, by the index blocks themselves.
+    fn search(&self, stripe: usize, key: Key) -> Result<Found<'_>> {
+        let (mut low, mut high) = (0, usize::from(self.stripes[stripe].index_blocks));
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.index_block(IndexAt { stripe, n: middle })?.key(0) <= key {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
-    }
-
-    /// The index block, counted from 0, in which `key` would lie; None if it would lie before all of them.
-    fn find_block(&self, key: Key) -> Result<Option<(u64, IndexBlock<'_>)>> {
-        let Some(fence) = self.root.partition_point(|first| *first <= key).checked_sub(1) else { return Ok(None) };
-        let body = self.fence_block(fence as u64)?;
-        let after = partition_point(body.len() / KEY_LEN, |i| Key::get(&body[i * KEY_LEN..]) <= key);
-        let i = after.checked_sub(1).expect("the block's first key is the root's");
-        let n = (fence * KEYS_PER_BLOCK + i) as u64;
-        let block = self.index_block(n)?;
-        if block.key(0) != Key::get(&body[i * KEY_LEN..]) {
-            return Err(self.bad_index(n, "a block that does not begin with its fence key"));
         }
-        Ok(Some((n, block)))
+        let at = IndexAt { stripe, n: low.saturating_sub(1) };
+        Ok((at, self.index_block(at)?))
     }
 
-    /// A block of the fence, counted from 0: whole, and beginning with the root's key.
-    fn fence_block(&self, fence: u64) -> Result<Body<'_>> {
-        let places = &self.footer.places;
-        let number = places.fence.first + fence;
-        let body = self.view.body(Section::Fence, number)?;
-        let keys = (places.index.blocks - fence * KEYS_PER_BLOCK as u64).min(KEYS_PER_BLOCK as u64) as usize;
-        if body.len() != keys * KEY_LEN || Key::get(&body) != self.root[fence as usize] {
-            return Err(self.view.damaged(Section::Fence, number, "other keys than the root and the index have"));
+    /// A stripe's lookup block.
+    fn lookup(&self, stripe: usize) -> Result<Lookup<'_>> {
+        let Stripe { first, lookup: number, index_blocks, .. } = self.stripes[stripe];
+        let index_blocks = usize::from(index_blocks);
+        let body = self.view.body(Section::Lookup, number).and_then(|body| {
+            if body.len() < index_blocks * KEY_LEN || Key::get(&body) != first {
+                return Err(self.view.damaged(Section::Lookup, number, "other keys than the root has"));
+            }
+            Ok(body)
+        });
+        let body = body.inspect_err(|error| tracing::debug!(%error, "a lookup block is taken for a maybe"))?;
+        Ok(Lookup { body, index_blocks })
+    }
+
+    /// The index block after `at`; None if that is the last.
+    fn index_after(&self, at: IndexAt) -> Option<IndexAt> {
+        if at.n + 1 < usize::from(self.stripes[at.stripe].index_blocks) {
+            Some(IndexAt { n: at.n + 1, ..at })
+        } else {
+            (at.stripe + 1 < self.stripes.len()).then_some(IndexAt { stripe: at.stripe + 1, n: 0 })
         }
-        Ok(body)
     }
 
-    /// The fence's key of an index block, counted from 0.
-    pub(super) fn fence_key(&self, n: u64) -> Result<Key> {
-        let body = self.fence_block(n / KEYS_PER_BLOCK as u64)?;
-        Ok(Key::get(&body[n as usize % KEYS_PER_BLOCK * KEY_LEN..]))
+    /// The number of an index block in the file.
+    pub(super) fn index_number(&self, at: IndexAt) -> u64 {
+        self.stripes[at.stripe].index().first + at.n as u64
     }
 
-    /// The fence's key of the index block after block `n`; None if that is the last.
-    pub(super) fn fence_key_after(&self, n: u64) -> Result<Option<Key>> {
-        if n + 1 == self.footer.places.index.blocks { Ok(None) } else { self.fence_key(n + 1).map(Some) }
+    /// An index block.
+    fn index_block(&self, at: IndexAt) -> Result<IndexBlock<'_>> {
+        self.whole_block(at, self.view.body(Section::Index, self.index_number(at))?)
     }
 
-    /// A block of the index, counted from 0.
-    pub(super) fn index_block(&self, n: u64) -> Result<IndexBlock<'_>> {
-        self.whole_block(n, self.view.body(Section::Index, self.footer.places.index.first + n)?)
-    }
-
-    /// A block of the index, counted from 0, as it is on the disk at this moment: `raw`, if that is the block, or what
-    /// another read gives.
-    pub(super) fn index_block_on_disk<'a>(&self, n: u64, raw: Option<&'a [u8]>) -> Result<IndexBlock<'a>> {
-        let number = self.footer.places.index.first + n;
+    /// An index block as it is on the disk at this moment: `raw`, if that is the block, or what another read gives.
+    pub(super) fn index_block_on_disk<'a>(&self, at: IndexAt, raw: Option<&'a [u8]>) -> Result<IndexBlock<'a>> {
+        let number = self.index_number(at);
         let decoded = raw.and_then(|raw| block::decode(raw, Section::Index, self.meta.id, number).ok());
         let body = match decoded {
             Some(body) => Body::Borrowed(body),
             None => view::read(&*self.view.io, &self.view.file, Section::Index, self.meta.id, number)?,
         };
-        self.whole_block(n, body)
+        self.whole_block(at, body)
     }
 
-    /// An index block has entries, and all blocks but the last are full.
-    fn whole_block<'a>(&self, n: u64, body: Body<'a>) -> Result<IndexBlock<'a>> {
-        let place = self.footer.places.index;
+    /// An index block has entries, and all blocks of a stripe but its last are full.
+    fn whole_block<'a>(&self, at: IndexAt, body: Body<'a>) -> Result<IndexBlock<'a>> {
+        let stripe = &self.stripes[at.stripe];
         let full = body.len() == ENTRIES_PER_BLOCK * INDEX_ENTRY_LEN;
-        let fits = full || (n + 1 == place.blocks && body.len().is_multiple_of(INDEX_ENTRY_LEN) && !body.is_empty());
-        if fits { Ok(IndexBlock { body }) } else { Err(self.bad_index(n, "a block of another length")) }
+        let last = at.n + 1 == usize::from(stripe.index_blocks);
+        let fits = full || (last && body.len().is_multiple_of(INDEX_ENTRY_LEN) && !body.is_empty());
+        if !fits {
+            return Err(self.bad_index(at, "a block of another length"));
+        }
+        if at.n == 0 && Key::get(&body) != stripe.first {
+            return Err(self.bad_index(at, "a block that does not begin with its stripe's key in the root"));
+        }
+        Ok(IndexBlock { body })
     }
 
-    pub(super) fn index_entry(&self, n: u64, block: &IndexBlock<'_>, i: usize) -> Result<IndexEntry> {
-        IndexEntry::decode(block.bytes(i)).map_err(|m| self.bad_index(n, m.what))
+    pub(super) fn index_entry(&self, at: IndexAt, block: &IndexBlock<'_>, i: usize) -> Result<IndexEntry> {
+        IndexEntry::decode(block.bytes(i)).map_err(|m| self.bad_index(at, m.what))
     }
 
-    fn bad_index(&self, n: u64, what: &str) -> Error {
-        self.view.damaged(Section::Index, self.footer.places.index.first + n, what)
+    pub(super) fn bad_index(&self, at: IndexAt, what: &str) -> Error {
+        self.view.damaged(Section::Index, self.index_number(at), what)
+    }
+
+    /// What is known of an index block without itself: its first key, and the key of the one after it; None if the
+    /// lookup block does not tell, or there is none after it.
+    pub(super) fn keys_around(&self, at: IndexAt) -> (Option<Key>, Option<Key>) {
+        let lookup = self.lookup(at.stripe).ok();
+        let key = |at: IndexAt| match at.n {
+            0 => Some(self.stripes[at.stripe].first),
+            n => lookup.as_ref().map(|lookup| lookup.key(n)),
+        };
+        (key(at), self.index_after(at).and_then(key))
+    }
+
+    /// Whether the stripe's lookup block has the keys of its index blocks, `first_keys`.
+    pub(super) fn check_lookup(&self, stripe: usize, first_keys: &[Key]) -> Result<()> {
+        let lookup = self.lookup(stripe)?;
+        if (0..lookup.index_blocks).all(|n| first_keys.get(n) == Some(&lookup.key(n))) {
+            return Ok(());
+        }
+        Err(self.view.damaged(Section::Lookup, self.stripes[stripe].lookup, "other keys than the index blocks have"))
     }
 }

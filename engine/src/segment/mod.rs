@@ -3,7 +3,7 @@
 //! A segment is written once, front to back ([`SegmentWriter`]), read back by separate code ([`ReadBack`]), and then
 //! only read ([`Segment`]). Which segments make up the store is the manifest's business, and what state records add up
 //! to is the store's. Invariant: bytes that cannot be proved intact are never served and never taken for "absent";
-//! only a damaged filter block is no damage to a reader, since it merely answers "maybe".
+//! only a damaged lookup block is no damage to a reader, since it merely answers "maybe".
 
 mod chunk;
 mod compress;
@@ -24,12 +24,12 @@ pub(crate) mod testing;
 mod tests;
 
 pub use crate::format::chunk::ChunkEntry;
-pub use crate::format::segment::IndexEntry;
+pub use crate::format::segment::{IndexEntry, Origin};
 pub use crate::format::state::{Group, StateRecord};
 pub use chunk::Chunk;
 pub use read_back::ReadBack;
 pub use reader::{Segment, last_lsn};
-pub use writer::SegmentWriter;
+pub use writer::{Name, SegmentWriter};
 
 use crate::error::{Error, ErrorKind};
 use crate::types::SegmentId;

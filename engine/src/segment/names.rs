@@ -10,15 +10,6 @@ use crate::format::segment::NameEntry;
 use crate::types::{LogId, Lsn};
 
 impl Segment {
-    /// The log of this name that was created here, and the LSN of its creation.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
-    pub fn find_name(&self, name: &str) -> Result<Option<(LogId, Lsn)>> {
-        let found = self.names_from(name, 1)?.pop();
-        Ok(found.filter(|(found, ..)| found == name).map(|(_, log, created)| (log, created)))
-    }
-
     /// The logs created here from the name `start` on, sorted by name, at most `limit` of them.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Reads a segment: opening it, its chunks, its state records, its ancestry. Lookups by log are `index.rs`, by name
 //! `names.rs`, the check of all of it `verify.rs`.
 //!
-//! In memory: the footer, the root (24 bytes for each 11,323 chunks) and one bit a block. Invariant: what is missing
+//! In memory: the footer, the root (40 bytes for each 2,144 chunks) and one bit a block. Invariant: what is missing
 //! was never there; what cannot be proved intact is [`ErrorKind::Damaged`] and names file, offset and what.
 
 use super::chunk::Chunk;
@@ -12,10 +12,8 @@ use crate::format::Features;
 use crate::format::block::{BODY_LEN, Section};
 use crate::format::bytes::Reader;
 use crate::format::chunk::CHUNK_PLAIN_BYTES_MAX;
-use crate::format::manifest::{SegmentMeta, TimelineStart};
-use crate::format::segment::{
-    ENTRIES_PER_BLOCK, Footer, Header, IndexEntry, KEY_LEN, KEYS_PER_BLOCK, Key, Place, decode_meta,
-};
+use crate::format::manifest::SegmentMeta;
+use crate::format::segment::{Footer, Header, IndexEntry, Key, Origin, Place, STRIPE_LEN, STRIPES_PER_BLOCK, Stripe};
 use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
 use crate::io::{File, Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, SegmentId, StoreId};
@@ -31,8 +29,8 @@ pub struct Segment {
     pub(super) view: View,
     pub(super) meta: SegmentMeta,
     pub(super) footer: Footer,
-    /// The first key of each fence block.
-    pub(super) root: Vec<Key>,
+    /// Where its stripes lie.
+    pub(super) stripes: Vec<Stripe>,
 }
 
 impl fmt::Debug for Segment {
@@ -59,10 +57,9 @@ impl Segment {
             _ => e,
         })?;
         let footer = read_footer(&*io, &file, store, meta)?;
-        let first = footer.places.index.first;
-        let view = View::new(io, file, meta.id, lsns, first, footer.places.meta.end() - first);
-        let mut segment = Self { view, meta: meta.clone(), footer, root: Vec::new() };
-        segment.root = segment.read_root()?;
+        let view = View::new(io, file, meta.id, lsns, footer.places.meta.end())?;
+        let mut segment = Self { view, meta: meta.clone(), footer, stripes: Vec::new() };
+        segment.stripes = segment.read_root()?;
         Ok(segment)
     }
 
@@ -78,11 +75,11 @@ impl Segment {
         self.footer.header.features
     }
 
-    /// The timelines that led to the segment.
+    /// Where the segment comes from.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`], [`ErrorKind::Io`].
-    pub fn ancestry(&self) -> Result<Vec<TimelineStart>> {
+    pub fn origin(&self) -> Result<Origin> {
         let (place, len) = (self.footer.places.meta, self.footer.meta_bytes);
         let malformed = self.view.malformed(Section::Meta, place.first);
         if len > META_BYTES_MAX {
@@ -92,7 +89,7 @@ impl Segment {
         for n in 0..place.blocks {
             stream.extend_from_slice(&self.stream_block(Section::Meta, place, len, n)?);
         }
-        decode_meta(&stream).map_err(malformed)
+        Origin::decode(&stream).map_err(malformed)
     }
 
     /// Reads a chunk.
@@ -117,11 +114,10 @@ impl Segment {
         Chunk::open(entry, read, at).map_err(|m| wrong(m.what))
     }
 
-    /// Whether the chunk lies within the data and is of a size that a chunk can have.
+    /// Whether the chunk lies within the stripes and is of a size that a chunk can have.
     pub(super) fn check_bounds(&self, entry: &IndexEntry) -> Result<(), &'static str> {
-        let data = BLOCK as u64..BLOCK as u64 + self.footer.data_bytes;
         let end = entry.offset + u64::from(entry.len);
-        if entry.offset < data.start || end > data.end || entry.len == 0 {
+        if entry.offset < BLOCK as u64 || end > self.footer.places.stripes.end() * BLOCK as u64 || entry.len == 0 {
             return Err("it does not lie within the data");
         }
         if entry.len as usize > CHUNK_PLAIN_BYTES_MAX {
@@ -130,18 +126,19 @@ impl Segment {
         Ok(())
     }
 
-    /// The log's state record at `at` in the state stream, as the log's last index entry has it.
+    /// The log's state record at `at` in its stripe's state stream, as the log's last index entry has it.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`] naming the log; [`ErrorKind::Io`].
     pub fn state(&self, log: LogId, at: u32) -> Result<StateRecord> {
-        self.state_record(u64::from(at)).map(|(record, _)| record).map_err(|e| e.log(log.to_string()))
+        let stripe = self.stripe_of(Key::last_of(log)).expect("the log's last index entry lies in a stripe");
+        self.state_record(stripe, at).map(|(record, _)| record).map_err(|e| e.log(log.to_string()))
     }
 
-    /// The state record at `at`, and where it ends.
-    pub(super) fn state_record(&self, at: u64) -> Result<(StateRecord, u64)> {
-        let (place, total) = (self.footer.places.state, self.footer.state_bytes);
-        let body_len = BODY_LEN as u64;
+    /// The state record at `at` of a stripe's stream, and where it ends.
+    pub(super) fn state_record(&self, stripe: usize, at: u32) -> Result<(StateRecord, u32)> {
+        let (place, total) = (self.stripes[stripe].state(), u64::from(self.stripes[stripe].state_bytes));
+        let (at, body_len) = (u64::from(at), BODY_LEN as u64);
         let number = place.first + (at / body_len).min(place.blocks.saturating_sub(1));
         let wrong = |what| self.view.damaged(Section::State, number, what);
         if at >= total {
@@ -159,7 +156,7 @@ impl Segment {
             let end = reader.at() + len as usize;
             if end <= bytes.len() {
                 let record = StateRecord::decode(&bytes[reader.at()..end]).map_err(|m| wrong(m.what))?;
-                return Ok((record, at + end as u64));
+                return Ok((record, (at + end as u64) as u32));
             }
         }
         Err(wrong("a state record that goes on beyond the stream"))
@@ -174,28 +171,30 @@ impl Segment {
         Ok(body)
     }
 
-    fn read_root(&self) -> Result<Vec<Key>> {
-        let places = &self.footer.places;
-        let follows = |of: Place, per_block: usize, from: Place| of.blocks == from.blocks.div_ceil(per_block as u64);
-        let counts_fit = follows(places.fence, KEYS_PER_BLOCK, places.index)
-            && follows(places.root, KEYS_PER_BLOCK, places.fence)
-            && (places.index.blocks * ENTRIES_PER_BLOCK as u64) >= self.footer.logs;
-        if !counts_fit {
-            return Err(self.view.damaged(Section::Footer, places.meta.end(), "sections that do not fit each other"));
-        }
-        let mut root = Vec::new();
-        for number in places.root.first..places.root.end() {
+    fn read_root(&self) -> Result<Vec<Stripe>> {
+        let place = self.footer.places.root;
+        let mut stripes: Vec<Stripe> = Vec::new();
+        let mut begin = self.footer.places.stripes.first;
+        for number in place.first..place.end() {
+            let wrong = |what| self.view.damaged(Section::Root, number, what);
             let body = self.view.body(Section::Root, number)?;
-            root.extend(body.chunks_exact(KEY_LEN).map(Key::get));
+            let full = body.len() == STRIPES_PER_BLOCK * STRIPE_LEN;
+            if body.is_empty() || !body.len().is_multiple_of(STRIPE_LEN) || !(full || number + 1 == place.end()) {
+                return Err(wrong("a block of another length"));
+            }
+            for bytes in body.chunks_exact(STRIPE_LEN) {
+                let stripe = Stripe::decode(bytes, begin).map_err(|m| wrong(m.what))?;
+                if stripes.last().is_some_and(|before| before.first > stripe.first) {
+                    return Err(wrong("stripes that do not follow one another"));
+                }
+                begin = stripe.lookup + 1;
+                stripes.push(stripe);
+            }
         }
-        if root.len() as u64 != places.fence.blocks {
-            return Err(self.view.damaged(
-                Section::Root,
-                places.root.first,
-                "another number of keys than fence blocks",
-            ));
+        if begin != self.footer.places.stripes.end() {
+            return Err(self.view.damaged(Section::Root, place.first, "stripes that are not all of them"));
         }
-        Ok(root)
+        Ok(stripes)
     }
 }
 

@@ -3,6 +3,7 @@
 mod model;
 
 use self::model::{Model, ModelLog, Step, log_id, model, steps};
+use super::index::IndexAt;
 use super::testing::Disk;
 use super::*;
 use crate::error::Result;
@@ -12,7 +13,7 @@ use crate::format::bytes::get_u64;
 use crate::format::entry::{Entry, Kind};
 use crate::format::identity::Identity;
 use crate::format::manifest::{SegmentMeta, TimelineCause, TimelineStart};
-use crate::format::segment::Footer;
+use crate::format::segment::{Footer, KEY_LEN, Key, Stripe};
 use crate::format::state::Changed;
 use crate::io::{Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, Seq, StoreId, TimeUs, Timeline};
@@ -34,14 +35,15 @@ fn identity() -> Identity {
     Identity { features: Features::KNOWN, store: StoreId([9; 16]), key: [3; 32], created: TimeUs(1) }
 }
 
-fn ancestry() -> Vec<TimelineStart> {
-    vec![TimelineStart {
+fn origin() -> Origin {
+    let start = TimelineStart {
         timeline: Timeline { counter: 1, random: 2 },
         parent: Timeline::default(),
         first_lsn: Lsn(1),
         began: TimeUs(2),
         cause: TimelineCause::Creation,
-    }]
+    };
+    Origin { ancestry: vec![start], merged: vec![SegmentId(3), SegmentId(5)] }
 }
 
 fn write(disk: &Disk, model: &Model) -> SegmentMeta {
@@ -53,9 +55,18 @@ fn write(disk: &Disk, model: &Model) -> SegmentMeta {
         for e in &log.entries {
             writer.entry(e.lsn, e.time, e.kind, e.seq, &e.body).expect("a disk without faults");
         }
-        writer.end_log(&log.state, log.name.as_deref()).expect("a disk without faults");
+        let changed = log.state.changed.last();
+        let record = (changed >= Lsn(FIRST_LSN)).then(|| StateRecord::of(&log.state, Lsn(FIRST_LSN)));
+        writer.end_log(log.state.next_seq, changed, record.as_ref()).expect("a disk without faults");
     }
-    writer.finish(&ancestry()).expect("a disk without faults").0
+    writer.finish(&origin(), names(model).into_iter().map(Ok)).expect("a disk without faults").0
+}
+
+fn names(model: &Model) -> Vec<Name> {
+    let named = model.iter().filter_map(|(id, log)| Some((log.name.clone()?, *id, log.state.life.created)));
+    let mut names: Vec<_> = named.collect();
+    names.sort();
+    names
 }
 
 fn open(disk: &Disk, meta: &SegmentMeta) -> Result<Segment> {
@@ -97,40 +108,29 @@ fn check_log(segment: &Segment, id: LogId, log: &ModelLog) -> Result<()> {
         let want: Vec<_> = want.map(|e| (e.lsn, e.time, e.body.clone())).collect();
         assert!(read == want, "log {id} from {from}: {} records instead of {}", read.len(), want.len());
     }
-    if let Some(name) = &log.name {
-        assert_eq!(segment.find_name(name)?, Some((id, log.state.life.created)));
-    }
     Ok(())
 }
 
 fn check_lists(segment: &Segment, model: &Model) -> Result<()> {
-    let mut logs = Vec::new();
-    while let Some(start) = model.keys().find(|id| logs.last().is_none_or(|last| *id > last)) {
-        let more = segment.logs_from(*start, 7)?;
-        assert!(!more.is_empty() && more.iter().all(IndexEntry::is_last));
-        logs.extend(more.iter().map(|entry| entry.log));
-    }
-    assert!(logs.iter().eq(model.keys()));
-    let mut names: Vec<_> =
-        model.iter().filter_map(|(id, log)| Some((log.name.clone()?, *id, log.state.life.created))).collect();
-    names.sort();
+    let names = names(model);
     assert_eq!(segment.names_from("", usize::MAX)?, names);
     for (i, (name, id, _)) in names.iter().enumerate().step_by(9) {
         assert_eq!(segment.names_from(name, 5)?, names[i..(i + 5).min(names.len())]);
         assert_eq!(segment.name_of(*id)?.as_ref(), Some(name));
     }
-    assert_eq!(segment.find_name("users/nobody")?, None);
-    assert_eq!(segment.ancestry()?, ancestry());
+    assert_eq!(segment.origin()?, origin());
     Ok(())
 }
 
 /// Every entry of the file, control entries included, in the order of the index.
 fn all_entries(segment: &Segment) -> Vec<(LogId, Lsn, TimeUs, Vec<u8>)> {
     let mut out = Vec::new();
-    for n in 0..segment.footer.places.index.blocks {
-        let block = segment.index_block(n).expect("intact");
+    let index_blocks =
+        |(stripe, known): (usize, &Stripe)| (0..usize::from(known.index_blocks)).map(move |n| IndexAt { stripe, n });
+    for at in segment.stripes.iter().enumerate().flat_map(index_blocks) {
+        let block = segment.index_block_on_disk(at, None).expect("intact");
         for i in 0..block.len() {
-            let entry = segment.index_entry(n, &block, i).expect("intact");
+            let entry = segment.index_entry(at, &block, i).expect("intact");
             let chunk = segment.chunk(&entry).expect("intact");
             for raw in chunk.entries() {
                 let raw = raw.expect("intact");
@@ -282,7 +282,7 @@ fn a_newer_format_is_refused_and_not_called_damage() {
 }
 
 #[test]
-fn a_lookup_touches_three_blocks_first_on_the_disk_and_then_in_the_map() {
+fn a_lookup_touches_two_blocks_first_on_the_disk_and_then_in_the_map() {
     let logs: Vec<_> = (0..2000).map(|n| (n, 5, vec![Step::Record { len: 10, noise: true }])).collect();
     let model = model(&logs, 1);
     for maps in [false, true] {
@@ -294,7 +294,14 @@ fn a_lookup_touches_three_blocks_first_on_the_disk_and_then_in_the_map() {
         for first in [true, false] {
             let head = segment.head(log_id(77)).expect("intact").expect("there");
             let reads = disk.take_reads();
-            assert_eq!(reads.len(), if first || !maps { 3 } else { 0 }, "maps {maps}, first {first}");
+            assert_eq!(
+                reads.len(),
+                match (first, maps) {
+                    (true, _) | (false, false) => 2,
+                    (false, true) => 0,
+                },
+                "maps {maps}, first {first}"
+            );
             assert!(reads.iter().all(|(_, len)| *len == BLOCK));
             segment.chunk(&head).expect("intact");
             assert_eq!(disk.take_reads().len(), 1, "a chunk is one read, past the page cache");
@@ -323,17 +330,25 @@ fn damage_in_the_map_alone_is_healed_by_the_disk() {
 }
 
 #[test]
-fn a_bad_filter_block_is_a_maybe_and_a_bad_index_block_is_not() {
-    let (disk, model, meta) = small();
+fn a_bad_lookup_block_is_a_maybe_and_a_bad_index_block_is_not() {
+    let logs: Vec<_> = (0..3000).map(|n| (n, 5, vec![Step::Record { len: 10, noise: true }])).collect();
+    let model = model(&logs, 1);
+    let disk = Disk::default();
+    let meta = write(&disk, &model);
     let segment = open(&disk, &meta).expect("intact");
-    let places = segment.footer.places;
-    disk.flip(&file(), places.filter.first * BLOCK as u64 + 100, 1);
-    for (id, log) in &model {
-        check_log(&segment, *id, log).expect("no filter is needed");
+    assert_eq!(segment.stripes.len(), 2);
+    for stripe in &segment.stripes {
+        disk.flip(&file(), stripe.lookup * BLOCK as u64 + 100, 1);
     }
-    assert_eq!(segment.head(log_id(999)).expect("the index is intact"), None);
-    disk.flip(&file(), places.index.first * BLOCK as u64 + 100, 1);
-    let error = segment.head(log_id(999)).expect_err("the index is damaged");
+    for (id, log) in &model {
+        check_log(&segment, *id, log).expect("no lookup block is needed");
+    }
+    assert_eq!(segment.head(log_id(9999)).expect("the index is intact"), None);
+    let stripe = segment.stripe_of(Key::last_of(log_id(9999))).expect("among the others");
+    for number in segment.stripes[stripe].index().first..segment.stripes[stripe].index().end() {
+        disk.flip(&file(), number * BLOCK as u64 + 100, 1);
+    }
+    let error = segment.head(log_id(9999)).expect_err("the index is damaged");
     assert_eq!(error.kind(), ErrorKind::Damaged);
     assert_eq!(error.lsn_range(), Some(meta.first_lsn.0..meta.last_lsn.0 + 1));
 }
@@ -391,8 +406,13 @@ fn forge(disk: &Disk, section: Section, number: u64, change: impl FnOnce(&mut Ve
 /// The text of what is found when a block was changed and has a right checksum.
 fn found(section: Section, change: impl FnOnce(&mut Vec<u8>)) -> String {
     let (disk, _, meta) = small();
-    let places = open(&disk, &meta).expect("intact").footer.places;
-    let number = (0..).find(|n| places.section_of(*n) == section && *n >= places.index.first).expect("some");
+    let segment = open(&disk, &meta).expect("intact");
+    let (stripe, places) = (segment.stripes[0], segment.footer.places);
+    let number = match section {
+        Section::Index => stripe.index().first,
+        Section::Lookup => stripe.lookup,
+        _ => (stripe.lookup + 1..).find(|n| places.section_of(*n) == section).expect("some"),
+    };
     forge(&disk, section, number, change);
     let findings = open(&disk, &meta).expect("footer and root are intact").verify(&mut |_| {});
     findings.iter().map(|f| format!("{f}\n")).collect()
@@ -411,11 +431,17 @@ fn parts_that_contradict_each_other_are_found_under_right_checksums() {
         ),
         ("another number of records", found(Section::Index, |body| body[24] += 1)),
         ("does not follow the chunk before", found(Section::Index, |body| body[entry + 30] += 1)),
-        ("the data goes on after its last chunk", found(Section::Index, |body| body.truncate(body.len() - entry))),
+        ("the zeros behind the data are not zero", found(Section::Index, |body| body.truncate(body.len() - entry))),
         ("a state on a chunk that is not the log's last", found(Section::Index, |body| body[28] &= !2)),
         ("logs that do not follow one another", found(Section::Index, |body| body[entry] = 0)),
-        ("other keys than the root", found(Section::Fence, |body| body[3] ^= 1)),
-        ("the filter denies", found(Section::Filter, |body| *body = vec![0; 24])),
+        ("other keys than the root", found(Section::Lookup, |body| body[3] ^= 1)),
+        (
+            "the filter denies",
+            found(Section::Lookup, |body| {
+                body.truncate(KEY_LEN);
+                body.extend(filter::build(vec![1, 2, 3], 3000));
+            }),
+        ),
         ("names out of order", found(Section::Names, |body| body[1] = b'z')),
     ];
     for (want, found) in cases {
@@ -431,7 +457,22 @@ fn many_chunks_come_in_bounded_portions() {
     let segment = open(&disk, &meta).expect("intact");
     assert_eq!(segment.chunks(log_id(1), Seq(0)).expect("intact").len(), 64);
     check_log(&segment, log_id(1), &model[&log_id(1)]).expect("intact");
-    assert!(segment.footer.places.index.blocks > 2, "the log's chunks cross index blocks");
+    assert!(segment.stripes[0].index_blocks > 2, "the log's chunks cross index blocks");
+}
+
+#[test]
+fn a_logs_chunks_go_on_in_the_next_stripe() {
+    let large = Step::Record { len: 40_000, noise: false };
+    let model = model(&[(1, 0, vec![Step::Control]), (2, 3, vec![large; 2200]), (3, 0, vec![Step::Control])], 2);
+    let disk = Disk::default();
+    let meta = write(&disk, &model);
+    let segment = open(&disk, &meta).expect("intact");
+    assert_eq!(segment.stripes.len(), 2);
+    for (id, log) in &model {
+        check_log(&segment, *id, log).expect("intact");
+    }
+    assert_eq!(read_records(&segment, log_id(2), Seq(2190)).expect("intact").len(), 13);
+    assert_eq!(segment.verify(&mut |_| {}), []);
 }
 
 #[test]
@@ -445,8 +486,10 @@ fn an_idle_logs_single_record_costs_at_most_64_bytes_of_index_and_state() {
     let meta = write(&disk, &model);
     let segment = open(&disk, &meta).expect("intact");
     let places = segment.footer.places;
-    let blocks = places.index.blocks + places.fence.blocks + places.root.blocks + places.state.blocks;
-    assert!(blocks * BLOCK as u64 <= 64 * 50_000, "{} bytes a log", blocks * BLOCK as u64 / 50_000);
+    let of_stripe = |stripe: &Stripe| u64::from(stripe.index_blocks) + stripe.state_blocks() + 1;
+    let bytes = BLOCK as u64 * (places.root.blocks + segment.stripes.iter().map(of_stripe).sum::<u64>());
+    assert!(bytes <= 64 * 50_000, "{} bytes a log", bytes / 50_000);
+    assert!(places.root.blocks == 1 && places.names.blocks == 0);
     let passed = (100_000..120_000).filter(|n| segment.may_hold(log_id(*n))).count();
     assert!(passed < 200, "{passed} of 20000 absent logs were let through");
     for (id, log) in model.iter().step_by(997) {
@@ -460,7 +503,7 @@ fn a_segment_without_logs_has_none() {
     let meta = write(&disk, &Model::new());
     let segment = open(&disk, &meta).expect("intact");
     assert_eq!(segment.head(log_id(1)).expect("intact"), None);
-    assert_eq!(segment.logs_from(LogId::default(), 9).expect("intact"), []);
+    assert_eq!(segment.stripes, []);
     assert_eq!(segment.verify(&mut |_| {}), []);
 }
 

@@ -1,12 +1,12 @@
 //! The check of a whole segment: every byte is read again past the page cache, and what is wrong is named by log and
 //! seqs as far as that can be known.
 //!
-//! Heals nothing and stops at nothing. The index is walked in its order, which is the order of the data in the file, so
-//! that one pass over the file serves digests, chunks and entries. Invariant: any byte that is not what was written
+//! Heals nothing and stops at nothing. Stripe by stripe the index is read first and walked in its order, which is that of
+//! the data in the file, so that one pass over the file serves digests, chunks and entries. Invariant: any byte that is not what was written
 //! gives a finding; one that names a log names it rightly.
 
 use super::chunk;
-use super::index::IndexBlock;
+use super::index::{IndexAt, IndexBlock};
 use super::reader::Segment;
 use super::stream::Stream;
 use super::view::message;
@@ -15,14 +15,12 @@ use crate::finding::Finding;
 use crate::format::block::{self, BODY_LEN, Section};
 use crate::format::chunk::ChunkEntries;
 use crate::format::entry::{Entry, Kind};
-use crate::format::segment::{Footer, Header, IndexEntry, KEYS_PER_BLOCK};
+use crate::format::segment::{Footer, Header, IndexEntry, Key};
 use crate::types::{BLOCK, LogId, Lsn};
 use std::collections::BTreeSet;
 
 /// More findings than these are counted, not listed.
 const FINDINGS_MAX: usize = 100_000;
-/// Index blocks that are read at once.
-const RUN_BLOCKS: u64 = 64;
 
 impl Segment {
     /// Reads the whole file again, past the page cache, and checks all that can be checked: digests, blocks, chunks,
@@ -37,13 +35,17 @@ impl Segment {
             reported: BTreeSet::new(),
             previous: None,
             previous_lsn: Lsn(0),
-            next_offset: Some(BLOCK as u64),
-            next_state: Some(0),
+            next_offset: None,
+            next_state: None,
             counted: Counted::default(),
             complete: true,
         };
         check.header();
-        check.index();
+        let mut begin = self.footer.places.stripes.first;
+        for stripe in 0..self.stripes.len() {
+            check.stripe(stripe, begin);
+            begin = self.stripes[stripe].lookup + 1;
+        }
         check.blocks();
         check.names();
         check.whole();
@@ -57,6 +59,7 @@ struct Counted {
     records: u64,
     entries: u64,
     payload_bytes: u64,
+    data_bytes: u64,
 }
 
 struct Check<'a> {
@@ -70,10 +73,10 @@ struct Check<'a> {
     previous: Option<IndexEntry>,
     /// The last LSN of the log in hand.
     previous_lsn: Lsn,
-    /// Where the next chunk must begin; None after damage.
+    /// Where the stripe's next chunk must begin; None after damage.
     next_offset: Option<u64>,
-    /// Where the next state record must begin; None after damage.
-    next_state: Option<u64>,
+    /// Where the next record in the stripe's state must begin; None after damage.
+    next_state: Option<u32>,
     counted: Counted,
     /// Whether all entries were seen, so that the counts must be right.
     complete: bool,
@@ -122,64 +125,87 @@ impl Check<'_> {
         }
     }
 
-    fn index(&mut self) {
+    /// Checks a stripe that begins at block `begin`: the index, with chunks and state records; what stands behind the
+    /// chunks; and each block.
+    fn stripe(&mut self, stripe: usize, begin: u64) {
         let segment = self.segment;
-        let place = segment.footer.places.index;
-        for first in (0..place.blocks).step_by(RUN_BLOCKS as usize) {
-            let count = RUN_BLOCKS.min(place.blocks - first) as usize;
-            let offset = (place.first + first) * BLOCK as u64;
-            let run = segment.view.io.read_at(&segment.view.file, offset, count * BLOCK).ok();
-            for (i, n) in (first..first + count as u64).enumerate() {
-                let raw = run.as_ref().and_then(|run| run.get(i * BLOCK..(i + 1) * BLOCK));
-                let block = segment.index_block_on_disk(n, raw);
-                self.index_block(n, block);
+        let known = segment.stripes[stripe];
+        let (index, state) = (known.index(), known.state());
+        (self.next_offset, self.next_state) = (Some(begin * BLOCK as u64), Some(0));
+        let index_at = index.first * BLOCK as u64;
+        let run = segment.view.io.read_at(&segment.view.file, index_at, index.blocks as usize * BLOCK).ok();
+        let mut first_keys = Vec::new();
+        for n in 0..index.blocks as usize {
+            let at = IndexAt { stripe, n };
+            let raw = run.as_ref().and_then(|run| run.get(n * BLOCK..(n + 1) * BLOCK));
+            first_keys.extend(self.index_block(at, segment.index_block_on_disk(at, raw)));
+        }
+        if let Some(next) = self.next_offset {
+            if next.div_ceil(BLOCK as u64) != index.first {
+                let finding = self.finding(next, "the data goes on after its last chunk");
+                self.report(finding);
+            } else if self.stream.get(next..index_at).iter().any(|b| *b != 0) {
+                let finding = self.finding(next, "the zeros behind the data are not zero");
+                self.report(finding);
             }
         }
-        let data_end = BLOCK as u64 + segment.footer.data_bytes;
-        if self.next_offset.is_some_and(|next| next != data_end) {
-            let finding = self.finding(data_end, "the data goes on after its last chunk");
-            self.report(finding);
-        }
-        if self.next_state.is_some_and(|next| next != segment.footer.state_bytes) {
-            let at = segment.footer.places.state.first * BLOCK as u64;
+        if self.next_state.is_some_and(|next| next != known.state_bytes) {
+            let at = state.first * BLOCK as u64;
             let finding = self.finding(at, "the state stream has records that no log refers to");
             self.report(finding);
         }
+        for number in index.first..=known.lookup {
+            let section = match number {
+                _ if number < index.end() => Section::Index,
+                _ if number < state.end() => Section::State,
+                _ => Section::Lookup,
+            };
+            if let Err(what) = self.block(section, number).map(drop) {
+                self.report_block(section, number, what);
+            }
+        }
+        if first_keys.len() == index.blocks as usize
+            && let Err(e) = segment.check_lookup(stripe, &first_keys)
+        {
+            self.report_once(known.lookup, e.message().to_owned());
+        }
     }
 
-    fn index_block(&mut self, n: u64, block: Result<IndexBlock<'_>>) {
-        let number = self.segment.footer.places.index.first + n;
-        let fence = self.segment.fence_key(n);
+    /// The body of a block of the stream, if it is intact.
+    fn block(&mut self, section: Section, number: u64) -> Result<&[u8], &'static str> {
+        let at = number * BLOCK as u64;
+        let block = self.stream.get(at..at + BLOCK as u64);
+        block::decode(block, section, self.segment.meta.id, number).map_err(|m| m.what)
+    }
+
+    /// Checks the entries of an index block; gives its first key.
+    fn index_block(&mut self, at: IndexAt, block: Result<IndexBlock<'_>>) -> Option<Key> {
+        let number = self.segment.index_number(at);
         let entries = block.map_err(|e| e.message().to_owned()).and_then(|block| {
-            let entries = (0..block.len()).map(|i| self.segment.index_entry(n, &block, i));
+            let entries = (0..block.len()).map(|i| self.segment.index_entry(at, &block, i));
             entries.collect::<Result<Vec<_>>>().map_err(|e| e.message().to_owned())
         });
         match entries {
             Ok(entries) => {
-                match fence {
-                    Ok(key) if key == entries[0].key() => {}
-                    Ok(_) => self.report_block(Section::Index, number, "it does not begin with its fence key"),
-                    Err(e) => {
-                        let fence_number = self.segment.footer.places.fence.first + n / KEYS_PER_BLOCK as u64;
-                        self.report_once(fence_number, e.message().to_owned());
-                    }
-                }
-                entries.iter().for_each(|entry| self.entry(number, entry));
+                entries.iter().for_each(|entry| self.entry(at, entry));
+                entries.first().map(IndexEntry::key)
             }
             Err(mut what) => {
-                if let (Ok(from), Ok(to)) = (fence, self.segment.fence_key_after(n)) {
+                if let (Some(from), to) = self.segment.keys_around(at) {
                     let to = to.map_or("the last".to_owned(), |key| key.log.to_string());
                     what = format!("{what}; it lists chunks of logs from {} up to {to}", from.log);
                 }
                 self.report_once(number, what);
                 (self.previous, self.next_offset, self.next_state) = (None, None, None);
                 self.complete = false;
+                None
             }
         }
     }
 
-    /// Checks one index entry, found in block `number`: against the one before, the filter, its state and its chunk.
-    fn entry(&mut self, number: u64, entry: &IndexEntry) {
+    /// Checks one index entry, found in the block at `at`: against the one before, the filter, its state and its chunk.
+    fn entry(&mut self, at: IndexAt, entry: &IndexEntry) {
+        let number = self.segment.index_number(at);
         let starts = match &self.previous {
             Some(before) if before.log == entry.log => {
                 if before.is_last() || before.next_seq() > entry.first_seq {
@@ -206,18 +232,18 @@ impl Check<'_> {
                 finding.log = Some(entry.log.to_string());
                 self.report(finding);
             }
-            if let Some(at) = entry.state_at {
-                self.state(entry.log, u64::from(at));
+            if let Some(state_at) = entry.state_at {
+                self.state(at.stripe, entry.log, state_at);
             }
         }
-        self.chunk(entry);
+        self.chunk(at.stripe, entry);
     }
 
-    fn state(&mut self, log: LogId, at: u64) {
+    fn state(&mut self, stripe: usize, log: LogId, at: u32) {
         let wrong = if self.next_state.is_some_and(|next| next != at) {
             Some("the log's state record is not where the one before ends".to_owned())
         } else {
-            match self.segment.state_record(at) {
+            match self.segment.state_record(stripe, at) {
                 Ok((_, end)) => {
                     self.next_state = Some(end);
                     None
@@ -227,21 +253,22 @@ impl Check<'_> {
         };
         if let Some(what) = wrong {
             self.next_state = None;
-            let first = self.segment.footer.places.state.first * BLOCK as u64;
-            let mut finding = self.finding(first + at / BODY_LEN as u64 * BLOCK as u64, what);
+            let block = self.segment.stripes[stripe].state().first + u64::from(at) / BODY_LEN as u64;
+            let mut finding = self.finding(block * BLOCK as u64, what);
             finding.log = Some(log.to_string());
             self.report(finding);
         }
     }
 
-    fn chunk(&mut self, entry: &IndexEntry) {
+    fn chunk(&mut self, stripe: usize, entry: &IndexEntry) {
         if let Err(what) = self.segment.check_bounds(entry) {
             self.next_offset = None;
             return self.report_chunk(entry, what);
         }
+        let data_end = self.segment.stripes[stripe].index().first * BLOCK as u64;
         let follows = self.next_offset.is_none_or(|next| next == entry.offset) && entry.offset >= self.stream.start();
         let end = entry.offset + u64::from(entry.len);
-        if !follows {
+        if !follows || end > data_end {
             self.next_offset = None;
             return self.report_chunk(entry, "it does not follow the chunk before");
         }
@@ -262,37 +289,31 @@ impl Check<'_> {
                 self.counted.records += u64::from(entry.records);
                 self.counted.entries += entries;
                 self.counted.payload_bytes += payload_bytes;
+                self.counted.data_bytes += u64::from(entry.len);
             }
             Err(what) => self.report_chunk(entry, what),
         }
     }
 
-    /// Checks what is behind the chunks: zeros up to the next block, then every block up to the footer.
+    /// Checks the blocks behind the stripes.
     fn blocks(&mut self) {
         let footer = &self.segment.footer;
-        let (data_end, blocks_at) = (BLOCK as u64 + footer.data_bytes, footer.places.index.first * BLOCK as u64);
-        if self.stream.get(data_end..blocks_at).iter().any(|b| *b != 0) {
-            let finding = self.finding(data_end, "the zeros behind the data are not zero");
-            self.report(finding);
-        }
         let last = footer.places.meta.end();
-        for number in footer.places.index.first..=last {
+        for number in footer.places.root.first..=last {
             let section = footer.places.section_of(number);
-            let at = number * BLOCK as u64;
-            let block = self.stream.get(at..at + BLOCK as u64);
-            let body = block::decode(block, section, self.segment.meta.id, number);
-            let body = if section == Section::Footer {
-                body.and_then(|body| Footer::decode(body, number)).map(|read| read == *footer)
-            } else {
-                body.map(|_| true)
+            let body = self.block(section, number);
+            let wrong = match body.map(|body| (section, Footer::decode(body, number))) {
+                Ok((Section::Footer, Ok(read))) if read == *footer => None,
+                Ok((Section::Footer, Ok(_))) => Some("it is not the footer that was opened"),
+                Ok((Section::Footer, Err(m))) => Some(m.what),
+                Ok(_) => None,
+                Err(what) => Some(what),
             };
-            match body {
-                Ok(true) => {}
-                Ok(false) => self.report_block(section, number, "it is not the footer that was opened"),
-                Err(m) => self.report_block(section, number, m.what),
+            if let Some(what) = wrong {
+                self.report_block(section, number, what);
             }
         }
-        if let Err(e) = self.segment.ancestry() {
+        if let Err(e) = self.segment.origin() {
             self.report_once(footer.places.meta.first, e.message().to_owned());
         }
     }
@@ -339,9 +360,11 @@ impl Check<'_> {
             records: meta.records,
             entries: meta.entries,
             payload_bytes: meta.payload_bytes,
+            data_bytes: self.segment.footer.data_bytes,
         };
         if self.complete && self.counted != said {
-            let finding = self.finding(0, "logs, records or entries are not as many as the manifest says");
+            let finding =
+                self.finding(0, "logs, records, entries or bytes are not as many as the manifest and the footer say");
             self.report(finding);
         }
         // A wrong digest says nothing new where a part of the file is known to be wrong.

@@ -1,14 +1,16 @@
-//! How a reader touches the checked blocks of a segment: the first time through a direct read, later through the map.
+//! How a reader touches the checked blocks of a segment: the first time through a read, later through the map.
 //!
-//! The first read goes past the page cache, so that what is believed is what the disk holds; later ones may use the map
-//! where the backend has one. Each touch checks the block again. Invariant: a body is given only if its block is intact
+//! The first touch is a read, so that a block that the disk does not give is an error and no signal; it goes through the
+//! page cache, so that later touches, which use the map where the backend has one, need not ask the disk again. What is
+//! in the page cache of a segment was read from the disk: segments are written past it. Each touch checks the block
+//! again. Invariant: a body is given only if its block is intact
 //! and is the very block asked for.
 
 use super::damaged;
 use crate::error::{Error, Result};
 use crate::format::Malformed;
 use crate::format::block::{self, BODY_AT, Section};
-use crate::io::{AlignedBuf, File, Io, Map};
+use crate::io::{AlignedBuf, File, Io, Map, OpenMode};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::{BLOCK, SegmentId};
 use std::ops::{Deref, Range};
@@ -16,14 +18,16 @@ use std::sync::Arc;
 
 pub(super) struct View {
     pub(super) io: Arc<dyn Io>,
+    /// Reads past the page cache.
     pub(super) file: File,
+    /// Reads through it.
+    cached: File,
     segment: SegmentId,
     /// What an error names, the end excluded.
     pub(super) lsns: Range<u64>,
-    /// One bit for each block from `first` on: whether it was read directly before. Pairs with nothing: a bit that is
-    /// seen late costs one more direct read.
+    /// One bit for each block: whether it was read before. Pairs with nothing: a bit that is seen late costs one more
+    /// read.
     touched: Vec<AtomicU64>,
-    first: u64,
     map: Option<Arc<dyn Map>>,
 }
 
@@ -47,13 +51,15 @@ impl Deref for Body<'_> {
 }
 
 impl View {
-    /// A view of the checked blocks of `file` from block `first` on, `blocks` of them.
-    pub(super) fn new(
-        io: Arc<dyn Io>, file: File, segment: SegmentId, lsns: Range<u64>, first: u64, blocks: u64,
-    ) -> Self {
+    /// A view of the first `blocks` blocks of `file`.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub(super) fn new(io: Arc<dyn Io>, file: File, segment: SegmentId, lsns: Range<u64>, blocks: u64) -> Result<Self> {
         let map = io.map(&file);
+        let cached = io.open(&file.path, OpenMode::Read)?;
         let touched = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { io, file, segment, lsns, touched, first, map }
+        Ok(Self { io, file, cached, segment, lsns, touched, map })
     }
 
     /// The body of block `number`, which belongs to `section`.
@@ -61,17 +67,18 @@ impl View {
     /// # Errors
     /// [`crate::ErrorKind::Damaged`] naming file, offset and LSNs; [`crate::ErrorKind::Io`].
     pub(super) fn body(&self, section: Section, number: u64) -> Result<Body<'_>> {
-        let bit = number - self.first;
-        let word = &self.touched[(bit / 64) as usize];
-        let mask = 1 << (bit % 64);
-        if word.load(Ordering::Relaxed) & mask != 0
-            && let Some(body) = self.mapped(section, number)
-        {
-            return Ok(Body::Borrowed(body));
+        let word = &self.touched[(number / 64) as usize];
+        let mask = 1 << (number % 64);
+        if word.load(Ordering::Relaxed) & mask != 0 {
+            if let Some(body) = self.mapped(section, number) {
+                return Ok(Body::Borrowed(body));
+            }
+        } else if let Ok(body) = read(&*self.io, &self.cached, section, self.segment, number) {
+            word.fetch_or(mask, Ordering::Relaxed);
+            return Ok(body);
         }
-        let body = read(&*self.io, &self.file, section, self.segment, number).map_err(|e| e.lsns(self.lsns.clone()))?;
-        word.fetch_or(mask, Ordering::Relaxed);
-        Ok(body)
+        // What memory holds may be damaged alone.
+        read(&*self.io, &self.file, section, self.segment, number).map_err(|e| e.lsns(self.lsns.clone()))
     }
 
     #[cfg(test)]
@@ -79,7 +86,7 @@ impl View {
         self.map = Some(map);
     }
 
-    /// The body in the map. Where the map has anything but the right block, the disk is asked again.
+    /// The body in the map; None where the map has anything but the right block.
     fn mapped(&self, section: Section, number: u64) -> Option<&[u8]> {
         let at = usize::try_from(number).ok()?.checked_mul(BLOCK)?;
         let block = self.map.as_ref()?.bytes().get(at..at + BLOCK)?;
@@ -101,7 +108,7 @@ pub(super) fn message(section: Section, number: u64, what: &str) -> String {
     format!("the segment's {} (block {number}) is damaged: {what}", section.name())
 }
 
-/// Reads one checked block past the page cache.
+/// Reads one checked block.
 pub(super) fn read(
     io: &dyn Io, file: &File, section: Section, segment: SegmentId, number: u64,
 ) -> Result<Body<'static>> {

@@ -1,8 +1,9 @@
-//! Writes a segment, front to back, as the flush hands over the logs in the order of their ids.
+//! Writes a segment, front to back, as the flush or a merge hands over the logs in the order of their ids.
 //!
-//! Does not sort, does not interpret entries and starts no thread. In memory until the end: the index (60 bytes a
-//! chunk), the state records and the names. Invariant: until [`SegmentWriter::finish`] has returned, nothing may refer to
-//! the file; after an error it is abandoned and written anew under another id.
+//! Does not sort, does not interpret entries and starts no thread. In memory: the stripe that is being written, with its
+//! index (60 bytes a chunk) and its state records, and 40 bytes for each stripe before it. Invariant: until
+//! [`SegmentWriter::finish`] has returned, nothing may refer to the file; after an error it is abandoned and written anew
+//! under another id.
 
 use super::compress::Squeeze;
 use super::output::Output;
@@ -14,17 +15,23 @@ use crate::format::bytes::Sink;
 use crate::format::chunk::{self, CHUNK_BYTES, CHUNK_OVERHEAD, CHUNK_PLAIN_BYTES_MAX};
 use crate::format::entry::Kind;
 use crate::format::identity::Identity;
-use crate::format::manifest::{SegmentMeta, TimelineStart};
+use crate::format::manifest::SegmentMeta;
 use crate::format::segment::{
     ENTRIES_PER_BLOCK, FLAG_COMPRESSED, FLAG_CONTROL, FLAG_LAST, Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN,
-    KEYS_PER_BLOCK, Key, NameEntry, Place, Places, encode_meta,
+    Key, NameEntry, Origin, Place, Places, STRIPE_ENTRIES, STRIPE_LEN, STRIPES_PER_BLOCK, Stripe,
 };
-use crate::format::state::{LogState, STATE_RECORD_BYTES_MAX, StateRecord};
+use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
 use crate::io::{Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, SegmentId, Seq, TimeUs};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// A stripe ends once its state records take so many bytes.
+const STRIPE_STATE_BYTES: usize = 1 << 20;
+
+/// A log that was created in a segment: its name, its id, and the LSN of its last creation there.
+pub type Name = (String, LogId, Lsn);
 
 /// Writes one segment. Used in this order: [`Self::begin_log`], [`Self::entry`] at least once, [`Self::end_log`], for
 /// each log; then [`Self::finish`]. A caller that breaks the order, or the order of ids, LSNs or seqs, is stopped by an
@@ -39,11 +46,11 @@ pub struct SegmentWriter {
     /// The last log that was ended.
     previous_log: Option<LogId>,
     chunk: OpenChunk,
-    /// Encoded entries but the open log's last.
-    index: Vec<u8>,
-    state: Vec<u8>,
+    stripe: OpenStripe,
+    /// The stripes so far, as the root has them.
+    root: Vec<u8>,
+    data_bytes: u64,
     scratch: Vec<u8>,
-    names: Vec<(Box<str>, LogId, Lsn)>,
     totals: SegmentMeta,
 }
 
@@ -56,6 +63,14 @@ struct OpenLog {
     last_time: TimeUs,
     /// Its last chunk so far.
     pending: Option<IndexEntry>,
+}
+
+/// The stripe being written: what follows its chunks.
+#[derive(Default)]
+struct OpenStripe {
+    /// Encoded entries but the open log's last.
+    index: Vec<u8>,
+    state: Vec<u8>,
 }
 
 /// The chunk being built at the end of the output's buffer.
@@ -100,10 +115,10 @@ impl SegmentWriter {
             log: None,
             previous_log: None,
             chunk: OpenChunk::default(),
-            index: Vec::new(),
-            state: Vec::new(),
+            stripe: OpenStripe::default(),
+            root: Vec::new(),
+            data_bytes: 0,
             scratch: Vec::new(),
-            names: Vec::new(),
             totals: SegmentMeta { id, first_lsn: *lsns.start(), last_lsn: *lsns.end(), ..SegmentMeta::default() },
         })
     }
@@ -131,6 +146,9 @@ impl SegmentWriter {
         let is_open = self.chunk.entries > 0;
         if is_open && (!dense || self.out.buf.len() - self.chunk.start + needed > CHUNK_BYTES) {
             self.end_chunk()?;
+        }
+        if self.chunk.entries == 0 {
+            self.room_in_stripe()?;
         }
         let log = self.log.as_mut().expect("a log was begun");
         self.out.reserve(needed);
@@ -196,71 +214,94 @@ impl SegmentWriter {
             state_lsn: Lsn(0),
         };
         assert_eq!(entry.next_seq(), next_seq, "a chunk's seqs are dense");
+        self.data_bytes += u64::from(entry.len);
         if let Some(before) = log.pending.replace(entry) {
-            self.index.put(&before.encode());
+            self.stripe.index.put(&before.encode());
         }
         self.totals.records += u64::from(chunk.records);
         self.out.settle()
     }
 
-    /// Ends the log. `state` is as of its last entry here. If any of it changed within this segment, a state record is
-    /// written: what changed, and where the rest is. `name` is given if the log was created in this segment.
+    /// Ends the stripe before another chunk is begun, if it is full. A chunk that is pending is not its log's last then.
+    fn room_in_stripe(&mut self) -> Result<()> {
+        let log = self.log.as_mut().expect("a log was begun");
+        let entries = self.stripe.index.len() / INDEX_ENTRY_LEN + usize::from(log.pending.is_some());
+        if entries < STRIPE_ENTRIES && self.stripe.state.len() < STRIPE_STATE_BYTES {
+            return Ok(());
+        }
+        if let Some(before) = log.pending.take() {
+            self.stripe.index.put(&before.encode());
+        }
+        self.end_stripe()
+    }
+
+    /// Ends the log, whose next seq after its last entry here is `next_seq`. `changed` is the LSN of the last change of
+    /// its state; `record`, where that lies within this segment, is what changed here and where the rest is.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
-    pub fn end_log(&mut self, state: &LogState, name: Option<&str>) -> Result<()> {
+    pub fn end_log(&mut self, next_seq: Seq, changed: Lsn, record: Option<&StateRecord>) -> Result<()> {
         assert!(self.chunk.entries > 0, "a log in a segment has an entry there");
         self.end_chunk()?;
         let log = self.log.take().expect("a log was begun");
         let mut last = log.pending.expect("its last chunk was ended");
-        assert_eq!(last.next_seq(), state.next_seq, "the state is as of the log's last entry here");
-        let changed = state.changed.last();
-        assert!(changed <= self.header.last_lsn, "the state is as of this segment");
+        assert_eq!(last.next_seq(), next_seq, "the state is as of the log's last entry here");
+        let here = self.header.first_lsn <= changed;
+        assert!(changed <= self.header.last_lsn && here == record.is_some(), "the state is as of this segment");
         last.flags |= FLAG_LAST;
         last.state_lsn = changed;
-        if changed >= self.header.first_lsn {
-            last.state_at = Some(u32::try_from(self.state.len()).expect("a segment's state records fit 4 GiB"));
+        if let Some(record) = record {
+            last.state_at = Some(u32::try_from(self.stripe.state.len()).expect("a stripe's state is bounded"));
             self.scratch.clear();
-            StateRecord::of(state, self.header.first_lsn).encode(&mut self.scratch);
+            record.encode(&mut self.scratch);
             assert!(self.scratch.len() <= STATE_RECORD_BYTES_MAX, "every group of a state is bounded");
-            self.state.put_bytes(&self.scratch);
+            self.stripe.state.put_bytes(&self.scratch);
         }
-        self.index.put(&last.encode());
-        if let Some(name) = name {
-            self.names.push((name.into(), log.id, state.life.created));
-        }
+        self.stripe.index.put(&last.encode());
         self.totals.logs += 1;
         self.previous_log = Some(log.id);
         Ok(())
     }
 
-    /// Writes what is behind the data, and makes file and directory durable. `ancestry` is the timelines that led here.
-    /// Nothing may refer to the segment before [`ReadBack::finish`] found it to be what was written.
+    /// Writes what is behind the stripe's chunks.
+    fn end_stripe(&mut self) -> Result<()> {
+        let OpenStripe { index, state } = std::mem::take(&mut self.stripe);
+        self.out.pad();
+        let mut lookup = first_keys(&index);
+        let index_blocks = lookup.len() / KEY_LEN;
+        lookup.put(&filter::build(keys(&index), BODY_LEN - lookup.len()));
+        self.blocks(Section::Index, index.chunks(ENTRIES_PER_BLOCK * INDEX_ENTRY_LEN))?;
+        self.blocks(Section::State, state.chunks(BODY_LEN))?;
+        let stripe = Stripe {
+            first: Key::get(&index),
+            lookup: self.out.position() / BLOCK as u64,
+            index_blocks: index_blocks as u16,
+            state_bytes: state.len() as u32,
+        };
+        self.out.block(Section::Lookup, &lookup)?;
+        self.root.put(&stripe.encode());
+        Ok(())
+    }
+
+    /// Writes what is behind the stripes, and makes file and directory durable. `names` are those of the logs created
+    /// here, sorted. Nothing may refer to the segment before [`ReadBack::finish`] found it to be what was written.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
-    pub fn finish(mut self, ancestry: &[TimelineStart]) -> Result<(SegmentMeta, ReadBack)> {
+    /// [`crate::ErrorKind::Io`], and any error of `names`; the segment is then to be abandoned.
+    pub fn finish(
+        mut self, origin: &Origin, names: impl IntoIterator<Item = Result<Name>>,
+    ) -> Result<(SegmentMeta, ReadBack)> {
         assert!(self.log.is_none(), "the last log was ended");
-        let data_bytes = self.out.position() - BLOCK as u64;
-        self.out.pad();
-        let data = Place { first: 1, blocks: data_bytes.div_ceil(BLOCK as u64) };
-
-        let index = std::mem::take(&mut self.index);
-        let fence = first_keys(&index, ENTRIES_PER_BLOCK * INDEX_ENTRY_LEN);
-        let root = first_keys(&fence, KEYS_PER_BLOCK * KEY_LEN);
-        let filter = filter::build(last_keys(&index));
-        let meta = encode_meta(ancestry);
-        let state = std::mem::take(&mut self.state);
-        let names = self.name_blocks();
+        if !self.stripe.index.is_empty() {
+            self.end_stripe()?;
+        }
+        let stripes = Place { first: 1, blocks: self.out.position() / BLOCK as u64 - 1 };
+        let (root, meta) = (std::mem::take(&mut self.root), origin.encode());
         let places = Places {
-            data,
-            index: self.section(Section::Index, index.chunks(ENTRIES_PER_BLOCK * INDEX_ENTRY_LEN))?,
-            fence: self.section(Section::Fence, fence.chunks(KEYS_PER_BLOCK * KEY_LEN))?,
-            root: self.section(Section::Root, root.chunks(KEYS_PER_BLOCK * KEY_LEN))?,
-            filter: self.section(Section::Filter, filter.iter().map(Vec::as_slice))?,
-            names: self.section(Section::Names, names.iter().map(Vec::as_slice))?,
-            state: self.section(Section::State, state.chunks(BODY_LEN))?,
-            meta: self.section(Section::Meta, meta.chunks(BODY_LEN))?,
+            stripes,
+            root: self.blocks(Section::Root, root.chunks(STRIPES_PER_BLOCK * STRIPE_LEN))?,
+            names: self.names(names)?,
+            meta: self.blocks(Section::Meta, meta.chunks(BODY_LEN))?,
         };
         let footer = Footer {
             header: self.header,
@@ -271,8 +312,7 @@ impl SegmentWriter {
             entries: self.totals.entries,
             payload_bytes: self.totals.payload_bytes,
             places,
-            data_bytes,
-            state_bytes: state.len() as u64,
+            data_bytes: self.data_bytes,
             meta_bytes: meta.len() as u64,
             digest: self.out.digest(),
         };
@@ -284,41 +324,44 @@ impl SegmentWriter {
         Ok((self.totals, back))
     }
 
-    /// Writes a section's blocks.
-    fn section<'a>(&mut self, section: Section, bodies: impl Iterator<Item = &'a [u8]>) -> Result<Place> {
+    /// Writes the names' blocks: none of them across two blocks.
+    fn names(&mut self, names: impl IntoIterator<Item = Result<Name>>) -> Result<Place> {
+        let first = self.out.position() / BLOCK as u64;
+        let (mut block, mut previous) = (Vec::with_capacity(BODY_LEN), None);
+        for name in names {
+            let (name, log, created) = name?;
+            assert!(previous.is_none_or(|previous| previous < name), "names come sorted, each once");
+            let entry = NameEntry { name: &name, log, created };
+            if block.len() + entry.encoded_len() > BODY_LEN {
+                self.out.block(Section::Names, &block)?;
+                block.clear();
+            }
+            entry.encode(&mut block);
+            previous = Some(name);
+        }
+        if !block.is_empty() {
+            self.out.block(Section::Names, &block)?;
+        }
+        Ok(Place { first, blocks: self.out.position() / BLOCK as u64 - first })
+    }
+
+    /// Writes blocks with these bodies.
+    fn blocks<'a>(&mut self, section: Section, bodies: impl Iterator<Item = &'a [u8]>) -> Result<Place> {
         let first = self.out.position() / BLOCK as u64;
         for body in bodies {
             self.out.block(section, body)?;
         }
         Ok(Place { first, blocks: self.out.position() / BLOCK as u64 - first })
     }
-
-    /// The bodies of the names' blocks: sorted, none across two blocks.
-    fn name_blocks(&mut self) -> Vec<Vec<u8>> {
-        self.names.sort_unstable();
-        let mut blocks: Vec<Vec<u8>> = Vec::new();
-        for (name, log, created) in self.names.drain(..) {
-            let entry = NameEntry { name: &name, log, created };
-            match blocks.last_mut().filter(|block| block.len() + entry.encoded_len() <= BODY_LEN) {
-                Some(block) => entry.encode(block),
-                None => {
-                    let mut block = Vec::with_capacity(BODY_LEN);
-                    entry.encode(&mut block);
-                    blocks.push(block);
-                }
-            }
-        }
-        blocks
-    }
 }
 
-/// The key that each block of `block_len` bytes begins with.
-fn first_keys(blocks: &[u8], block_len: usize) -> Vec<u8> {
-    blocks.chunks(block_len).flat_map(|block| block[..KEY_LEN].iter().copied()).collect()
+/// The key that each block of these index entries begins with.
+fn first_keys(index: &[u8]) -> Vec<u8> {
+    index.chunks(ENTRIES_PER_BLOCK * INDEX_ENTRY_LEN).flat_map(|block| block[..KEY_LEN].iter().copied()).collect()
 }
 
 /// The filter's key of each log in the index.
-fn last_keys(index: &[u8]) -> Vec<u64> {
+fn keys(index: &[u8]) -> Vec<u64> {
     let mut previous = None;
     let logs = index.chunks_exact(INDEX_ENTRY_LEN).map(|entry| Key::get(entry).log);
     logs.filter(|log| previous.replace(*log) != Some(*log)).map(filter::key_of).collect()

@@ -1,6 +1,6 @@
-//! The checked blocks of a segment and what stands in them: index entries, keys, names, header, footer, ancestry, state.
+//! The checked blocks of a segment and what stands in them: index entries, keys, names, header, footer, stripes, origin, state.
 //!
-//! Invariant: what is accepted is written again as the very same bytes; a state record and an ancestry, which have more
+//! Invariant: what is accepted is written again as the very same bytes; a state record and an origin, which have more
 //! than one form, come back as the same values.
 
 use crate::base::{base, segment_file};
@@ -8,19 +8,18 @@ use crate::{in_modes, mode};
 use everlog::format::block::{self, BODY_LEN, Section};
 use everlog::format::bytes::{Reader, put_u32};
 use everlog::format::segment::{
-    Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, Key, NameEntry, decode_meta, encode_meta,
+    Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, Key, NameEntry, Origin, STRIPE_LEN, Stripe,
 };
 use everlog::format::state::StateRecord;
 use everlog::types::{BLOCK, SegmentId};
 
 const ID: SegmentId = SegmentId(5);
 const NUMBER: u64 = 9;
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 8] = [
     Section::Header,
     Section::Index,
-    Section::Fence,
+    Section::Lookup,
     Section::Root,
-    Section::Filter,
     Section::Names,
     Section::State,
     Section::Meta,
@@ -79,10 +78,18 @@ fn within(section: Section, body: &[u8]) {
                 }
             }
         }
-        Section::Fence | Section::Root => {
+        Section::Lookup => {
             let keys: Vec<Key> = body.chunks_exact(KEY_LEN).map(Key::get).collect();
-            let again = keys.iter().flat_map(|key| [&key.log.0[..], &key.first_seq.0.to_le_bytes()].concat());
+            let again = keys.iter().flat_map(Key::encode);
             assert!(again.eq(body[..keys.len() * KEY_LEN].iter().copied()), "keys come back as they were");
+        }
+        Section::Root => {
+            for (bytes, begin) in body.chunks_exact(STRIPE_LEN).zip(1..) {
+                if let Ok(stripe) = Stripe::decode(bytes, begin) {
+                    assert_eq!(stripe.encode()[..], *bytes, "a stripe comes back as it was");
+                    assert!(begin <= stripe.index().first && stripe.state().end() == stripe.lookup);
+                }
+            }
         }
         Section::Names => {
             let mut reader = Reader::new(body);
@@ -96,12 +103,11 @@ fn within(section: Section, body: &[u8]) {
             assert_eq!(again, body, "names come back as they were");
         }
         Section::Meta => {
-            if let Ok(ancestry) = decode_meta(body) {
-                assert_eq!(decode_meta(&encode_meta(&ancestry)), Ok(ancestry), "an ancestry comes back");
+            if let Ok(origin) = Origin::decode(body) {
+                assert_eq!(Origin::decode(&origin.encode()), Ok(origin), "an origin comes back");
             }
         }
         Section::State => record(body),
-        Section::Filter => {}
     }
 }
 

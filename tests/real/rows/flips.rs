@@ -11,7 +11,7 @@ use std::path::Path;
 /// Bits of indexes.
 pub const IN_INDEXES: &str = "in indexes";
 /// Bits of filters.
-pub const IN_FILTERS: &str = "in filters";
+pub const IN_LOOKUPS: &str = "in lookup blocks";
 /// Bits of states.
 pub const IN_STATES: &str = "in states";
 /// Bits of frames.
@@ -44,9 +44,8 @@ fn word(place: Place) -> &'static str {
     match place {
         Place::Data => "in records of segments",
         Place::Index => IN_INDEXES,
-        Place::Fence => "in fences",
         Place::Root => "in roots",
-        Place::Filter => IN_FILTERS,
+        Place::Lookup => IN_LOOKUPS,
         Place::Names => "in names",
         Place::State => IN_STATES,
         Place::Segment => "elsewhere in segments",

@@ -38,7 +38,7 @@ pub const ROWS: &[Row] = &[
         ci_count: 2_000,
         weight: 2,
         needs_root: false,
-        at_least_once: &[flips::IN_INDEXES, flips::IN_FILTERS, flips::IN_STATES, flips::IN_FRAMES],
+        at_least_once: &[flips::IN_INDEXES, flips::IN_LOOKUPS, flips::IN_STATES, flips::IN_FRAMES],
         run: flips::run,
     },
     Row {

@@ -71,7 +71,7 @@ pub enum Lie {
 pub enum Flip {
     /// In any block that is not all zeros; in a segment rather than elsewhere.
     Anything,
-    /// In a block that a segment is looked up in: index, fence, root, filter, names, state or meta.
+    /// In a block that a segment is looked up in: index, lookup, root, names, state or meta.
     LookUp,
 }
 
