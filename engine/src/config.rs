@@ -43,6 +43,9 @@ pub struct Config {
     pub memory_pool_bytes: usize,
     /// Durable bytes in memory that start a flush.
     pub flush_bytes: usize,
+    /// Neighbouring segments of one size class that are merged into one of the next class. The more, the less is written
+    /// and the more segments a log may lie in.
+    pub merge_width: usize,
     /// Frames in flight.
     pub in_flight: usize,
     /// Log heads kept in memory beside those in use.
@@ -62,6 +65,7 @@ impl Default for Config {
             journal_files_max: 4,
             memory_pool_bytes: 128 << 20,
             flush_bytes: 40 << 20,
+            merge_width: 8,
             in_flight: 2,
             heads_max: 65_536,
             io: IoChoice::Auto,
@@ -103,6 +107,8 @@ impl Config {
             "memory_pool_bytes must hold two frames, half of journal_file_bytes"
         } else if self.flush_bytes == 0 || self.flush_bytes > self.memory_pool_bytes / 2 {
             "flush_bytes must be from 1 to half of memory_pool_bytes"
+        } else if self.merge_width < 2 {
+            "merge_width must be at least 2"
         } else if self.heads_max == 0 {
             "heads_max must be at least 1"
         } else {

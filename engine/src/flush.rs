@@ -16,24 +16,21 @@
 //!
 //! Invariant: nothing leaves memory or the journal before step 3 is durable.
 
+use crate::catalog::Catalog;
 use crate::error::{ErrorKind, Result};
-use crate::format::frame::FrameRef;
-use crate::format::manifest::{Manifest, SegmentMeta, TimelineStart};
+use crate::format::manifest::SegmentMeta;
 use crate::format::state::LogState;
 use crate::index::memory::MemEntry;
-use crate::index::set::SegmentSet;
 use crate::index::slot::{Slot, apply_mem, misfit};
 use crate::index::{Index, older_producers};
-use crate::io::{Io, Wake};
+use crate::io::Wake;
 use crate::journal::Journal;
-use crate::manifest;
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
-use crate::segment::{self, Name, Origin, ReadBack, Segment, SegmentWriter, StateRecord};
+use crate::segment::{Name, Origin, ReadBack, SegmentWriter, StateRecord};
 use crate::sync::{Arc, AtomicBool, Ordering};
-use crate::types::{Lsn, SegmentId, TimeUs};
-use std::path::PathBuf;
+use crate::types::{Lsn, SegmentId};
 
 /// How often a segment is written anew when it does not read back as written.
 const ATTEMPTS: usize = 3;
@@ -43,14 +40,10 @@ const GIVE_BYTES: usize = 1 << 20;
 
 /// The flush.
 pub struct Flusher {
-    io: Arc<dyn Io>,
-    dir: PathBuf,
+    catalog: Arc<Catalog>,
     index: Arc<Index>,
     journal: Arc<Journal>,
     poison: Arc<Poison>,
-    /// The timelines that began, the newest last; the next manifest version names them all.
-    timelines: Vec<TimelineStart>,
-    next_segment: SegmentId,
     flush_bytes: usize,
     /// Somebody asks for a flush of everything. Set and cleared with SeqCst by callers and the flush.
     asked: Arc<AtomicBool>,
@@ -58,20 +51,14 @@ pub struct Flusher {
 
 /// What a flusher is made of.
 pub struct FlusherParts {
-    /// The disk.
-    pub io: Arc<dyn Io>,
-    /// The store's directory.
-    pub dir: PathBuf,
+    /// The segments.
+    pub catalog: Arc<Catalog>,
     /// The logs.
     pub index: Arc<Index>,
     /// The journal's files.
     pub journal: Arc<Journal>,
-    /// Closed by a failed manifest.
+    /// Closed by damage that no flush gets past.
     pub poison: Arc<Poison>,
-    /// The timelines of the store, this open's included.
-    pub timelines: Vec<TimelineStart>,
-    /// A number no segment has.
-    pub next_segment: SegmentId,
     /// Durable bytes in memory that make a flush due.
     pub flush_bytes: usize,
     /// Set to have everything flushed.
@@ -82,8 +69,8 @@ impl Flusher {
     /// A flusher.
     #[must_use]
     pub fn new(parts: FlusherParts) -> Self {
-        let FlusherParts { io, dir, index, journal, poison, timelines, next_segment, flush_bytes, asked } = parts;
-        Self { io, dir, index, journal, poison, timelines, next_segment, flush_bytes, asked }
+        let FlusherParts { catalog, index, journal, poison, flush_bytes, asked } = parts;
+        Self { catalog, index, journal, poison, flush_bytes, asked }
     }
 
     /// One pass: makes a spare journal file if there is none, flushes if that is due or asked for, and wakes the
@@ -94,7 +81,7 @@ impl Flusher {
     /// unless the store is poisoned.
     pub fn step(&mut self, committer: &dyn Wake) -> Result<bool> {
         self.poison.check()?;
-        self.check_in_place()?;
+        self.catalog.check_in_place()?;
         // On a full disk there may be no room for a journal file and yet enough for a segment, which frees one.
         let prepared = self.journal.ring.prepare();
         let mut moved = matches!(prepared, Ok(true));
@@ -167,7 +154,7 @@ impl Flusher {
         };
         let result = result.and_then(|meta| {
             let id = meta.as_ref().map(|meta| meta.id);
-            self.commit(&set, meta, end, time).inspect_err(|_| self.abandon(id))
+            self.catalog.commit_flush(meta, end, time).inspect_err(|_| self.abandon(id))
         });
         if let Err(error) = result {
             self.index.put_back_dirty(slots);
@@ -179,16 +166,9 @@ impl Flusher {
         Ok(true)
     }
 
-    /// Nothing is made or named in a directory that is not the store's any more: that poisons.
-    fn check_in_place(&self) -> Result<()> {
-        self.journal.ring.check_in_place().inspect_err(|error| self.poison.set(error.clone()))
-    }
-
-    /// Removes a segment that no manifest names. Once poisoned nobody knows whether one does, and in a directory that is
-    /// not the store's any more another store's manifest does.
     fn abandon(&self, id: Option<SegmentId>) {
-        if let Some(id) = id.filter(|_| !self.poison.is_set() && self.journal.ring.check_in_place().is_ok()) {
-            let _ = self.io.remove(&segment::path(&self.dir, id));
+        if let Some(id) = id {
+            self.catalog.abandon(id);
         }
     }
 
@@ -204,12 +184,11 @@ impl Flusher {
         self.index.pool.give(freed);
     }
 
-    fn write_verified(&mut self, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {
+    fn write_verified(&self, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {
         let mut attempt = 1;
         loop {
-            self.check_in_place()?;
-            let id = self.next_segment;
-            self.next_segment = id.next();
+            self.catalog.check_in_place()?;
+            let id = self.catalog.take_id();
             let written = self.write(id, slots, first, last).inspect_err(|error| {
                 if error.kind() == ErrorKind::Damaged {
                     self.poison.set(error.clone());
@@ -235,8 +214,8 @@ impl Flusher {
     }
 
     fn write(&self, id: SegmentId, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<(SegmentMeta, ReadBack)> {
-        let io = Arc::clone(&self.io);
-        let mut writer = SegmentWriter::create(io, &self.dir, &self.index.identity, id, first..=last)?;
+        let io = Arc::clone(self.catalog.io());
+        let mut writer = SegmentWriter::create(io, self.catalog.dir(), self.catalog.identity(), id, first..=last)?;
         let mut names: Vec<Name> = Vec::new();
         for slot in slots {
             let (entries, before) = self.entries(slot, last)?;
@@ -258,7 +237,7 @@ impl Flusher {
             }
         }
         names.sort_unstable();
-        let origin = Origin { ancestry: self.timelines.clone(), merged: Vec::new() };
+        let origin = Origin { ancestry: self.catalog.timelines().to_vec(), merged: Vec::new() };
         writer.finish(&origin, names.into_iter().map(Ok))
     }
 
@@ -268,40 +247,5 @@ impl Flusher {
         let base = inner.base.as_ref().expect("the state was looked up just now");
         let entries = inner.mem.iter().take_while(|e| e.lsn <= last).cloned().collect();
         Ok((entries, (**base).clone()))
-    }
-
-    fn commit(&mut self, set: &SegmentSet, meta: Option<SegmentMeta>, end: FrameRef, time: TimeUs) -> Result<()> {
-        let opened = match &meta {
-            Some(meta) => {
-                let io = Arc::clone(&self.io);
-                Some(Arc::new(Segment::open(io, &self.dir, self.index.identity.store, meta)?))
-            }
-            None => None,
-        };
-        let mut segments = set.segments.clone();
-        segments.extend(opened);
-        let mut manifest = Manifest {
-            version: set.manifest.version.next(),
-            time,
-            next_segment: self.next_segment,
-            next_journal: self.journal.ring.next_journal(),
-            flushed: end,
-            timelines: self.timelines.clone(),
-            ..set.manifest.clone()
-        };
-        let bytes = meta.as_ref().map_or(0, |meta| meta.bytes);
-        manifest.segments.extend(meta);
-        self.check_in_place()?;
-        let prepared = manifest::prepare(&*self.io, &self.dir, &manifest).inspect_err(|error| {
-            if !error.is_shortage() {
-                self.poison.set(error.clone());
-            }
-        })?;
-        prepared.commit(&*self.io).inspect_err(|error| self.poison.set(error.clone()))?;
-        self.journal.set_manifest(manifest.version);
-        self.index.install(SegmentSet { manifest, segments });
-        self.index.metrics.manifests.add(1);
-        self.index.metrics.segment_bytes.add(bytes);
-        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start threads and take times of their own"))]
 
+mod catalog;
 pub mod clock;
 mod commit;
 mod config;
@@ -15,6 +16,7 @@ pub mod io;
 mod journal;
 pub mod limits;
 mod manifest;
+mod merge;
 mod metrics;
 #[cfg(not(feature = "mutants"))]
 mod mutants;

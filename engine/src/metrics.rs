@@ -52,6 +52,16 @@ pub struct Metrics {
     pub segment_bytes: Counter,
     /// Segments whose read-back did not match and that were written anew.
     pub segment_rewrites: Counter,
+    /// Merges that ended in a committed segment.
+    pub merges: Counter,
+    /// Steps of merges that failed.
+    pub merge_failures: Counter,
+    /// Bytes that merges read.
+    pub merge_read_bytes: Counter,
+    /// Bytes that merges wrote into segments.
+    pub merge_bytes: Counter,
+    /// Segments that a merge could not read.
+    pub unreadable_segments: Counter,
     /// Manifest versions committed.
     pub manifests: Counter,
     /// Appends turned away because memory or the journal was full.

@@ -7,6 +7,7 @@
 
 mod chunk;
 mod compress;
+mod cursor;
 mod filter;
 mod index;
 mod names;
@@ -27,6 +28,7 @@ pub use crate::format::chunk::ChunkEntry;
 pub use crate::format::segment::{IndexEntry, Origin};
 pub use crate::format::state::{Group, StateRecord};
 pub use chunk::Chunk;
+pub use cursor::{Cursor, Names};
 pub use read_back::ReadBack;
 pub use reader::{Segment, last_lsn};
 pub use writer::{Name, SegmentWriter};

@@ -3,6 +3,7 @@
 //! Everything below is put together in `open`; threads are started in `threads` and nowhere else. Without them the same
 //! parts are driven step by step ([`Steps`]), which is what simulations do.
 
+mod bell;
 mod create;
 mod flush_signal;
 mod listing;
@@ -32,6 +33,8 @@ mod tests_life;
 #[cfg(test)]
 mod tests_limits;
 #[cfg(test)]
+mod tests_merge;
+#[cfg(test)]
 mod tests_open;
 #[cfg(test)]
 mod tests_stop;
@@ -57,6 +60,7 @@ use crate::poison::{Failed, Poison};
 use crate::read::{Page, ReadLimit, read, try_read};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::{Position, StoreId};
+use bell::Bell;
 use flush_signal::FlushSignal;
 use std::path::{Path, PathBuf};
 use threads::Threads;
@@ -87,6 +91,8 @@ struct Core {
     io: Arc<dyn Io>,
     flush_asked: Arc<AtomicBool>,
     flush_signal: Arc<FlushSignal>,
+    /// Rung when there may be something to merge.
+    merge_bell: Bell,
     stepped: bool,
     end: End,
 }
@@ -176,8 +182,9 @@ impl Store {
     pub fn open_on(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: Config) -> Result<Self> {
         config.check()?;
         let opened = open::open(io, clock, dir, &config, false)?;
-        let threads = Threads::start(&opened.core, opened.committer, opened.flusher)?;
-        Ok(Self { inner: Arc::new(Inner { core: opened.core, threads: Mutex::new(Some(threads)) }) })
+        let core = Arc::clone(&opened.core);
+        let threads = Threads::start(opened)?;
+        Ok(Self { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) })
     }
 
     /// Opens the store without threads, on any disk and clock: what happens in the background happens in the calls of

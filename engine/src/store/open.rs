@@ -4,12 +4,14 @@
 //! a place for the next frame, on a new timeline and, unless the close was clean, in a fresh file; a flush first, if no
 //! file is free; the frame of the open. Only then is anything visible.
 
+use super::bell::Bell;
 use super::create::random;
 use super::flush_signal::{FlushSignal, Pressure};
 use super::load::{Loaded, Show, load, read_only, refusal};
 use super::lock;
 use super::report::RecoveryReport;
 use super::{Core, End};
+use crate::catalog::{Catalog, CatalogParts};
 use crate::clock::Clock;
 use crate::commit::append::Appender;
 use crate::commit::committer::{Committer, Shared, Start};
@@ -23,6 +25,7 @@ use crate::io::{File, Io, OpenMode};
 use crate::journal::Journal;
 use crate::journal::ring::{Place, Ring, RingFile};
 use crate::limits;
+use crate::merge::Merger;
 use crate::poison::Poison;
 use crate::recovery::decide::Action;
 use crate::recovery::repair;
@@ -35,6 +38,7 @@ pub(super) struct Opened {
     pub core: Arc<Core>,
     pub committer: Committer,
     pub flusher: Flusher,
+    pub merger: Merger,
 }
 
 pub(super) fn open(
@@ -61,7 +65,7 @@ pub(super) fn open(
     let poison = Arc::new(Poison::default());
     let timeline = timeline(&mut loaded, &*io, &*clock)?;
     let flush_asked = Arc::new(AtomicBool::new(false));
-    let mut flusher = Flusher::new(FlusherParts {
+    let catalog = Arc::new(Catalog::new(CatalogParts {
         io: Arc::clone(&io),
         dir: dir.to_owned(),
         index: Arc::clone(&loaded.index),
@@ -69,6 +73,13 @@ pub(super) fn open(
         poison: Arc::clone(&poison),
         timelines: loaded.timelines.clone(),
         next_segment: repair::next_segment(&*io, dir, &loaded.manifest)?,
+    }));
+    let merger = Merger::new(Arc::clone(&catalog), Arc::clone(&loaded.index), Arc::clone(&poison), config);
+    let mut flusher = Flusher::new(FlusherParts {
+        catalog,
+        index: Arc::clone(&loaded.index),
+        journal: Arc::clone(&journal),
+        poison: Arc::clone(&poison),
         flush_bytes: config.flush_bytes,
         asked: Arc::clone(&flush_asked),
     });
@@ -118,10 +129,11 @@ pub(super) fn open(
         io,
         flush_asked,
         flush_signal,
+        merge_bell: Bell::default(),
         stepped,
         end: End::new(lock),
     };
-    Ok(Opened { core: Arc::new(core), committer, flusher })
+    Ok(Opened { core: Arc::new(core), committer, flusher, merger })
 }
 
 /// Fails if another directory bears the store's name by now: its journal took seconds to read, and what is written by

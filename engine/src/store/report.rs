@@ -134,6 +134,16 @@ pub struct Stats {
     pub segment_bytes_written: u64,
     /// Segments written anew because they did not read back.
     pub segment_rewrites: u64,
+    /// Merges that ended in a committed segment.
+    pub merges: u64,
+    /// Steps of merges that failed and were tried again.
+    pub merge_failures: u64,
+    /// Bytes that merges read.
+    pub merge_bytes_read: u64,
+    /// Bytes that merges wrote to segments.
+    pub merge_bytes_written: u64,
+    /// Segments that a merge could not read and that are left as they are: run everlog verify.
+    pub unreadable_segments: u64,
     /// Manifest versions committed.
     pub manifests: u64,
     /// Appends turned away.
@@ -182,6 +192,11 @@ impl Stats {
             flush_error: core.flush_signal.last_error().map(|error| error.to_string()),
             segment_bytes_written: metrics.segment_bytes.get(),
             segment_rewrites: metrics.segment_rewrites.get(),
+            merges: metrics.merges.get(),
+            merge_failures: metrics.merge_failures.get(),
+            merge_bytes_read: metrics.merge_read_bytes.get(),
+            merge_bytes_written: metrics.merge_bytes.get(),
+            unreadable_segments: metrics.unreadable_segments.get(),
             manifests: metrics.manifests.get(),
             overloads: metrics.overloads.get(),
             reads: metrics.reads.get(),

@@ -6,6 +6,7 @@ use crate::commit::committer::Committer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
 use crate::io::Wake;
+use crate::merge::Merger;
 use crate::sync::Arc;
 
 /// Passes without progress after which a drain gives up.
@@ -16,6 +17,7 @@ pub struct Steps {
     core: Arc<Core>,
     committer: Committer,
     flusher: Flusher,
+    merger: Merger,
     waker: Arc<dyn Wake>,
 }
 
@@ -27,9 +29,9 @@ impl std::fmt::Debug for Steps {
 
 impl Steps {
     pub(super) fn new(opened: Opened) -> Self {
-        let Opened { core, committer, flusher } = opened;
+        let Opened { core, committer, flusher, merger } = opened;
         let waker = committer.waker();
-        Self { core, committer, flusher, waker }
+        Self { core, committer, flusher, merger, waker }
     }
 
     /// One pass of the committer: begins frames, reaps completions, publishes what is durable. True if anything moved.
@@ -51,6 +53,14 @@ impl Steps {
         self.flusher.step(&*self.waker)
     }
 
+    /// One step of a merge, if one is due or under way. True if there was anything to do.
+    ///
+    /// # Errors
+    /// Why it failed; it is begun anew at a later step unless the store is poisoned.
+    pub fn merge(&mut self) -> Result<bool> {
+        self.merger.step()
+    }
+
     /// Makes everything staged durable and writes the close frame. As [`super::Store::close`] it lets go of the lock, and
     /// the store and its subscriptions fail from here on with [`ErrorKind::ShutDown`].
     ///
@@ -67,6 +77,7 @@ impl Steps {
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.merger.stop();
         let mut idle = 0;
         while !self.committer.is_idle() {
             let mut moved = self.commit()?;

@@ -2,7 +2,7 @@
 //! step by step, writes in flight after a failure, a waker that is the last to hold it.
 
 use super::open::{Opened, open};
-use super::threads::{Spawn, System, Threads};
+use super::threads::{Beside, Spawn, System, Threads};
 use super::{Inner, Store};
 use crate::clock::SystemClock;
 use crate::commit::Batch;
@@ -42,6 +42,8 @@ fn stepped(io: &MemIo) -> (Store, super::Steps) {
         .expect("a store, not locked by another")
 }
 
+const BESIDE: Beside = Beside { readers: 2, merges: true };
+
 /// A system that has no more than so many threads.
 struct Scarce(usize);
 
@@ -60,18 +62,19 @@ impl Spawn for Scarce {
 #[test]
 fn a_store_whose_threads_cannot_all_be_started_leaves_none_behind_and_no_lock() {
     let io = created();
-    for threads in 0..4 {
-        let Opened { core, committer, flusher } = parts(&io);
-        let error =
-            Threads::start_by(&mut Scarce(threads), &core, committer, flusher, 2).err().expect("one is missing");
+    for threads in 0..5 {
+        let opened = parts(&io);
+        let core = Arc::clone(&opened.core);
+        let error = Threads::start_by(&mut Scarce(threads), opened, &BESIDE).err().expect("one is missing");
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.to_string().contains("cannot be started"), "{error}");
         assert_eq!(Arc::strong_count(&core), 1, "a thread lives on, of {threads}");
         drop(core);
         drop(stepped(&io));
     }
-    let Opened { core, committer, flusher } = parts(&io);
-    let threads = Threads::start_by(&mut Scarce(4), &core, committer, flusher, 2).expect("enough");
+    let opened = parts(&io);
+    let core = Arc::clone(&opened.core);
+    let threads = Threads::start_by(&mut Scarce(5), opened, &BESIDE).expect("enough");
     threads.stop(&core).expect("clean");
 }
 
@@ -172,7 +175,8 @@ impl Drop for HangingQueue {
 #[test]
 fn writes_in_flight_after_a_failure_are_waited_for_by_the_thread_that_began_them() {
     let disk = Hanging { mem: created(), failing: Arc::default(), dropped: Arc::default() };
-    let Opened { core, committer, flusher } = parts(&disk);
+    let opened = parts(&disk);
+    let core = Arc::clone(&opened.core);
     let acks: Vec<_> = (0..6)
         .map(|_| {
             let mut batch = Batch::new();
@@ -181,7 +185,7 @@ fn writes_in_flight_after_a_failure_are_waited_for_by_the_thread_that_began_them
         })
         .collect();
     disk.failing.store(true, Ordering::SeqCst);
-    let threads = Threads::start(&core, committer, flusher).expect("threads");
+    let threads = Threads::start(opened).expect("threads");
     let store = Store { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) };
     for ack in acks {
         assert_eq!(ack.wait().expect_err("a write failed").kind(), ErrorKind::Unknown);
@@ -205,7 +209,8 @@ impl std::task::Wake for Owner {
 #[test]
 fn a_store_that_a_waker_is_the_last_to_hold_closes_nevertheless() {
     let io = created();
-    let Opened { core, committer, flusher } = parts(&io);
+    let opened = parts(&io);
+    let core = Arc::clone(&opened.core);
     let mut batch = Batch::new();
     batch.log("log").create().record(b"0");
     let mut ack = core.appender.append(&batch).expect("staged, and not written before the threads start");
@@ -216,7 +221,7 @@ fn a_store_that_a_waker_is_the_last_to_hold_closes_nevertheless() {
     assert!(polled.is_pending(), "nothing is written yet");
     // Held until the store is where the waker finds it.
     let mut place = owner.0.lock();
-    let threads = Threads::start(&core, committer, flusher).expect("threads");
+    let threads = Threads::start(opened).expect("threads");
     *place = Some(Store { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) });
     drop(place);
     let waking = tells.recv_timeout(Duration::from_secs(60)).expect("the waker is called and comes back");

@@ -157,8 +157,9 @@ fn parts(io: &Faulty, config: &Config) -> Opened {
 /// An open store with its threads.
 fn running(io: &Faulty, config: &Config) -> Store {
     let opened = parts(io, config);
-    let threads = Threads::start(&opened.core, opened.committer, opened.flusher).expect("threads");
-    Store { inner: Arc::new(Inner { core: opened.core, threads: Mutex::new(Some(threads)) }) }
+    let core = Arc::clone(&opened.core);
+    let threads = Threads::start(opened).expect("threads");
+    Store { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) }
 }
 
 fn append(store: &Store, payload: &[u8]) -> Result<Ack> {
@@ -239,7 +240,7 @@ fn a_store_goes_on_once_there_is_room_however_often_a_file_could_not_be_made() {
 fn a_committer_without_a_journal_file_waits_for_the_flush_and_not_for_the_idle_frame() {
     let config = small();
     let io = created(&config);
-    let Opened { core, mut committer, mut flusher } = parts(&io, &config);
+    let Opened { core, mut committer, mut flusher, .. } = parts(&io, &config);
     io.switches.no_waits.store(true, Ordering::SeqCst);
     let store = Store { inner: Arc::new(Inner { core, threads: Mutex::new(None) }) };
     let acks: Vec<Ack> = (0..100).map(|_| append(&store, &[0; 3000]).expect("there is memory")).collect();

@@ -1,14 +1,16 @@
 //! The store's threads: the only place that starts any.
 //!
-//! One runs the committer, one the flush, and a few read for futures. A thread that panics poisons the store, so that
+//! One runs the committer, one the flush, one the merges, and a few read for futures. A thread that panics poisons the store, so that
 //! nobody waits for it for ever.
 
+use super::open::Opened;
 use super::{CLOSE_FLUSH_BYTES, Core};
 use crate::commit::ack::Pending;
 use crate::commit::committer::Committer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
 use crate::io::Wake;
+use crate::merge::Merger;
 use crate::sync::{Arc, AtomicBool, JoinHandle, Ordering, Sender, current, spawn, unbounded};
 use crate::waiter::wake_all;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +22,8 @@ const READERS: usize = 2;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long the merges sleep before they look again by themselves.
+const MERGE_SLEEP: Duration = Duration::from_secs(1);
 /// Of so many failures in a row one is told, once the first few were: about one a minute.
 const TELL_EVERY: u32 = 64;
 
@@ -29,12 +33,22 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(super) struct Threads {
     committer: Option<JoinHandle<Option<Committer>>>,
     flusher: Option<JoinHandle<Option<Flusher>>>,
+    merger: Option<JoinHandle<()>>,
     readers: Vec<JoinHandle<()>>,
     /// Present until they are stopped.
     jobs: Option<Sender<Job>>,
     stop_committer: Arc<AtomicBool>,
     stop_flusher: Arc<AtomicBool>,
+    stop_merger: Arc<AtomicBool>,
     waker: Arc<dyn Wake>,
+}
+
+/// The threads beside the committer's and the flush's.
+pub(super) struct Beside {
+    /// How many read for futures.
+    pub readers: usize,
+    /// Whether one merges.
+    pub merges: bool,
 }
 
 /// What starts a thread.
@@ -65,34 +79,35 @@ impl Threads {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] if the system has no more threads. Those that were started before have ended then.
-    pub(super) fn start(core: &Arc<Core>, committer: Committer, flusher: Flusher) -> Result<Self> {
-        Self::start_by(&mut System, core, committer, flusher, READERS)
+    pub(super) fn start(opened: Opened) -> Result<Self> {
+        Self::start_by(&mut System, opened, &Beside { readers: READERS, merges: true })
     }
 
-    /// As [`Self::start`], by `system` and with so many readers.
-    pub(super) fn start_by(
-        system: &mut impl Spawn, core: &Arc<Core>, committer: Committer, flusher: Flusher, readers: usize,
-    ) -> Result<Self> {
+    /// As [`Self::start`], by `system` and with what stands beside the committer and the flush.
+    pub(super) fn start_by(system: &mut impl Spawn, opened: Opened, beside: &Beside) -> Result<Self> {
+        let core = Arc::clone(&opened.core);
         let mut threads = Self {
             committer: None,
             flusher: None,
-            readers: Vec::with_capacity(readers),
+            merger: None,
+            readers: Vec::with_capacity(beside.readers),
             jobs: None,
             stop_committer: Arc::default(),
             stop_flusher: Arc::default(),
-            waker: committer.waker(),
+            stop_merger: Arc::default(),
+            waker: opened.committer.waker(),
         };
-        if let Err(error) = threads.start_all(system, core, committer, flusher, readers) {
+        if let Err(error) = threads.start_all(system, opened, beside) {
             // A thread that went on would keep the directory locked, and would work on a store that nobody has.
-            drop(threads.join(core));
+            drop(threads.join(&core));
             return Err(error);
         }
         Ok(threads)
     }
 
-    fn start_all(
-        &mut self, system: &mut impl Spawn, core: &Arc<Core>, committer: Committer, flusher: Flusher, readers: usize,
-    ) -> Result<()> {
+    fn start_all(&mut self, system: &mut impl Spawn, opened: Opened, beside: &Beside) -> Result<()> {
+        let Opened { core, committer, flusher, merger } = opened;
+        let core = &core;
         let (core_c, stop) = (Arc::clone(core), Arc::clone(&self.stop_committer));
         let commits = move || {
             let committer = guarded(&core_c, committer, |c| commit_loop(c, &core_c, &stop));
@@ -108,9 +123,14 @@ impl Threads {
             flusher
         };
         self.flusher = Some(start(system, "everlog-flush", flushes)?);
+        let (core_m, stop) = (Arc::clone(core), Arc::clone(&self.stop_merger));
+        let merges = move || drop(guarded(&core_m, merger, |m| merge_loop(m, &core_m, &stop)));
+        if beside.merges {
+            self.merger = Some(start(system, "everlog-merge", merges)?);
+        }
         let (jobs, queue) = unbounded::<Job>();
         self.jobs = Some(jobs);
-        for n in 0..readers {
+        for n in 0..beside.readers {
             let queue = queue.clone();
             let reads = move || {
                 for job in queue {
@@ -134,6 +154,7 @@ impl Threads {
         let here = current().id();
         self.committer.iter().any(|thread| thread.thread().id() == here)
             || self.flusher.iter().any(|thread| thread.thread().id() == here)
+            || self.merger.iter().any(|thread| thread.thread().id() == here)
             || self.readers.iter().any(|thread| thread.thread().id() == here)
     }
 
@@ -148,7 +169,7 @@ impl Threads {
     /// Ends them on a thread of its own, since one of them asks for it and cannot wait for itself: a waker was the last
     /// to hold the store.
     pub(super) fn stop_elsewhere(self, core: &Arc<Core>) -> Result<()> {
-        let (committer, flusher) = (Arc::clone(&self.stop_committer), Arc::clone(&self.stop_flusher));
+        let stop = [&self.stop_committer, &self.stop_flusher, &self.stop_merger].map(Arc::clone);
         let (waker, core_e) = (Arc::clone(&self.waker), Arc::clone(core));
         let stops = move || {
             if let Err(error) = self.stop(&core_e) {
@@ -163,9 +184,9 @@ impl Threads {
             }
             Err(error) => {
                 // They end by themselves, and the last of them lets go of the lock.
-                committer.store(true, Ordering::SeqCst);
-                flusher.store(true, Ordering::SeqCst);
+                stop.iter().for_each(|stop| stop.store(true, Ordering::SeqCst));
                 waker.wake();
+                core.merge_bell.ring();
                 core.flush_signal.hurry();
                 Err(error)
             }
@@ -174,6 +195,11 @@ impl Threads {
 
     /// Ends them, in the order that lets the committer finish: it may need the flush to free a journal file.
     fn join(&mut self, core: &Core) -> (Option<Committer>, Option<Flusher>) {
+        self.stop_merger.store(true, Ordering::SeqCst);
+        core.merge_bell.ring();
+        if let Some(merger) = self.merger.take() {
+            let _ = merger.join();
+        }
         self.stop_committer.store(true, Ordering::SeqCst);
         self.waker.wake();
         let committer = self.committer.take().and_then(|thread| thread.join().ok().flatten());
@@ -272,17 +298,50 @@ pub(super) fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, 
         core.index.metrics.flush_failures.add(u64::from(failures > 0));
         if let Err(error) = &result
             && !core.poison.is_set()
-            && (failures.is_power_of_two() && failures < TELL_EVERY || failures.is_multiple_of(TELL_EVERY))
+            && is_told(failures)
         {
             tracing::warn!(%error, failures, "a flush failed; it will be tried again");
         }
         let moved = core.flush_signal.passed(result);
+        if moved {
+            core.merge_bell.ring();
+        }
         if failures > 0 {
             // It may be poisoned now, or closing and waiting for this very answer.
             committer.wake();
-            core.flush_signal.pause((PAUSE_MIN * (1 << (failures - 1).min(8))).min(PAUSE_MAX));
+            core.flush_signal.pause(pause(failures));
         } else if !moved {
             core.flush_signal.sleep();
         }
     }
+}
+
+pub(super) fn merge_loop(merger: &mut Merger, core: &Core, stop: &AtomicBool) {
+    let mut failures: u32 = 0;
+    while !stop.load(Ordering::SeqCst) && !core.poison.is_set() {
+        match merger.step() {
+            Ok(true) => failures = 0,
+            Ok(false) => core.merge_bell.sleep(MERGE_SLEEP),
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                core.index.metrics.merge_failures.add(1);
+                if is_told(failures) && !core.poison.is_set() {
+                    tracing::warn!(%error, failures, "a merge failed; it will be tried again");
+                }
+                core.merge_bell.sleep(pause(failures));
+            }
+        }
+    }
+    // On this thread, since a queue of the disk belongs to the thread that made it.
+    merger.stop();
+}
+
+/// Whether this one of so many failures in a row is told.
+fn is_told(failures: u32) -> bool {
+    failures.is_power_of_two() && failures < TELL_EVERY || failures.is_multiple_of(TELL_EVERY)
+}
+
+/// How long to pause after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    (PAUSE_MIN * (1 << (failures - 1).min(8))).min(PAUSE_MAX)
 }

@@ -213,6 +213,7 @@ impl World {
             journal_files_max: self.rng.between(3, 6) as usize,
             memory_pool_bytes: 2 * flush_bytes + self.rng.between(32, 128) as usize * 1024,
             flush_bytes,
+            merge_width: self.rng.between(2, 5) as usize,
             in_flight: self.rng.between(in_flight.start, in_flight.end) as usize,
             heads_max: self.rng.between(1, 9) as usize,
             when_full: WhenFull::Reject,

@@ -27,6 +27,8 @@ pub struct Tally {
     pub clean_closes: u64,
     /// Flushes that moved something.
     pub flushes: u64,
+    /// Merges that were committed.
+    pub merges: u64,
     /// Operations that were made to fail.
     pub failed: u64,
     /// Operations refused for want of room or descriptors.
@@ -56,12 +58,13 @@ impl Tally {
         self.lost += lost;
         self.process_crashes += process_crashes;
         self.power_losses += power_losses;
-        let Self { in_recovery, possibly, repeated, clean_closes, flushes, failed, short, .. } = other;
+        let Self { in_recovery, possibly, repeated, clean_closes, flushes, merges, failed, short, .. } = other;
         self.in_recovery += in_recovery;
         self.possibly += possibly;
         self.repeated += repeated;
         self.clean_closes += clean_closes;
         self.flushes += flushes;
+        self.merges += merges;
         self.failed += failed;
         self.short += short;
         let Self { poisoned, jumps, stalls, lies, named, rolled_back, .. } = other;

@@ -37,8 +37,9 @@ impl World {
                 let parts = self.traffic.batch(self.oracle.expected());
                 self.append(&running.store, &parts)
             }
-            45..75 => self.commit(running),
-            75..85 => self.flush(running),
+            45..72 => self.commit(running),
+            72..80 => self.flush(running),
+            80..85 => self.merge(running),
             85..94 => self.read_something(&running.store),
             94..98 => {
                 self.clock.advance(Duration::from_millis(self.rng.below(25)));
@@ -123,6 +124,15 @@ impl World {
         self.collect(&running.store)?;
         let moved = self.sound(result, "a pass of the flusher")?;
         self.tally.flushes += u64::from(moved);
+        Ok(())
+    }
+
+    /// A step of a merge. One that has stopped at a file that cannot be read leaves it alone from then on.
+    fn merge(&mut self, running: &mut Running) -> Result<(), Violation> {
+        let before = running.store.stats().merges;
+        let result = running.steps.merge();
+        self.sound(result, "a step of a merge")?;
+        self.tally.merges += running.store.stats().merges - before;
         Ok(())
     }
 

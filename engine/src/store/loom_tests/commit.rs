@@ -66,7 +66,7 @@ fn filled() -> &'static Files {
 fn loom_a_frame_that_was_put_back_is_written_once_there_is_a_file() {
     let files = filled();
     check_to(2, move || {
-        let Parts { disk, core, committer, flusher } = Parts::open(files);
+        let Parts { disk, core, committer, flusher, .. } = Parts::open(files);
         let waker = committer.waker();
         let ack = append(&core, &["a"], b"behind").expect("staged");
         let (committer, stop) = commits(&core, committer);

@@ -54,7 +54,7 @@ fn loom_whoever_asks_behind_a_failure_is_not_told_of_it() {
         let mut parts = Parts::open(files);
         parts.put(&["a"], b"first");
         parts.disk.state.fail_segment.store(true, Ordering::Relaxed);
-        let Parts { disk, core, committer, flusher } = parts;
+        let Parts { disk, core, committer, flusher, .. } = parts;
         core.flush_asked.store(true, Ordering::SeqCst);
         let (flusher, stop) = flushes(&core, flusher, committer.waker());
         // The flush begins, and sets this once it has failed: a look at it lets the model go on here at that very moment.

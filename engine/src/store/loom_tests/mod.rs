@@ -13,7 +13,7 @@ mod subscribe;
 mod visible;
 
 use super::open::{Opened, open};
-use super::threads::{System, Threads, commit_loop, flush_loop, guarded};
+use super::threads::{Beside, System, Threads, commit_loop, flush_loop, guarded};
 use super::{Core, Inner, Store};
 use crate::clock::Clock;
 use crate::commit::committer::Committer;
@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
 use crate::io::mem::MemIo;
 use crate::io::{Completion, Done, Io, IoQueue, Op, Wake};
+use crate::merge::Merger;
 use crate::read::{Page, ReadLimit, read};
 use crate::sync::{
     Arc, AtomicBool, Condvar, Event, JoinHandle, Mutex, Ordering, Thread, check, check_to, current, park, quiet, spawn,
@@ -251,6 +252,7 @@ struct Parts {
     core: Arc<Core>,
     committer: Committer,
     flusher: Flusher,
+    merger: Merger,
 }
 
 impl Parts {
@@ -262,9 +264,9 @@ impl Parts {
     fn open_with(files: &Files, config: &Config) -> Self {
         let disk = Disk::holding(files);
         let opened = open(Arc::new(disk.clone()), Arc::new(Looks::default()), Path::new(DIR), config, false);
-        let Opened { core, committer, flusher } = opened.expect("a store");
+        let Opened { core, committer, flusher, merger } = opened.expect("a store");
         disk.state.watched.store(true, Ordering::Relaxed);
-        Self { disk, core, committer, flusher }
+        Self { disk, core, committer, flusher, merger }
     }
 
     /// Makes everything staged durable, with nobody else there.
@@ -281,16 +283,17 @@ impl Parts {
         ack.wait().expect("durable");
     }
 
-    /// The store with its threads, and without readers: loom has few threads.
+    /// The store with its threads, and without readers and merges: loom has few threads.
     fn run(self) -> (Store, Disk) {
         self.run_with(0)
     }
 
     fn run_with(self, readers: usize) -> (Store, Disk) {
-        let threads = Threads::start_by(&mut System, &self.core, self.committer, self.flusher, readers);
-        let threads = threads.expect("threads");
-        let inner = Inner { core: self.core, threads: Mutex::new(Some(threads)) };
-        (Store { inner: Arc::new(inner) }, self.disk)
+        let Self { disk, core, committer, flusher, merger } = self;
+        let opened = Opened { core: Arc::clone(&core), committer, flusher, merger };
+        let threads = Threads::start_by(&mut System, opened, &Beside { readers, merges: false });
+        let inner = Inner { core, threads: Mutex::new(Some(threads.expect("threads"))) };
+        (Store { inner: Arc::new(inner) }, disk)
     }
 }
 

@@ -17,8 +17,8 @@ const LAYERS: &[&[&str]] = &[
         "mutants",
     ],
     &["format", "io"],
-    &["segment", "manifest", "index", "journal"],
-    &["commit", "recovery", "flush", "read"],
+    &["segment", "manifest", "index", "journal", "catalog"],
+    &["commit", "recovery", "flush", "merge", "read"],
     // A verification puts recovery's checks and the segments' together, as an open does.
     &["store", "verify", "lib"],
 ];

@@ -1,0 +1,205 @@
+//! One merge: from its inputs to a segment that was read back.
+//!
+//! It commits nothing. Invariant: all entries of its inputs are in the merged segment, each log's in the order of their
+//! LSNs, since the inputs cover LSNs that follow one another.
+
+use super::state::{Part, merged, misfit};
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::format::entry::{Entry, Kind};
+use crate::format::manifest::SegmentMeta;
+use crate::segment::{Cursor, Name, Names, Origin, Segment, SegmentWriter};
+use crate::sync::Arc;
+use crate::types::{LogId, Lsn, SegmentId, Seq};
+use std::iter::Peekable;
+
+/// Input that one step goes through, in bytes.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// A merge under way.
+pub(super) struct Job {
+    inputs: Vec<SegmentId>,
+    level: u32,
+    id: SegmentId,
+    first_lsn: Lsn,
+    cursors: Vec<Cursor>,
+    /// None once it was finished.
+    writer: Option<SegmentWriter>,
+    log: Option<OpenLog>,
+    /// Which input is being read; None while none is.
+    reading: Option<usize>,
+}
+
+/// The log that is being merged.
+struct OpenLog {
+    id: LogId,
+    /// The input that is read on with.
+    cursor: usize,
+    /// The log's next seq so far.
+    next_seq: Option<Seq>,
+    /// What each input that is done with says of it.
+    parts: Vec<Part>,
+}
+
+/// What a step brought.
+pub(super) struct Progress {
+    /// Bytes of chunks, index and state records that were read.
+    pub(super) read: u64,
+    /// The merged segment, once it is written and read back.
+    pub(super) written: Option<SegmentMeta>,
+}
+
+impl Job {
+    /// Begins the merge of `segments`, which follow one another.
+    ///
+    /// # Errors
+    /// As [`Self::step`]; which input could not be read stands beside it.
+    pub(super) fn begin(
+        catalog: &Catalog, segments: Vec<Arc<Segment>>, level: u32,
+    ) -> Result<Self, (Error, Option<SegmentId>)> {
+        let lsns = segments[0].meta().first_lsn..=segments[segments.len() - 1].meta().last_lsn;
+        let inputs: Vec<_> = segments.iter().map(|segment| segment.meta().id).collect();
+        let open = |segment: Arc<Segment>| {
+            let id = segment.meta().id;
+            Cursor::new(segment).map_err(|error| (error, Some(id)))
+        };
+        let cursors = segments.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        catalog.check_in_place().map_err(|error| (error, None))?;
+        let (io, id, first_lsn) = (Arc::clone(catalog.io()), catalog.take_id(), *lsns.start());
+        let writer = SegmentWriter::create(io, catalog.dir(), catalog.identity(), id, lsns).map_err(|error| {
+            catalog.abandon(id);
+            (error, None)
+        })?;
+        Ok(Self { inputs, level, id, first_lsn, cursors, writer: Some(writer), log: None, reading: None })
+    }
+
+    /// The segments that are merged.
+    pub(super) fn inputs(&self) -> &[SegmentId] {
+        &self.inputs
+    }
+
+    /// Their size class.
+    pub(super) fn level(&self) -> u32 {
+        self.level
+    }
+
+    /// The input whose reading failed, if that is why a step did.
+    pub(super) fn unreadable(&self) -> Option<SegmentId> {
+        self.reading.map(|n| self.inputs[n])
+    }
+
+    /// Gives it up, and removes what was written.
+    pub(super) fn abandon(self, catalog: &Catalog) {
+        let id = self.id;
+        // Its writes have ended once it is gone.
+        drop(self);
+        catalog.abandon(id);
+    }
+
+    /// Does a part of it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Damaged`] or [`crate::ErrorKind::Io`] if an input cannot be read; [`crate::ErrorKind::Io`] if
+    /// the merged segment cannot be written, [`crate::ErrorKind::Damaged`] if it does not read back as written. The merge
+    /// is then to be given up.
+    pub(super) fn step(&mut self, catalog: &Catalog) -> Result<Progress> {
+        let mut read = 0;
+        while read < STEP_BYTES {
+            if self.log.is_none() {
+                let Some(id) = self.cursors.iter().filter_map(Cursor::log).min() else {
+                    return Ok(Progress { read, written: Some(self.finish(catalog)?) });
+                };
+                self.writer().begin_log(id);
+                self.log = Some(OpenLog { id, cursor: 0, next_seq: None, parts: Vec::new() });
+            }
+            read += self.read_on()?;
+        }
+        Ok(Progress { read, written: None })
+    }
+
+    fn writer(&mut self) -> &mut SegmentWriter {
+        self.writer.as_mut().expect("it was not finished")
+    }
+
+    /// Takes over the next chunk of the log, or ends it. Gives the bytes read.
+    fn read_on(&mut self) -> Result<u64> {
+        let log = self.log.as_mut().expect("a log was begun");
+        let writer = self.writer.as_mut().expect("it was not finished");
+        let Some(cursor) = self.cursors.get_mut(log.cursor) else {
+            self.reading = Some(log.cursor - 1);
+            let (next_seq, changed, record) = merged(log.id, &log.parts, self.first_lsn)?;
+            self.reading = None;
+            writer.end_log(next_seq, changed, record.as_ref())?;
+            self.log = None;
+            return Ok(0);
+        };
+        if cursor.log() != Some(log.id) {
+            log.cursor += 1;
+            return Ok(0);
+        }
+        self.reading = Some(log.cursor);
+        let (id, mut next_seq, mut written) = (log.id, log.next_seq, Ok(()));
+        let (entry, state) = cursor.next(|entry| {
+            let body = Entry::decode_trusted(entry.body).map_err(|m| misfit(id, entry.lsn, m.what))?;
+            let creates = matches!(body.kind, Kind::Create | Kind::Fork);
+            if !creates && next_seq.is_some_and(|next| next != body.seq) {
+                return Err(misfit(id, entry.lsn, "an entry whose seq is not its log's next"));
+            }
+            next_seq = Some(if body.kind == Kind::Record { body.seq.next() } else { body.seq });
+            if written.is_ok() {
+                written = writer.entry(entry.lsn, entry.time, body.kind, body.seq, entry.body);
+            }
+            Ok(())
+        })?;
+        log.next_seq = next_seq;
+        if next_seq != Some(entry.next_seq()) {
+            return Err(misfit(id, self.first_lsn, "a chunk that does not hold the seqs that the index says"));
+        }
+        self.reading = None;
+        written?;
+        if entry.is_last() {
+            let lsns = cursor.segment().meta();
+            log.parts.push(Part { lsns: lsns.first_lsn..=lsns.last_lsn, last: entry, state });
+            log.cursor += 1;
+        }
+        Ok(cursor.take_read())
+    }
+
+    fn finish(&mut self, catalog: &Catalog) -> Result<SegmentMeta> {
+        let inputs: Vec<_> = std::mem::take(&mut self.cursors).into_iter().map(Cursor::into_segment).collect();
+        let origin = Origin { ancestry: catalog.timelines().to_vec(), merged: self.inputs.clone() };
+        let mut names =
+            MergedNames { inputs: inputs.into_iter().map(|s| Names::new(s).peekable()).collect(), failed: None };
+        let finished = self.writer.take().expect("it is finished once").finish(&origin, &mut names);
+        self.reading = names.failed;
+        let (meta, back) = finished?;
+        back.finish(&meta)?;
+        Ok(meta)
+    }
+}
+
+/// The names of all inputs, sorted; of a log that was created in several, the last creation.
+struct MergedNames {
+    inputs: Vec<Peekable<Names>>,
+    /// The input whose names cannot be read.
+    failed: Option<usize>,
+}
+
+impl Iterator for MergedNames {
+    type Item = Result<Name>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let failed = self.inputs.iter_mut().position(|names| matches!(names.peek(), Some(Err(_))));
+        if let Some(n) = failed {
+            self.failed = Some(n);
+            return self.inputs[n].next();
+        }
+        let peeked = |names: &mut Peekable<Names>| match names.peek() {
+            Some(Ok((name, ..))) => Some(name.clone()),
+            _ => None,
+        };
+        let least = self.inputs.iter_mut().filter_map(peeked).min()?;
+        let is_least = |next: &Result<Name>| matches!(next, Ok((name, ..)) if *name == least);
+        self.inputs.iter_mut().filter_map(|names| names.next_if(is_least)).last()
+    }
+}

@@ -1,0 +1,132 @@
+//! Merging: neighbouring segments become one, so that the runs that hold a log stay few.
+//!
+//! The steps, and what a crash at each leaves:
+//! 1. The merged segment is written under a new id, synced, and read back as a flush does it. A crash leaves a file that
+//!    no manifest names, and whose LSNs are all flushed: the next open removes it. The inputs are as they were.
+//! 2. A manifest version that has it in the place of its inputs is committed ([`Catalog::commit_merge`]). A crash before
+//!    that is durable leaves step 1; after it, the inputs are files that no manifest names, and are removed by the next
+//!    open.
+//! 3. The inputs are removed. Whoever reads from an older set has them open.
+//!
+//! A merge is done in steps of bounded size on the thread of its own, and a smaller one that becomes due meanwhile goes
+//! first, so that flushes never outrun it. It takes nothing away: every entry of its inputs is in what it writes. An input
+//! that cannot be read is left alone from then on, in its place, and its healthy logs are served from there.
+//!
+//! Invariant: a segment is an input of one merge at most, and stays in the set until that is committed.
+
+mod job;
+mod pick;
+mod state;
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::Index;
+use crate::poison::Poison;
+use crate::sync::Arc;
+use crate::types::SegmentId;
+use job::{Job, Progress};
+use pick::Sizes;
+use std::collections::BTreeSet;
+
+/// Merges under way at once, each but the last waiting for a smaller one.
+const JOBS_MAX: usize = 4;
+
+/// The merges of a store.
+pub struct Merger {
+    catalog: Arc<Catalog>,
+    index: Arc<Index>,
+    poison: Arc<Poison>,
+    sizes: Sizes,
+    /// The last one is worked on; each is of smaller segments than the one before it, which waits.
+    jobs: Vec<Job>,
+    /// Segments that could not be read.
+    unreadable: BTreeSet<SegmentId>,
+}
+
+impl Merger {
+    /// The merges of a store with these settings. Nothing is begun.
+    #[must_use]
+    pub fn new(catalog: Arc<Catalog>, index: Arc<Index>, poison: Arc<Poison>, config: &Config) -> Self {
+        let sizes = Sizes { width: config.merge_width, flushed: config.flush_bytes as u64 };
+        Self { catalog, index, poison, sizes, jobs: Vec::new(), unreadable: BTreeSet::new() }
+    }
+
+    /// One step: begins a merge if one is due that goes before the one under way, and does a bounded part of it. True
+    /// if there was anything to do.
+    ///
+    /// # Errors
+    /// Why the merge under way failed. It is given up; another attempt begins anew, without the input that cannot be
+    /// read if that was the reason.
+    pub fn step(&mut self) -> Result<bool> {
+        self.poison.check()?;
+        self.begin()?;
+        let Some(job) = self.jobs.last_mut() else { return Ok(false) };
+        match job.step(&self.catalog) {
+            Ok(Progress { read, written: None }) => self.index.metrics.merge_read_bytes.add(read),
+            Ok(Progress { read, written: Some(meta) }) => {
+                self.index.metrics.merge_read_bytes.add(read);
+                let job = self.jobs.pop().expect("it was worked on");
+                let (id, bytes) = (meta.id, meta.bytes);
+                self.index.metrics.merge_bytes.add(bytes);
+                self.catalog.commit_merge(job.inputs(), meta).inspect_err(|_| self.catalog.abandon(id))?;
+                self.index.metrics.merges.add(1);
+            }
+            Err(error) => return Err(self.failed(error)),
+        }
+        Ok(true)
+    }
+
+    /// Gives up what is under way.
+    pub fn stop(&mut self) {
+        for job in self.jobs.drain(..) {
+            job.abandon(&self.catalog);
+        }
+    }
+
+    fn failed(&mut self, error: Error) -> Error {
+        let job = self.jobs.pop().expect("it was worked on");
+        // A file that cannot be read stays so; what is wanting may come back.
+        let input = job.unreadable().filter(|_| !error.is_shortage() && !self.poison.is_set());
+        job.abandon(&self.catalog);
+        if let Some(id) = input {
+            self.set_aside(id, &error);
+        }
+        if error.kind() == ErrorKind::Damaged && input.is_none() {
+            self.index.metrics.segment_rewrites.add(1);
+        }
+        error
+    }
+
+    /// Begins the smallest merge that is due, if it goes before those under way.
+    fn begin(&mut self) -> Result<()> {
+        if self.jobs.len() == JOBS_MAX {
+            return Ok(());
+        }
+        let set = self.index.set();
+        let taken: BTreeSet<_> = self.jobs.iter().flat_map(Job::inputs).chain(&self.unreadable).copied().collect();
+        let bytes: Vec<_> =
+            set.segments.iter().map(|s| (!taken.contains(&s.meta().id)).then_some(s.meta().bytes)).collect();
+        let Some((level, range)) = pick::pick(&self.sizes, &bytes) else { return Ok(()) };
+        if self.jobs.last().is_none_or(|job| level < job.level()) {
+            let inputs = set.segments[range].to_vec();
+            match Job::begin(&self.catalog, inputs, level) {
+                Ok(job) => self.jobs.push(job),
+                Err((error, id)) => {
+                    if let Some(id) = id.filter(|_| !error.is_shortage()) {
+                        self.set_aside(id, &error);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The segment is an input of no merge any more.
+    fn set_aside(&mut self, id: SegmentId, error: &Error) {
+        tracing::warn!(%error, segment = id.0, "a segment cannot be read by a merge, and is left as it is");
+        self.unreadable.insert(id);
+        self.index.metrics.unreadable_segments.add(1);
+    }
+}

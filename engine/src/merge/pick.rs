@@ -1,0 +1,112 @@
+//! Which segments are merged: neighbours of one size class, once there are enough of them.
+//!
+//! Pure. Size classes are as in size-tiered compaction (Cassandra, and RocksDB's "universal" style), but only neighbours
+//! in time are merged, so that each segment covers one range of LSNs. Each byte is written about once a class, and a
+//! class holds fewer than `width` segments that wait: with segments of 40 MB and a width of 8, a store of 20 GB has four
+//! classes.
+
+use std::ops::Range;
+
+/// What size classes are made by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// So many segments of a class are merged; each class is so many times the one below.
+    pub(super) width: usize,
+    /// About the size of what a flush writes, in bytes.
+    pub(super) flushed: u64,
+}
+
+impl Sizes {
+    /// The class of a segment. What flushes write lies well within one.
+    fn level(self, bytes: u64) -> u32 {
+        let (width, bytes) = (self.width as u64, bytes.max(1));
+        let mut least = (self.flushed / 3).max(1);
+        let mut level = 8;
+        while bytes < least && level > 0 {
+            least = (least / width).max(1);
+            level -= 1;
+        }
+        while let Some(next) = least.checked_mul(width).filter(|next| *next <= bytes) {
+            least = next;
+            level += 1;
+        }
+        level
+    }
+}
+
+/// The lowest class that has enough neighbours, and which of the segments they are. `bytes` are the sizes of all
+/// segments, oldest first; None for one that cannot be merged now.
+///
+/// What lies between two of them and is smaller is merged with them; what is larger, or cannot be merged, parts them.
+pub(super) fn pick(sizes: &Sizes, bytes: &[Option<u64>]) -> Option<(u32, Range<usize>)> {
+    let levels: Vec<Option<u32>> = bytes.iter().map(|bytes| bytes.map(|bytes| sizes.level(bytes))).collect();
+    let mut classes: Vec<u32> = levels.iter().flatten().copied().collect();
+    classes.sort_unstable();
+    classes.dedup();
+    for class in classes {
+        let mut members: Vec<usize> = Vec::new();
+        for (n, level) in levels.iter().enumerate() {
+            match level {
+                Some(level) if *level == class => members.push(n),
+                Some(level) if *level < class => {}
+                _ if members.len() >= sizes.width => break,
+                _ => members.clear(),
+            }
+        }
+        if members.len() >= sizes.width {
+            // What came together while a larger merge went on is merged at once; within bounds, since each input is held
+            // open and takes memory.
+            let last = members[members.len().min(2 * sizes.width) - 1];
+            return Some((class, members[0]..last + 1));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: Sizes = Sizes { width: 4, flushed: 300 };
+
+    fn picked(bytes: &[u64]) -> Option<Range<usize>> {
+        let bytes: Vec<_> = bytes.iter().map(|bytes| (*bytes != 0).then_some(*bytes)).collect();
+        pick(&SIZES, &bytes).map(|(_, range)| range)
+    }
+
+    #[test]
+    fn enough_neighbours_of_one_class_are_merged_and_the_lowest_class_first() {
+        assert_eq!(picked(&[]), None);
+        assert_eq!(picked(&[300, 280, 310]), None);
+        assert_eq!(picked(&[300, 280, 310, 290]), Some(0..4));
+        assert_eq!(picked(&[1300, 300, 280, 310, 290, 300]), Some(1..6));
+        assert_eq!(picked(&[1300, 1200, 1250, 1300, 300, 280, 310, 290]), Some(4..8));
+        assert_eq!(picked(&[1300, 1200, 1250, 1300, 300, 280, 310]), Some(0..4));
+        assert_eq!(picked(&[300; 30]), Some(0..8), "no more than twice the width at once");
+    }
+
+    #[test]
+    fn smaller_ones_between_come_along_and_others_part() {
+        assert_eq!(picked(&[300, 5, 300, 5, 300, 300]), Some(0..6));
+        assert_eq!(picked(&[300, 300, 5000, 300, 300]), None);
+        assert_eq!(picked(&[300, 300, 0, 300, 300]), None, "one that cannot be merged parts them");
+        assert_eq!(picked(&[300, 300, 5000, 300, 300, 300, 300]), Some(3..7));
+    }
+
+    #[test]
+    fn each_byte_is_written_about_once_a_class() {
+        let (mut set, mut written, mut most) = (Vec::new(), 0, 0);
+        const FLUSHES: u64 = 4096;
+        for _ in 0..FLUSHES {
+            set.push(300);
+            while let Some(range) = picked(&set) {
+                let merged: u64 = set[range.clone()].iter().sum();
+                written += merged;
+                set.splice(range, [merged]);
+            }
+            most = most.max(set.len());
+        }
+        assert_eq!(written, 6 * FLUSHES * 300, "4^6 flushes are six classes");
+        assert!(most <= 18, "{most} segments");
+    }
+}

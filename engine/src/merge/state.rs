@@ -1,0 +1,106 @@
+//! What a merged segment says of a log's state, made of what its inputs say.
+//!
+//! Pure. A group of state stands in a segment if it changed there, and is otherwise referred to by the LSN of its last
+//! change (docs/FORMAT.md, "State"). Invariant: a reference to an LSN that the merged segment covers is followed and its
+//! target stands here; one to an older LSN is kept as it is.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::segment::IndexEntry;
+use crate::format::state::{Group, Producers, StateRecord};
+use crate::limits::PRODUCER_WINDOW;
+use crate::types::{LogId, Lsn, Seq};
+use std::ops::RangeInclusive;
+
+/// What an input holds of a log.
+pub(super) struct Part {
+    /// The LSNs that the input covers.
+    pub(super) lsns: RangeInclusive<Lsn>,
+    /// The log's last chunk there.
+    pub(super) last: IndexEntry,
+    /// The log's state record, if it has one there.
+    pub(super) state: Option<StateRecord>,
+}
+
+/// The log's next seq, the LSN of the last change of its state, and its state record in the merged segment, which begins
+/// at `first`. `parts` are those of the inputs that hold the log, oldest first.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] if they refer to what is not there.
+pub(super) fn merged(log: LogId, parts: &[Part], first: Lsn) -> Result<(Seq, Lsn, Option<StateRecord>)> {
+    let newest = &parts.last().expect("a log that is merged is in an input").last;
+    let (next_seq, changed) = (newest.next_seq(), newest.state_lsn);
+    if changed < first {
+        return Ok((next_seq, changed, None));
+    }
+    let parts = Parts { log, parts, first };
+    let record = parts.record(changed)?;
+    let merged = StateRecord {
+        life: parts.group(&record.life, |r| &r.life)?,
+        timelines: parts.group(&record.timelines, |r| &r.timelines)?,
+        metadata: parts.group(&record.metadata, |r| &r.metadata)?,
+        producers: match parts.group(&record.producers, |r| &r.producers)? {
+            Group::Here(newest) => Group::Here(parts.producers(newest)?),
+            other => other,
+        },
+    };
+    Ok((next_seq, changed, Some(merged)))
+}
+
+/// Intact bytes that do not fit together.
+pub(super) fn misfit(log: LogId, lsn: Lsn, what: &str) -> Error {
+    Error::new(ErrorKind::Damaged, what)
+        .log(log.to_string())
+        .lsns(lsn.0..lsn.0 + 1)
+        .remedy("run everlog verify on the store")
+}
+
+struct Parts<'a> {
+    log: LogId,
+    parts: &'a [Part],
+    first: Lsn,
+}
+
+impl Parts<'_> {
+    /// The log's state record in the input that covers `at`.
+    fn record(&self, at: Lsn) -> Result<&StateRecord> {
+        let part = self.parts.iter().find(|part| part.lsns.contains(&at));
+        let record = part.and_then(|part| part.state.as_ref());
+        record.ok_or_else(|| misfit(self.log, at, "a segment lacks a state record it should hold"))
+    }
+
+    fn group<T: Clone>(&self, group: &Group<T>, pick: impl Fn(&StateRecord) -> &Group<T>) -> Result<Group<T>> {
+        match group {
+            Group::At(at) if *at >= self.first => match pick(self.record(*at)?) {
+                here @ Group::Here(_) => Ok(here.clone()),
+                _ => Err(misfit(self.log, *at, "a state record refers to one that does not hold the field")),
+            },
+            other => Ok(other.clone()),
+        }
+    }
+
+    /// `newest` with the older numbers that the inputs hold, of each producer's newest epoch alone.
+    fn producers(&self, newest: Producers) -> Result<Producers> {
+        let mut all = newest;
+        while all.older >= self.first {
+            let at = all.older;
+            let Group::Here(older) = &self.record(at)?.producers else {
+                return Err(misfit(self.log, at, "a state record lacks the producers it should hold"));
+            };
+            if older.older >= at {
+                return Err(misfit(self.log, at, "a state record refers to a younger one"));
+            }
+            for (id, part) in &older.list {
+                let Some(whole) = all.list.get_mut(id) else {
+                    all.list.insert(id.clone(), part.clone());
+                    continue;
+                };
+                let room = PRODUCER_WINDOW.saturating_sub(whole.batches.len());
+                if whole.epoch == part.epoch {
+                    part.batches.iter().rev().take(room).for_each(|batch| whole.batches.push_front(*batch));
+                }
+            }
+            all.older = older.older;
+        }
+        Ok(all)
+    }
+}
