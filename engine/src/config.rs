@@ -38,7 +38,8 @@ pub struct Config {
     pub journal_file_bytes: u64,
     /// The most files in the journal ring.
     pub journal_files_max: usize,
-    /// The bound of all records in memory, in bytes: those staged, in flight, and durable but not yet in a segment.
+    /// The bound of all records in memory, with their logs, in bytes: those staged, in flight, and durable but not yet in
+    /// a segment.
     /// Buffers are up to twice as long as what they hold, and half as many bytes of them may be kept for later use.
     pub memory_pool_bytes: usize,
     /// Durable bytes in memory that start a flush.
@@ -63,8 +64,8 @@ impl Default for Config {
         Self {
             journal_file_bytes: limits::JOURNAL_FILE_BYTES_DEFAULT,
             journal_files_max: 4,
-            memory_pool_bytes: 128 << 20,
-            flush_bytes: 40 << 20,
+            memory_pool_bytes: 192 << 20,
+            flush_bytes: 64 << 20,
             merge_width: 8,
             in_flight: 2,
             heads_max: 65_536,

@@ -31,6 +31,7 @@ use crate::poison::Poison;
 use crate::segment::{Name, Origin, ReadBack, SegmentWriter, StateRecord};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{Lsn, SegmentId};
+use std::sync::Arc as Shared;
 
 /// How often a segment is written anew when it does not read back as written.
 const ATTEMPTS: usize = 3;
@@ -222,7 +223,7 @@ impl Flusher {
             if entries.is_empty() {
                 continue;
             }
-            let mut state: LogState = before.clone();
+            let mut state = LogState::clone(&before);
             writer.begin_log(slot.id);
             for entry in &entries {
                 apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
@@ -233,7 +234,7 @@ impl Flusher {
             let record = (changed >= first).then(|| StateRecord::of(&state, first));
             writer.end_log(state.next_seq, changed, record.as_ref())?;
             if state.life.created >= first {
-                names.push((state.name, slot.id, state.life.created));
+                names.push((state.name.to_string(), slot.id, state.life.created));
             }
         }
         names.sort_unstable();
@@ -242,10 +243,10 @@ impl Flusher {
     }
 
     /// The slot's entries up to `last`, and the state before them.
-    fn entries(&self, slot: &Slot, last: Lsn) -> Result<(Vec<MemEntry>, LogState)> {
+    fn entries(&self, slot: &Slot, last: Lsn) -> Result<(Vec<MemEntry>, Shared<LogState>)> {
         let inner = self.index.resolve(slot, None)?;
         let base = inner.base.as_ref().expect("the state was looked up just now");
         let entries = inner.mem.iter().take_while(|e| e.lsn <= last).cloned().collect();
-        Ok((entries, (**base).clone()))
+        Ok((entries, Shared::clone(base)))
     }
 }

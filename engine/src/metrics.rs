@@ -66,13 +66,15 @@ pub struct Metrics {
     pub manifests: Counter,
     /// Appends turned away because memory or the journal was full.
     pub overloads: Counter,
+    /// Waits of appends that were slowed down because the flush or merges are behind.
+    pub slowed: Counter,
     /// Log heads looked up in segments.
     pub head_loads: Counter,
     /// Pages read.
     pub reads: Counter,
     /// Segments that such a page took chunks from.
     pub read_runs: Counter,
-    /// Chunks read for pages.
+    /// Reads of the device for chunks of pages.
     pub chunk_reads: Counter,
     /// Their bytes as stored.
     pub chunk_bytes: Counter,

@@ -15,6 +15,7 @@ use crate::index::set::SegmentSet;
 use crate::index::slot::{SlotInner, Visible};
 use crate::index::{Index, history, would_block};
 use crate::metrics::Metrics;
+use crate::segment::{IndexEntry, Segment};
 use crate::types::{Cursor, LogId, Lsn, Position, Seq, TimeUs, Timeline};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -236,16 +237,16 @@ struct Collector {
 #[derive(Default)]
 struct Cost {
     runs: u64,
-    chunks: u64,
-    chunk_bytes: u64,
+    reads: u64,
+    bytes: u64,
 }
 
 impl Cost {
     fn count(&self, metrics: &Metrics) {
         metrics.reads.add(1);
         metrics.read_runs.add(self.runs);
-        metrics.chunk_reads.add(self.chunks);
-        metrics.chunk_bytes.add(self.chunk_bytes);
+        metrics.chunk_reads.add(self.reads);
+        metrics.chunk_bytes.add(self.bytes);
     }
 }
 
@@ -314,36 +315,46 @@ impl Collector {
 
     fn segments(&mut self, set: &SegmentSet, id: LogId, end: Seq) -> Result<()> {
         for segment in &set.segments {
-            let chunks_before = self.cost.chunks;
+            let reads_before = self.cost.reads;
             while self.next < end && !self.full() {
                 let chunks = segment.chunks(id, self.next)?;
                 let before = self.next;
-                for at in &chunks {
-                    if self.full() || at.first_seq >= end {
-                        break;
-                    }
-                    let chunk = segment.chunk(at)?;
-                    self.cost.chunks += 1;
-                    self.cost.chunk_bytes += u64::from(at.len);
-                    for entry in chunk.entries() {
-                        let entry = entry.map_err(|e| unreadable(id, self.next, &e))?;
-                        let decoded = Entry::decode(id, entry.body).map_err(|e| unreadable(id, self.next, &e))?;
-                        if decoded.seq >= end && decoded.kind == Kind::Record {
-                            break;
-                        }
-                        if !self.take(id, entry.lsn, entry.time, &decoded)? {
-                            self.cost.runs += 1;
-                            return Ok(());
-                        }
-                    }
-                }
+                self.chunks(segment, id, &chunks, end)?;
                 if self.next == before {
                     break;
                 }
             }
-            self.cost.runs += u64::from(self.cost.chunks > chunks_before);
+            self.cost.runs += u64::from(self.cost.reads > reads_before);
         }
         if self.next < end && !self.full() { Err(missing(id, self.next, end)) } else { Ok(()) }
+    }
+
+    /// Reads chunks that follow one another, up to the log's `end` or the page's.
+    fn chunks(&mut self, segment: &Segment, id: LogId, chunks: &[IndexEntry], end: Seq) -> Result<()> {
+        let mut rest = chunks;
+        while !self.full() && rest.first().is_some_and(|at| at.first_seq < end) {
+            let records = self.limit.records.saturating_sub(self.records.len());
+            let (run, count) = segment.run(rest, records, self.limit.bytes.saturating_sub(self.bytes))?;
+            self.cost.reads += 1;
+            self.cost.bytes += rest[..count].iter().map(|at| u64::from(at.len)).sum::<u64>();
+            for at in rest[..count].iter().take_while(|at| at.first_seq < end) {
+                for entry in run.chunk(at)?.entries() {
+                    let entry = entry.map_err(|e| unreadable(id, self.next, &e))?;
+                    let decoded = Entry::decode(id, entry.body).map_err(|e| unreadable(id, self.next, &e))?;
+                    if decoded.seq >= end && decoded.kind == Kind::Record {
+                        break;
+                    }
+                    if !self.take(id, entry.lsn, entry.time, &decoded)? {
+                        return Ok(());
+                    }
+                }
+                if self.full() {
+                    return Ok(());
+                }
+            }
+            rest = &rest[count..];
+        }
+        Ok(())
     }
 }
 

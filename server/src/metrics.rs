@@ -127,6 +127,7 @@ impl Collector for Engine {
         for (kind, value) in [
             ("frame", stats.frame_bytes),
             ("segment", stats.segment_bytes_written),
+            ("merge", stats.merge_bytes_written),
             ("journal_fill", stats.journal_fill_bytes),
         ] {
             ConstCounter::new(value).encode(family.encode_family(&KindLabels { kind })?)?;
@@ -137,7 +138,7 @@ impl Collector for Engine {
 
 type Figure = (&'static str, &'static str, Option<Unit>, u64);
 
-fn counters(stats: &Stats) -> [Figure; 11] {
+fn counters(stats: &Stats) -> [Figure; 14] {
     [
         ("payload", "Payload bytes that became durable", Some(Unit::Bytes), stats.payload_bytes),
         ("records", "Records that became durable", None, stats.records),
@@ -145,20 +146,30 @@ fn counters(stats: &Stats) -> [Figure; 11] {
         ("frame_records", "Records and control operations in durable frames", None, stats.frame_entries),
         ("flushes", "Flushes", None, stats.flushes),
         ("flush_failures", "Passes of the flush that failed and are tried again", None, stats.flush_failures),
+        ("merges", "Merges of segments", None, stats.merges),
+        ("merge_failures", "Steps of merges that failed and are tried again", None, stats.merge_failures),
         ("manifests", "Manifest versions committed", None, stats.manifests),
         ("segment_rewrites", "Segments written anew since they did not read back", None, stats.segment_rewrites),
-        ("overloads", "Appends turned away for want of memory", None, stats.overloads),
+        (
+            "overloads",
+            "Appends turned away for want of memory, of room in the journal, or since merges are behind",
+            None,
+            stats.overloads,
+        ),
+        ("slowed", "Waits of appends that were slowed down since flush or merges are behind", None, stats.slowed),
         ("reads", "Pages read", None, stats.reads),
         ("chunk_reads", "Reads of the device for pages", None, stats.chunk_reads),
     ]
 }
 
-fn gauges(stats: &Stats) -> [Figure; 7] {
+fn gauges(stats: &Stats) -> [Figure; 9] {
     [
         ("poisoned", "1 once the store stopped acknowledging", None, u64::from(stats.poisoned)),
         ("memory_pool", "Bytes taken from the memory pool", Some(Unit::Bytes), stats.pool_bytes as u64),
         ("memtable", "Durable bytes in memory", Some(Unit::Bytes), stats.memtable_bytes as u64),
         ("segments", "Segments", None, stats.segments as u64),
+        ("segments_due", "Segments that are due to be merged", None, stats.due_segments as u64),
+        ("segments_unreadable", "Segments that a merge could not read", None, stats.unreadable_segments),
         ("segment", "Bytes of segments", Some(Unit::Bytes), stats.segment_bytes),
         ("heads", "Log heads in memory", None, stats.heads as u64),
         ("watermark_lsn", "The highest durable LSN", None, stats.watermark.0),

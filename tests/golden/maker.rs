@@ -27,7 +27,7 @@ pub fn small() -> Config {
     Config {
         journal_file_bytes: 64 << 10,
         journal_files_max: 3,
-        memory_pool_bytes: 256 << 10,
+        memory_pool_bytes: 512 << 10,
         flush_bytes: 128 << 10,
         heads_max: 64,
         when_full: WhenFull::Reject,

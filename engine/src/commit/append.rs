@@ -7,6 +7,7 @@ use super::ack::{Ack, LogReceipt, Pending, Receipt};
 use super::batch::{Batch, LogBatch, LogOp};
 use super::lane::{Group, Lane, StagedEntry};
 use super::plan::{Parent, Planned, Verdict, plan};
+use super::throttle::{Throttle, Turn};
 use crate::config::WhenFull;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{BATCH_HEADER_LEN, Kind};
@@ -16,7 +17,7 @@ use crate::index::apply::{Stamp, apply};
 use crate::index::memory::ENTRY_OVERHEAD;
 use crate::index::pool::Pool;
 use crate::index::set::SegmentSet;
-use crate::index::slot::{Slot, SlotInner, Visible};
+use crate::index::slot::{SLOT_BYTES, Slot, SlotInner, Visible};
 use crate::index::{Index, history, would_block};
 use crate::io::Wake;
 use crate::journal::Journal;
@@ -48,6 +49,8 @@ pub struct Appender {
     pub pressure: Arc<dyn Wake>,
     /// The journal file size that the limits follow.
     pub journal_file_bytes: u64,
+    /// Slows down what comes faster than it can be stored.
+    pub throttle: Throttle,
     /// What to do when the pool is full.
     pub when_full: WhenFull,
     /// The timeline of this open.
@@ -129,7 +132,7 @@ impl Appender {
             let set = (patience == Patience::Block).then(|| self.index.set());
             let plans = self.plan(batch, &slots, &parents, &mut guards, set.as_deref())?;
             let (entries, bytes) = sizes(&plans);
-            let needed = bytes + entries * ENTRY_OVERHEAD;
+            let needed = bytes + entries * ENTRY_OVERHEAD + slots.len() * SLOT_BYTES;
             if needed > room.bytes {
                 // A parent of a fork was written by another timeline in between.
                 continue;
@@ -169,7 +172,7 @@ impl Appender {
     fn room(&self, batch: &Batch<'_>, forks: usize, patience: Patience) -> Result<Room<'_>> {
         let entries: usize = batch.logs.iter().map(|log| log.ops.len()).sum();
         let bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
-        let bytes = bytes + forks + entries * ENTRY_OVERHEAD;
+        let bytes = bytes + forks + entries * ENTRY_OVERHEAD + batch.logs.len() * SLOT_BYTES;
         let pool = &self.index.pool;
         if bytes > pool.bytes_max() {
             let max = pool.bytes_max();
@@ -180,6 +183,7 @@ impl Appender {
             .beyond_limit(bytes as u64, max as u64)
             .remedy("split it, or raise memory_pool_bytes"));
         }
+        self.await_turn(bytes, patience)?;
         // Memory may have room for long after the journal has none: what is staged then is not answered before it has.
         let journal_full = self.when_full == WhenFull::Reject && self.journal.ring.is_full();
         let taken = match self.when_full {
@@ -213,6 +217,37 @@ impl Appender {
         Err(Error::new(ErrorKind::Overloaded, what).retry_in(RETRY_AFTER).remedy(remedy))
     }
 
+    /// Waits for the batch's turn, where appends are slowed down. Who does not wait for memory does not wait for it either,
+    /// and is turned away when nothing can be taken at all.
+    fn await_turn(&self, bytes: usize, patience: Patience) -> Result<()> {
+        loop {
+            let (pause, due) = match self.throttle.turn(bytes) {
+                Turn::Now => return Ok(()),
+                Turn::After(pause) => (pause, None),
+                Turn::Full(pause, due) => (pause, Some(due)),
+            };
+            match (self.when_full, due) {
+                (WhenFull::Reject, None) => return Ok(()),
+                (WhenFull::Reject, Some(due)) => {
+                    self.poison.check()?;
+                    self.index.metrics.overloads.add(1);
+                    let what = format!("merges are behind: {due} segments are due to be merged");
+                    return Err(Error::new(ErrorKind::Overloaded, what)
+                        .retry_in(RETRY_AFTER)
+                        .remedy("retry later; if it stays so, see why merges fail or give the store a faster disk"));
+                }
+                (WhenFull::Wait, _) if patience == Patience::Now => return Err(would_block()),
+                (WhenFull::Wait, _) => {
+                    self.index.metrics.slowed.add(1);
+                    if !self.index.pool.pause(pause) || due.is_none() {
+                        return Ok(());
+                    }
+                    self.poison.check()?;
+                }
+            }
+        }
+    }
+
     fn plan<'a>(
         &self, batch: &Batch<'a>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], guards: &mut Guards<'_>,
         set: Option<&SegmentSet>,
@@ -220,7 +255,7 @@ impl Appender {
         let mut plans = Vec::with_capacity(slots.len());
         for ((slot, log), parent) in slots.iter().zip(&batch.logs).zip(parents) {
             let parent = parent.as_ref().map(|parent| {
-                let state: LogState = guards[&parent.id].staged.clone();
+                let state = guards[&parent.id].staged.clone();
                 Parent { id: parent.id, state }
             });
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
@@ -279,7 +314,11 @@ impl Appender {
         lane.begin_batch(len, count);
         for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
-            let state = &mut inner.staged;
+            if !inner.pooled && !planned.is_empty() {
+                inner.pooled = true;
+                used += SLOT_BYTES;
+            }
+            let state = std::sync::Arc::make_mut(&mut inner.staged);
             let first = lane.open().entries.len();
             let first_seq = planned.first().map_or(state.next_seq, |p| p.seq);
             for planned in planned {

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod committer;
 pub mod lane;
 mod plan;
+pub mod throttle;
 
 #[cfg(all(test, everlog_loom))]
 mod loom_tests;

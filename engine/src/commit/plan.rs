@@ -13,6 +13,7 @@ use crate::index::{history, would_block};
 use crate::limits::{PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX};
 use crate::types::{LogId, Seq, Timeline};
 use std::borrow::Cow;
+use std::sync::Arc as Shared;
 
 /// What is to be done with a log's part of a batch.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Planned<'_> {
 /// What a fork needs of its parent.
 pub(super) struct Parent {
     pub id: LogId,
-    pub state: LogState,
+    pub state: Shared<LogState>,
 }
 
 /// Decides. `parent` is given where the log is to be a fork; `set` unless the disk must not be waited for.
@@ -105,14 +106,16 @@ fn check_producer(
     id: LogId, inner: &mut SlotInner, batch: &LogBatch<'_>, numbers: Numbered<'_>, digest: u64,
     set: Option<&SegmentSet>,
 ) -> Result<Numbering> {
-    let base = inner.base.as_mut().expect("planned on a slot whose state was looked up");
+    let base = inner.base.as_ref().expect("planned on a slot whose state was looked up");
     let created_in_memory = inner.staged.life.created != base.life.created;
     if !inner.staged.producers.list.contains_key(numbers.id) && !created_in_memory {
         if may_recall(base, numbers.id) {
+            let base = Shared::make_mut(inner.base.as_mut().expect("it is there"));
             recall_producer(id, base, set.ok_or_else(would_block)?, numbers.id)?;
         }
-        if let Some(found) = base.producers.list.get(numbers.id) {
-            inner.staged.producers.list.insert(numbers.id.to_vec(), found.clone());
+        let known = inner.base.as_ref().and_then(|base| base.producers.list.get(numbers.id));
+        if let Some(found) = known.cloned() {
+            Shared::make_mut(&mut inner.staged).producers.list.insert(numbers.id.to_vec(), found);
         }
     }
     let wrong = |kind, what: String| Error::new(kind, what).log(batch.name);

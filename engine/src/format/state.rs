@@ -12,6 +12,7 @@ use crate::limits::{
 };
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Everything the store knows of a log beside its records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,9 +24,9 @@ pub struct LogState {
     /// Creation, end and what else is small.
     pub life: Life,
     /// Which timelines wrote to the log, each with its first seq there.
-    pub timelines: Vec<(Timeline, Seq)>,
+    pub timelines: Timelines,
     /// The log's name; empty if it was never created. Changes with the metadata.
-    pub name: String,
+    pub name: Arc<str>,
     /// The caller's metadata.
     pub metadata: Vec<u8>,
     /// The producers that wrote to the log.
@@ -33,6 +34,9 @@ pub struct LogState {
     /// For each group, the LSN of its last change; 0 if it was never changed.
     pub changed: Changed,
 }
+
+/// Which timelines wrote to a log, each with its first seq there. Copies of a log's state share it.
+pub type Timelines = Arc<[(Timeline, Seq)]>;
 
 /// The LSN of the last change of each group of [`LogState`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,7 +164,7 @@ pub enum Group<T> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named {
     /// [`LogState::name`].
-    pub name: String,
+    pub name: Arc<str>,
     /// [`LogState::metadata`].
     pub metadata: Vec<u8>,
 }
@@ -171,7 +175,7 @@ pub struct StateRecord {
     /// [`LogState::life`].
     pub life: Group<Life>,
     /// [`LogState::timelines`].
-    pub timelines: Group<Vec<(Timeline, Seq)>>,
+    pub timelines: Group<Timelines>,
     /// [`LogState::name`] and [`LogState::metadata`].
     pub metadata: Group<Named>,
     /// [`LogState::producers`]: only those that wrote in the segment, with their numbers there.
@@ -243,7 +247,7 @@ impl StateRecord {
         let mut reader = Reader::new(bytes);
         let record = Self {
             life: Group::decode(&mut reader, Life::decode)?,
-            timelines: Group::decode(&mut reader, |reader| get_timelines(reader))?,
+            timelines: Group::decode(&mut reader, |reader| get_timelines(reader).map(Timelines::from))?,
             metadata: Group::decode(&mut reader, Named::decode)?,
             producers: Group::decode(&mut reader, Producers::decode)?,
         };
@@ -255,7 +259,7 @@ impl StateRecord {
 impl Named {
     fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
         let name = std::str::from_utf8(reader.bytes(NAME_BYTES_MAX)?);
-        let name = name.map_err(|_| reader.malformed("a name that is not UTF-8"))?.to_owned();
+        let name = name.map_err(|_| reader.malformed("a name that is not UTF-8"))?.into();
         Ok(Self { name, metadata: reader.bytes(METADATA_BYTES_MAX)?.to_vec() })
     }
 }
@@ -405,7 +409,7 @@ mod tests {
                 },
                 timelines: timelines.into_iter()
                     .map(|(counter, random, first)| (Timeline { counter, random }, Seq(first))).collect(),
-                name,
+                name: name.into(),
                 metadata,
                 producers: Producers {
                     known, older: Lsn(older),

@@ -32,7 +32,7 @@ pub fn apply(state: &mut LogState, entry: &Entry<'_>, stamp: Stamp) -> Decoded<(
             create(state, fork.create, entry.seq, stamp);
             state.life.fork = Some((fork.parent, fork.at));
             state.life.trim = fork.trim;
-            state.timelines = fork.timelines;
+            state.timelines = fork.timelines.into();
             state.changed.timelines = stamp.lsn;
         }
         Kind::Close => state.life.closed = true,
@@ -92,7 +92,9 @@ fn create(state: &mut LogState, create: Create<'_>, next_seq: Seq, stamp: Stamp)
     state.life.deleted_at = TimeUs(0);
     state.life.tag.clear();
     // The fork stays: the log itself is trimmed past it, but logs that were forked from it still read through it.
-    create.name.clone_into(&mut state.name);
+    if *state.name != *create.name {
+        state.name = create.name.into();
+    }
     state.metadata = create.metadata.to_vec();
     state.changed.metadata = stamp.lsn;
     if state.producers != Producers::default() {
@@ -103,10 +105,9 @@ fn create(state: &mut LogState, create: Create<'_>, next_seq: Seq, stamp: Stamp)
 
 fn note_timeline(state: &mut LogState, seq: Seq, stamp: Stamp) {
     if state.timelines.last().is_none_or(|(last, _)| *last != stamp.timeline) {
-        if state.timelines.len() == TIMELINES_PER_LOG_MAX {
-            state.timelines.remove(0);
-        }
-        state.timelines.push((stamp.timeline, seq));
+        let left_out = usize::from(state.timelines.len() == TIMELINES_PER_LOG_MAX);
+        let kept = state.timelines[left_out..].iter().copied();
+        state.timelines = kept.chain([(stamp.timeline, seq)]).collect();
         state.changed.timelines = stamp.lsn;
     }
 }

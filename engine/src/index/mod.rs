@@ -13,6 +13,8 @@ pub mod memory;
 pub mod pool;
 pub mod set;
 pub mod slot;
+#[cfg(all(test, not(everlog_loom)))]
+pub(crate) mod testing;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::identity::Identity;
@@ -27,7 +29,8 @@ use heads::Heads;
 use memory::MemEntry;
 use pool::Pool;
 use set::SegmentSet;
-use slot::{Slot, SlotInner, Visible};
+use slot::{SLOT_BYTES, Slot, SlotInner, Visible};
+use std::sync::Arc as Shared;
 
 /// The index.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct Index {
     /// Bytes of durable entries in memory; only compared with a threshold, so Relaxed.
     mem_bytes: AtomicUsize,
     dirty: Mutex<Vec<Arc<Slot>>>,
+    /// Segments that are due to be merged; only compared with bounds, so Relaxed.
+    due_segments: AtomicUsize,
 }
 
 impl Index {
@@ -71,6 +76,7 @@ impl Index {
             set: RwLock::new(Arc::new(set)),
             mem_bytes: AtomicUsize::new(0),
             dirty: Mutex::new(Vec::new()),
+            due_segments: AtomicUsize::new(0),
         }
     }
 
@@ -115,6 +121,17 @@ impl Index {
     #[must_use]
     pub fn mem_bytes(&self) -> usize {
         self.mem_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Segments that are due to be merged, when that was last looked at.
+    #[must_use]
+    pub fn due_segments(&self) -> usize {
+        self.due_segments.load(Ordering::Relaxed)
+    }
+
+    /// So many segments are due to be merged.
+    pub fn set_due_segments(&self, count: usize) {
+        self.due_segments.store(count, Ordering::Relaxed);
     }
 
     /// Locks the slot with its state looked up and its name compared.
@@ -184,15 +201,20 @@ impl Index {
     ) -> Vec<crate::waiter::Target> {
         let mut inner = slot.lock();
         let mut bytes = 0;
+        if inner.mem.is_empty() {
+            // Most logs have one entry or a few.
+            inner.mem.reserve_exact(entries.size_hint().0);
+        }
         inner.mem.extend(entries.inspect(|e| bytes += e.pool_bytes()));
         if let Some(visible) = visible {
             inner.visible = visible;
         }
-        self.mem_bytes.fetch_add(bytes, Ordering::Relaxed);
         if !inner.dirty {
             inner.dirty = true;
+            bytes += SLOT_BYTES;
             self.dirty.lock().push(Arc::clone(slot));
         }
+        self.mem_bytes.fetch_add(bytes, Ordering::Relaxed);
         inner.take_watchers()
     }
 
@@ -225,19 +247,32 @@ impl Index {
         let base = inner.base.as_mut().expect("a flush looked the state up");
         let before = base.changed.producers;
         let created = base.life.created;
-        let mut bytes = 0;
-        for entry in inner.mem.drain(..count) {
-            bytes += entry.pool_bytes();
-            slot::apply_mem(base, &entry).expect("the flush carried out the same entries");
+        let mut bytes: usize = inner.mem.range(..count).map(MemEntry::pool_bytes).sum();
+        if inner.mem.back().is_some_and(|last| last.lsn == inner.staged.last_lsn && last.lsn <= lsn) {
+            // Everything staged is flushed: that is the state.
+            inner.mem.clear();
+            let state = Shared::make_mut(&mut inner.staged);
+            state.producers.older = older_producers(state, created, before);
+            *base = Shared::clone(&inner.staged);
+        } else {
+            let base = Shared::make_mut(base);
+            for entry in inner.mem.drain(..count) {
+                slot::apply_mem(base, &entry).expect("the flush carried out the same entries");
+            }
+            base.producers.older = older_producers(base, created, before);
         }
-        base.producers.older = older_producers(base, created, before);
         if inner.mem.is_empty() {
             inner.mem.shrink_to(4);
             inner.dirty = false;
+            self.mem_bytes.fetch_sub(SLOT_BYTES, Ordering::Relaxed);
         } else {
             self.dirty.lock().push(Arc::clone(slot));
         }
         self.mem_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if !inner.dirty && inner.pooled && inner.staged.last_lsn <= lsn {
+            inner.pooled = false;
+            bytes += SLOT_BYTES;
+        }
         bytes
     }
 }

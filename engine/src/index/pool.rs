@@ -3,7 +3,8 @@
 //! Invariant: what is taken never passes the bound, but for what recovery found in the journal, which was bounded when
 //! it was taken the first time.
 
-use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, wait};
+use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, wait, wait_for};
+use std::time::Duration;
 
 #[derive(Debug, Default)]
 struct State {
@@ -18,6 +19,10 @@ pub struct Pool {
     bytes_max: usize,
     state: Mutex<State>,
     freed: Condvar,
+    /// Those wait on it who only wait for time to pass.
+    closing: Condvar,
+    /// What is taken, for those who do not need to know it exactly: Relaxed.
+    about: AtomicUsize,
     /// Set once when the store stops. Pairs with the loads in `take`, made under the mutex.
     closed: AtomicBool,
 }
@@ -26,7 +31,14 @@ impl Pool {
     /// A pool of `bytes_max` bytes.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, state: Mutex::new(State::default()), freed: Condvar::new(), closed: AtomicBool::new(false) }
+        Self {
+            bytes_max,
+            state: Mutex::new(State::default()),
+            freed: Condvar::new(),
+            closing: Condvar::new(),
+            about: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// Takes `bytes` if they are there at this moment.
@@ -34,7 +46,7 @@ impl Pool {
         let mut state = self.state.lock();
         let fits = state.taken + bytes <= self.bytes_max;
         if fits {
-            state.taken += bytes;
+            self.set(&mut state, bytes as isize);
         }
         fits
     }
@@ -54,7 +66,7 @@ impl Pool {
         state.waiting -= 1;
         let fits = state.taken + bytes <= self.bytes_max;
         if fits {
-            state.taken += bytes;
+            self.set(&mut state, bytes as isize);
         }
         fits
     }
@@ -67,15 +79,29 @@ impl Pool {
 
     /// Takes `bytes` beyond the bound if need be: for what recovery found.
     pub fn take_anyway(&self, bytes: usize) {
-        self.state.lock().taken += bytes;
+        self.set(&mut self.state.lock(), bytes as isize);
     }
 
     /// Gives `bytes` back.
     pub fn give(&self, bytes: usize) {
         let mut state = self.state.lock();
-        state.taken = state.taken.checked_sub(bytes).expect("only what was taken is given back");
+        self.set(&mut state, -(bytes as isize));
         drop(state);
         self.freed.notify_all();
+    }
+
+    fn set(&self, state: &mut State, more: isize) {
+        state.taken = state.taken.checked_add_signed(more).expect("only what was taken is given back");
+        self.about.store(state.taken, Ordering::Relaxed);
+    }
+
+    /// Waits for `pause`; false if the store stopped meanwhile.
+    pub fn pause(&self, pause: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !self.closed.load(Ordering::Acquire) {
+            wait_for(&self.closing, &mut state, pause);
+        }
+        !self.closed.load(Ordering::Acquire)
     }
 
     /// Ends every wait for ever.
@@ -83,12 +109,19 @@ impl Pool {
         self.closed.store(true, Ordering::Release);
         drop(self.state.lock());
         self.freed.notify_all();
+        self.closing.notify_all();
     }
 
     /// The bound in bytes.
     #[must_use]
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    /// Bytes taken a moment ago; waits for nobody.
+    #[must_use]
+    pub fn taken_about(&self) -> usize {
+        self.about.load(Ordering::Relaxed)
     }
 
     /// Bytes taken.

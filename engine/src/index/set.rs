@@ -42,7 +42,10 @@ impl SegmentSet {
 
     fn state_from(&self, log: LogId, segment: &Segment, entry: &IndexEntry) -> Result<LogState> {
         let at = entry.state_lsn;
-        let record = self.record(log, at)?;
+        let record = match entry.state_at.filter(|_| segment.meta().first_lsn <= at) {
+            Some(place) => segment.state(log, place)?,
+            None => self.record(log, at)?,
+        };
         let life = self.group(log, at, record.life, |r| r.life)?;
         let timelines = self.group(log, at, record.timelines, |r| r.timelines)?;
         let metadata = self.group(log, at, record.metadata, |r| r.metadata)?;

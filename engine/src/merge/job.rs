@@ -11,7 +11,6 @@ use crate::format::manifest::SegmentMeta;
 use crate::segment::{Cursor, Name, Names, Origin, Segment, SegmentWriter};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn, SegmentId, Seq};
-use std::iter::Peekable;
 
 /// Input that one step goes through, in bytes.
 const STEP_BYTES: u64 = 1 << 20;
@@ -168,8 +167,7 @@ impl Job {
     fn finish(&mut self, catalog: &Catalog) -> Result<SegmentMeta> {
         let inputs: Vec<_> = std::mem::take(&mut self.cursors).into_iter().map(Cursor::into_segment).collect();
         let origin = Origin { ancestry: catalog.timelines().to_vec(), merged: self.inputs.clone() };
-        let mut names =
-            MergedNames { inputs: inputs.into_iter().map(|s| Names::new(s).peekable()).collect(), failed: None };
+        let mut names = MergedNames::new(inputs);
         let finished = self.writer.take().expect("it is finished once").finish(&origin, &mut names);
         self.reading = names.failed;
         let (meta, back) = finished?;
@@ -180,26 +178,48 @@ impl Job {
 
 /// The names of all inputs, sorted; of a log that was created in several, the last creation.
 struct MergedNames {
-    inputs: Vec<Peekable<Names>>,
+    /// Each input's next name, and those behind it.
+    inputs: Vec<(Option<Result<Name>>, Names)>,
     /// The input whose names cannot be read.
     failed: Option<usize>,
+}
+
+impl MergedNames {
+    fn new(inputs: Vec<Arc<Segment>>) -> Self {
+        let start = |segment| {
+            let mut names = Names::new(segment);
+            (names.next(), names)
+        };
+        Self { inputs: inputs.into_iter().map(start).collect(), failed: None }
+    }
+
+    fn take(&mut self, n: usize) -> Option<Result<Name>> {
+        let (next, rest) = &mut self.inputs[n];
+        std::mem::replace(next, rest.next())
+    }
+
+    /// The next name of an input, if it has one.
+    fn name(&self, n: usize) -> Option<&str> {
+        self.inputs[n].0.as_ref().and_then(|next| next.as_ref().ok()).map(|(name, ..)| &**name)
+    }
 }
 
 impl Iterator for MergedNames {
     type Item = Result<Name>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let failed = self.inputs.iter_mut().position(|names| matches!(names.peek(), Some(Err(_))));
-        if let Some(n) = failed {
-            self.failed = Some(n);
-            return self.inputs[n].next();
+        self.failed = self.inputs.iter().position(|(next, _)| matches!(next, Some(Err(_))));
+        if let Some(n) = self.failed {
+            return self.take(n);
         }
-        let peeked = |names: &mut Peekable<Names>| match names.peek() {
-            Some(Ok((name, ..))) => Some(name.clone()),
-            _ => None,
-        };
-        let least = self.inputs.iter_mut().filter_map(peeked).min()?;
-        let is_least = |next: &Result<Name>| matches!(next, Ok((name, ..)) if *name == least);
-        self.inputs.iter_mut().filter_map(|names| names.next_if(is_least)).last()
+        let named = (0..self.inputs.len()).filter_map(|n| Some((self.name(n)?, n)));
+        let mut least = self.take(named.min()?.1);
+        for n in 0..self.inputs.len() {
+            let same = matches!(&least, Some(Ok((name, ..))) if self.name(n) == Some(name));
+            if same {
+                least = self.take(n);
+            }
+        }
+        least
     }
 }

@@ -26,7 +26,7 @@ use crate::poison::Poison;
 use crate::sync::Arc;
 use crate::types::SegmentId;
 use job::{Job, Progress};
-use pick::Sizes;
+use pick::{Due, Sizes};
 use std::collections::BTreeSet;
 
 /// Merges under way at once, each but the last waiting for a smaller one.
@@ -100,15 +100,14 @@ impl Merger {
 
     /// Begins the smallest merge that is due, if it goes before those under way.
     fn begin(&mut self) -> Result<()> {
-        if self.jobs.len() == JOBS_MAX {
-            return Ok(());
-        }
         let set = self.index.set();
         let taken: BTreeSet<_> = self.jobs.iter().flat_map(Job::inputs).chain(&self.unreadable).copied().collect();
         let bytes: Vec<_> =
             set.segments.iter().map(|s| (!taken.contains(&s.meta().id)).then_some(s.meta().bytes)).collect();
-        let Some((level, range)) = pick::pick(&self.sizes, &bytes) else { return Ok(()) };
-        if self.jobs.last().is_none_or(|job| level < job.level()) {
+        let due = pick::due(&self.sizes, &bytes);
+        self.index.set_due_segments(due.iter().map(|due| due.members).sum());
+        let Some(Due { level, range, .. }) = due.into_iter().next() else { return Ok(()) };
+        if self.jobs.len() < JOBS_MAX && self.jobs.last().is_none_or(|job| level < job.level()) {
             let inputs = set.segments[range].to_vec();
             match Job::begin(&self.catalog, inputs, level) {
                 Ok(job) => self.jobs.push(job),

@@ -34,33 +34,49 @@ impl Sizes {
     }
 }
 
-/// The lowest class that has enough neighbours, and which of the segments they are. `bytes` are the sizes of all
-/// segments, oldest first; None for one that cannot be merged now.
+/// Neighbours that are due to be merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Their class.
+    pub(super) level: u32,
+    /// Which of the segments they are, those of lower classes between them included.
+    pub(super) range: Range<usize>,
+    /// How many they are.
+    pub(super) members: usize,
+}
+
+/// All neighbours that are due, the lowest class first. `bytes` are the sizes of all segments, oldest first; None for one
+/// that cannot be merged now.
 ///
 /// What lies between two of them and is smaller is merged with them; what is larger, or cannot be merged, parts them.
-pub(super) fn pick(sizes: &Sizes, bytes: &[Option<u64>]) -> Option<(u32, Range<usize>)> {
+pub(super) fn due(sizes: &Sizes, bytes: &[Option<u64>]) -> Vec<Due> {
     let levels: Vec<Option<u32>> = bytes.iter().map(|bytes| bytes.map(|bytes| sizes.level(bytes))).collect();
     let mut classes: Vec<u32> = levels.iter().flatten().copied().collect();
     classes.sort_unstable();
     classes.dedup();
+    let mut out = Vec::new();
     for class in classes {
         let mut members: Vec<usize> = Vec::new();
-        for (n, level) in levels.iter().enumerate() {
+        for (n, level) in levels.iter().copied().chain([None]).enumerate() {
             match level {
-                Some(level) if *level == class => members.push(n),
-                Some(level) if *level < class => {}
-                _ if members.len() >= sizes.width => break,
-                _ => members.clear(),
+                Some(level) if level == class => members.push(n),
+                Some(level) if level < class => {}
+                _ => {
+                    if let (true, Some(last)) = (members.len() >= sizes.width, members.last()) {
+                        out.push(Due { level: class, range: members[0]..last + 1, members: members.len() });
+                    }
+                    members.clear();
+                }
             }
-        }
-        if members.len() >= sizes.width {
             // What came together while a larger merge went on is merged at once; within bounds, since each input is held
             // open and takes memory.
-            let last = members[members.len().min(2 * sizes.width) - 1];
-            return Some((class, members[0]..last + 1));
+            if members.len() == 2 * sizes.width {
+                out.push(Due { level: class, range: members[0]..n + 1, members: members.len() });
+                members.clear();
+            }
         }
     }
-    None
+    out
 }
 
 #[cfg(test)]
@@ -71,7 +87,7 @@ mod tests {
 
     fn picked(bytes: &[u64]) -> Option<Range<usize>> {
         let bytes: Vec<_> = bytes.iter().map(|bytes| (*bytes != 0).then_some(*bytes)).collect();
-        pick(&SIZES, &bytes).map(|(_, range)| range)
+        due(&SIZES, &bytes).into_iter().next().map(|due| due.range)
     }
 
     #[test]

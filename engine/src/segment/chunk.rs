@@ -9,6 +9,7 @@ use crate::format::segment::IndexEntry;
 use crate::format::{Decoded, Malformed};
 use crate::io::AlignedBuf;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A chunk.
 #[derive(Debug)]
@@ -17,18 +18,18 @@ pub struct Chunk(Bytes);
 #[derive(Debug)]
 enum Bytes {
     /// Stored as it is, within what was read.
-    Direct(AlignedBuf, Range<usize>),
+    Direct(Arc<AlignedBuf>, Range<usize>),
     /// Decompressed.
     Expanded(Vec<u8>),
 }
 
 impl Chunk {
     /// The chunk that lies at `at` in `read`.
-    pub(super) fn open(entry: &IndexEntry, read: AlignedBuf, at: Range<usize>) -> Decoded<Self> {
+    pub(super) fn open(entry: &IndexEntry, read: &Arc<AlignedBuf>, at: Range<usize>) -> Decoded<Self> {
         let expanded = expand(entry, &read[at.clone()])?;
         Ok(Self(match expanded {
             Some(plain) => Bytes::Expanded(plain),
-            None => Bytes::Direct(read, at),
+            None => Bytes::Direct(Arc::clone(read), at),
         }))
     }
 

@@ -175,8 +175,8 @@ impl Cursor {
         let segment = &self.segment;
         let data_end = segment.stripes[self.stripe].index().first * BLOCK as u64;
         let end = entry.offset + u64::from(entry.len);
-        let fits =
-            segment.check_bounds(entry).and_then(|()| if end <= data_end { Ok(()) } else { Err("it ends later") });
+        let inside = if end <= data_end { Ok(()) } else { Err("it goes on behind the stripe's data") };
+        let fits = segment.check_bounds(entry).and(inside);
         if let Err(what) = fits {
             return Err(damaged(
                 &segment.view.file.path,
@@ -243,11 +243,12 @@ impl Iterator for Names {
     type Item = Result<Name>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.names.is_empty() && self.block < self.segment.footer.places.names.blocks {
-            if let Err(error) = self.load() {
-                self.block = self.segment.footer.places.names.blocks;
-                return Some(Err(error));
-            }
+        if self.names.is_empty()
+            && self.block < self.segment.footer.places.names.blocks
+            && let Err(error) = self.load()
+        {
+            self.block = self.segment.footer.places.names.blocks;
+            return Some(Err(error));
         }
         self.names.pop_front().map(Ok)
     }

@@ -30,7 +30,7 @@ pub use crate::format::state::{Group, StateRecord};
 pub use chunk::Chunk;
 pub use cursor::{Cursor, Names};
 pub use read_back::ReadBack;
-pub use reader::{Segment, last_lsn};
+pub use reader::{Run, Segment, last_lsn};
 pub use writer::{Name, SegmentWriter};
 
 use crate::error::{Error, ErrorKind};

@@ -15,7 +15,7 @@ use crate::format::chunk::CHUNK_PLAIN_BYTES_MAX;
 use crate::format::manifest::SegmentMeta;
 use crate::format::segment::{Footer, Header, IndexEntry, Key, Origin, Place, STRIPE_LEN, STRIPES_PER_BLOCK, Stripe};
 use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
-use crate::io::{File, Io, OpenMode};
+use crate::io::{AlignedBuf, File, Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, SegmentId, StoreId};
 use std::fmt;
 use std::path::Path;
@@ -23,6 +23,32 @@ use std::sync::Arc;
 
 /// The longest meta stream that is read, in bytes: two million timelines.
 const META_BYTES_MAX: u64 = 64 << 20;
+
+/// Chunks that one read brings along take so many bytes at most, but for a larger first one.
+const RUN_BYTES_MAX: usize = 1 << 20;
+
+/// Chunks that were read at once.
+pub struct Run<'a> {
+    segment: &'a Segment,
+    read: Arc<AlignedBuf>,
+    /// Where it begins in the file.
+    start: u64,
+}
+
+impl Run<'_> {
+    /// One of the chunks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] if it is not what was written, naming log and seqs.
+    pub fn chunk(&self, entry: &IndexEntry) -> Result<Chunk> {
+        let at = (entry.offset - self.start) as usize;
+        let at = at..at + entry.len as usize;
+        if self.read.len() < at.end {
+            return Err(self.segment.bad_chunk(entry, "the file ends within it"));
+        }
+        Chunk::open(entry, &self.read, at).map_err(|m| self.segment.bad_chunk(entry, m.what))
+    }
+}
 
 /// A segment, open for reading. Shared by threads.
 pub struct Segment {
@@ -97,21 +123,47 @@ impl Segment {
     /// # Errors
     /// [`ErrorKind::Damaged`] if it is not what was written; [`ErrorKind::Io`]. Both name log and seqs.
     pub fn chunk(&self, entry: &IndexEntry) -> Result<Chunk> {
-        let named = |e: Error| e.log(entry.log.to_string()).seqs(entry.first_seq.0..entry.next_seq().0);
-        let wrong = |what: &str| {
-            named(damaged(&self.view.file.path, entry.offset, format!("a chunk of the segment is damaged: {what}")))
-        };
-        if let Err(what) = self.check_bounds(entry) {
-            return Err(wrong(what));
+        self.read_run(std::slice::from_ref(entry))?.chunk(entry)
+    }
+
+    /// The first of `entries`, which are chunks of one log in their order, with those behind it that one read brings along:
+    /// that lie behind one another in the file, as many as are needed for `records` and `bytes`, within bounds. Gives how
+    /// many they are.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`], of the first of them.
+    pub fn run(&self, entries: &[IndexEntry], records: usize, bytes: usize) -> Result<(Run<'_>, usize)> {
+        let (mut count, mut has, mut len) = (0, 0, 0);
+        for entry in entries {
+            let follows = count == 0 || entries[count - 1].offset + u64::from(entries[count - 1].len) == entry.offset;
+            if !follows || (count > 0 && (has >= records || len >= bytes || len + entry.len as usize > RUN_BYTES_MAX)) {
+                break;
+            }
+            (count, has, len) = (count + 1, has + entry.records as usize, len + entry.len as usize);
         }
-        let start = entry.offset / BLOCK as u64 * BLOCK as u64;
-        let at = (entry.offset - start) as usize;
-        let at = at..at + entry.len as usize;
-        let read = self.view.io.read_at(&self.view.file, start, at.end.next_multiple_of(BLOCK)).map_err(named)?;
-        if read.len() < at.end {
-            return Err(wrong("the file ends within it"));
+        match self.read_run(&entries[..count]) {
+            // What can be read of it is had chunk by chunk.
+            Err(_) if count > 1 => Ok((self.read_run(&entries[..1])?, 1)),
+            run => Ok((run?, count)),
         }
-        Chunk::open(entry, read, at).map_err(|m| wrong(m.what))
+    }
+
+    fn read_run(&self, entries: &[IndexEntry]) -> Result<Run<'_>> {
+        let (first, last) = (&entries[0], &entries[entries.len() - 1]);
+        for entry in entries {
+            self.check_bounds(entry).map_err(|what| self.bad_chunk(entry, what))?;
+        }
+        let start = first.offset / BLOCK as u64 * BLOCK as u64;
+        let end = (last.offset + u64::from(last.len) - start) as usize;
+        let read = self.view.io.read_at(&self.view.file, start, end.next_multiple_of(BLOCK));
+        let read = read.map_err(|e| e.log(first.log.to_string()).seqs(first.first_seq.0..last.next_seq().0))?;
+        Ok(Run { segment: self, read: Arc::new(read), start })
+    }
+
+    fn bad_chunk(&self, entry: &IndexEntry, what: &str) -> Error {
+        damaged(&self.view.file.path, entry.offset, format!("a chunk of the segment is damaged: {what}"))
+            .log(entry.log.to_string())
+            .seqs(entry.first_seq.0..entry.next_seq().0)
     }
 
     /// Whether the chunk lies within the stripes and is of a size that a chunk can have.

@@ -61,7 +61,7 @@ impl LogInfo {
             deleted: state.life.phase == Phase::Deleted,
             metadata: state.metadata.clone(),
             tag: state.life.tag.clone(),
-            timelines: state.timelines.clone(),
+            timelines: state.timelines.to_vec(),
             created: state.life.created,
             changed: state.changed.life,
             forked_at: state.life.fork.filter(|(_, at)| *at >= state.life.trim).map(|(_, at)| at.0),

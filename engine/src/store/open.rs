@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::commit::append::Appender;
 use crate::commit::committer::{Committer, Shared, Start};
 use crate::commit::lane::Lane;
+use crate::commit::throttle::Throttle;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::{Flusher, FlusherParts};
@@ -114,6 +115,7 @@ pub(super) fn open(
         waker: committer.waker(),
         pressure: Arc::new(Pressure { asked: Arc::clone(&flush_asked), signal: Arc::clone(&flush_signal) }),
         journal_file_bytes: frame_max as u64 * 4,
+        throttle: Throttle::new(Arc::clone(&loaded.index), Arc::clone(&clock), config.merge_width),
         when_full: config.when_full,
         timeline,
     };

@@ -146,13 +146,17 @@ pub struct Stats {
     pub unreadable_segments: u64,
     /// Manifest versions committed.
     pub manifests: u64,
+    /// Segments that are due to be merged.
+    pub due_segments: usize,
     /// Appends turned away.
     pub overloads: u64,
+    /// Waits of appends that were slowed down because the flush or merges are behind.
+    pub slowed: u64,
     /// Pages read.
     pub reads: u64,
     /// Segments that such a page took chunks from, each counted for each page.
     pub read_runs: u64,
-    /// Chunks read for pages, each of them one read of the device.
+    /// Reads of the device for chunks of pages; one brings along what follows.
     pub chunk_reads: u64,
     /// Their bytes as stored.
     pub chunk_bytes: u64,
@@ -198,7 +202,9 @@ impl Stats {
             merge_bytes_written: metrics.merge_bytes.get(),
             unreadable_segments: metrics.unreadable_segments.get(),
             manifests: metrics.manifests.get(),
+            due_segments: index.due_segments(),
             overloads: metrics.overloads.get(),
+            slowed: metrics.slowed.get(),
             reads: metrics.reads.get(),
             read_runs: metrics.read_runs.get(),
             chunk_reads: metrics.chunk_reads.get(),

@@ -70,7 +70,7 @@ fn round(store: &Store, steps: &mut Steps, n: u64) {
     for log in 0..40u64 {
         let name = format!("users/{}/log", log);
         let payload = [log as u8, n as u8].repeat(20 + (log * n) as usize % 200);
-        if (log + n) % 3 != 0 {
+        if !(log + n).is_multiple_of(3) {
             put(store, steps, |b| {
                 b.log(&name).create_if_missing().record(&payload);
             });

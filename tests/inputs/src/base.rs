@@ -64,7 +64,7 @@ pub fn config() -> Config {
     Config {
         journal_file_bytes: 64 << 10,
         journal_files_max: 4,
-        memory_pool_bytes: 256 << 10,
+        memory_pool_bytes: 512 << 10,
         flush_bytes: 64 << 10,
         in_flight: 2,
         heads_max: 4,

@@ -116,7 +116,7 @@ fn finish_state(id: LogId, log: &mut ModelLog) {
         tag: vec![dice(2); usize::from(dice(2) % 9)],
         ..Life::default()
     };
-    log.state.timelines = vec![(Timeline { counter: 1, random: 2 }, Seq(0)); usize::from(dice(3) % 4)];
+    log.state.timelines = vec![(Timeline { counter: 1, random: 2 }, Seq(0)); usize::from(dice(3) % 4)].into();
     log.state.metadata = vec![dice(4); usize::from(dice(4)) * 16];
     log.state.producers = Producers { known: 2, older: Lsn(4), list: [(vec![dice(5)], producer)].into() };
     log.state.changed =
