@@ -211,7 +211,7 @@ mod traced {
     fn much(server: &Server) -> u32 {
         let large = vec![7; 1 << 20];
         let mut bytes = 0;
-        for _ in 0..48 {
+        for _ in 0..72 {
             let answer = post(server.address(), &large).expect("it answers");
             match answer.status {
                 204 => bytes += large.len(),
@@ -254,7 +254,7 @@ mod traced {
         let server = failing(&data, "fdatasync", "error=EIO", &[&segment], &["--io", "posix"]);
         create(server.address());
         let bytes = much(&server);
-        assert_eq!(bytes, 48 << 20, "all were acknowledged");
+        assert_eq!(bytes, 72 << 20, "all were acknowledged");
         let began = Instant::now();
         let metrics = loop {
             let metrics = ask(server.admin_address(), "GET", "/metrics", &[], b"").text();

@@ -57,6 +57,8 @@ pub struct Index {
     dirty: Mutex<Vec<Arc<Slot>>>,
     /// Segments that are due to be merged; only compared with bounds, so Relaxed.
     due_segments: AtomicUsize,
+    /// Merges under way; only reported, so Relaxed.
+    merges_under_way: AtomicUsize,
 }
 
 impl Index {
@@ -77,6 +79,7 @@ impl Index {
             mem_bytes: AtomicUsize::new(0),
             dirty: Mutex::new(Vec::new()),
             due_segments: AtomicUsize::new(0),
+            merges_under_way: AtomicUsize::new(0),
         }
     }
 
@@ -129,9 +132,20 @@ impl Index {
         self.due_segments.load(Ordering::Relaxed)
     }
 
+    /// Merges under way.
+    #[must_use]
+    pub fn merges_under_way(&self) -> usize {
+        self.merges_under_way.load(Ordering::Relaxed)
+    }
+
     /// So many segments are due to be merged.
     pub fn set_due_segments(&self, count: usize) {
         self.due_segments.store(count, Ordering::Relaxed);
+    }
+
+    /// So many merges are under way.
+    pub fn set_merges_under_way(&self, count: usize) {
+        self.merges_under_way.store(count, Ordering::Relaxed);
     }
 
     /// Locks the slot with its state looked up and its name compared.

@@ -60,7 +60,9 @@ impl Merger {
     /// read if that was the reason.
     pub fn step(&mut self) -> Result<bool> {
         self.poison.check()?;
-        self.begin()?;
+        let begun = self.begin();
+        self.index.set_merges_under_way(self.jobs.len());
+        begun?;
         let Some(job) = self.jobs.last_mut() else { return Ok(false) };
         match job.step(&self.catalog) {
             Ok(Progress { read, written: None }) => self.index.metrics.merge_read_bytes.add(read),

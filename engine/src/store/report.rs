@@ -148,6 +148,8 @@ pub struct Stats {
     pub manifests: u64,
     /// Segments that are due to be merged.
     pub due_segments: usize,
+    /// Merges under way.
+    pub merges_under_way: usize,
     /// Appends turned away.
     pub overloads: u64,
     /// Waits of appends that were slowed down because the flush or merges are behind.
@@ -203,6 +205,7 @@ impl Stats {
             unreadable_segments: metrics.unreadable_segments.get(),
             manifests: metrics.manifests.get(),
             due_segments: index.due_segments(),
+            merges_under_way: index.merges_under_way(),
             overloads: metrics.overloads.get(),
             slowed: metrics.slowed.get(),
             reads: metrics.reads.get(),

@@ -20,6 +20,7 @@ pub const EXAMPLES: &str = "Examples:
   everlog bench append --data ./scratch --threads 16 --record-bytes 256 --logs 100000 --seconds 10
   everlog bench append --data ./scratch --batch 64 --record-bytes 1024 --threads 16 --json
   everlog bench append --data ./scratch --pipeline 256 --json
+  everlog bench append --data ./scratch --logs 1000000 --hot --pipeline 64 --payload-bytes 17179869184 --json
 
 Every acknowledgement means: on stable storage.";
 
@@ -39,9 +40,15 @@ pub struct Args {
     /// Logs, created before the measurement
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     logs: u64,
-    /// How long to measure
+    /// How long to measure, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+    /// Measure until so many bytes of payload were appended, however long that takes
+    #[arg(long, value_name = "BYTES", conflicts_with = "seconds")]
+    payload_bytes: Option<u64>,
+    /// Nine appends in ten go to one log in ten
+    #[arg(long)]
+    hot: bool,
     /// Appends that each thread has under way; 1 waits for each acknowledgement
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pipeline: u64,
@@ -56,16 +63,23 @@ struct Report {
     batch: u64,
     record_bytes: usize,
     logs: u64,
+    hot: bool,
     pipeline: u64,
     seconds: f64,
     appends_per_s: f64,
     records_per_s: f64,
+    /// In each quarter of the records.
+    quarters_records_per_s: Vec<f64>,
     bytes_per_s: f64,
     p50_us: f64,
     p99_us: f64,
     p999_us: f64,
     syncs_per_s: f64,
     device_bytes_per_payload_byte: f64,
+    /// The same once everything was flushed and merges had caught up, and how long that took.
+    drained_device_bytes_per_payload_byte: f64,
+    drained_s: f64,
+    segments: usize,
     rss_bytes: Option<u64>,
     heap_bytes: Option<u64>,
 }
@@ -79,9 +93,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let payloads = Payloads::new(args.record_bytes);
 
     let before = store.stats();
-    let (latencies, elapsed) = measure(args, &store, &names, &payloads)?;
+    let Measured { latencies, elapsed, course } = measure(args, &store, &names, &payloads)?;
     let after = store.stats();
     let memory = process::memory();
+    let (drained, drained_s) = drain(&store)?;
     let per_s = |n: u64| n as f64 / elapsed.as_secs_f64();
     let appends = latencies.len();
     let report = Report {
@@ -92,10 +107,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         batch: args.batch,
         record_bytes: args.record_bytes,
         logs: args.logs,
+        hot: args.hot,
         pipeline: args.pipeline,
         seconds: elapsed.as_secs_f64(),
         appends_per_s: per_s(appends),
         records_per_s: per_s(appends * args.batch),
+        quarters_records_per_s: quarters(&course),
         bytes_per_s: per_s(appends * args.batch * args.record_bytes as u64),
         p50_us: quantile_us(&latencies, 0.5),
         p99_us: quantile_us(&latencies, 0.99),
@@ -105,6 +122,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             device_bytes(&after) - device_bytes(&before),
             after.payload_bytes - before.payload_bytes,
         ),
+        drained_device_bytes_per_payload_byte: ratio(
+            device_bytes(&drained) - device_bytes(&before),
+            drained.payload_bytes - before.payload_bytes,
+        ),
+        drained_s,
+        segments: drained.segments,
         rss_bytes: memory.rss_bytes,
         heap_bytes: memory.heap_bytes,
     };
@@ -122,7 +145,42 @@ fn syncs(stats: &Stats) -> u64 {
 /// Bytes that were given to the device, whatever for.
 fn device_bytes(stats: &Stats) -> u64 {
     const HEADER_BYTES: u64 = 4096;
-    stats.frame_bytes + stats.journal_headers * HEADER_BYTES + stats.journal_fill_bytes + stats.segment_bytes_written
+    let journal = stats.frame_bytes + stats.journal_headers * HEADER_BYTES + stats.journal_fill_bytes;
+    journal + stats.segment_bytes_written + stats.merge_bytes_written
+}
+
+/// Has everything flushed, and waits until merges have caught up. Gives how long that took, in seconds.
+fn drain(store: &Store) -> Result<(Stats, f64), Failure> {
+    let began = Instant::now();
+    store.flush()?;
+    let (mut progress, mut most) = (Progress::new("merging", 0), 1);
+    // The merges look for work when they are told of the flush, within a moment.
+    let mut idle_since = Instant::now();
+    loop {
+        let stats = store.stats();
+        most = most.max(stats.due_segments);
+        progress.reached_of((most - stats.due_segments) as u64, most as u64);
+        if stats.due_segments > 0 || stats.merges_under_way > 0 {
+            idle_since = Instant::now();
+        } else if idle_since.elapsed() > Duration::from_millis(1500) {
+            return Ok((stats, began.elapsed().as_secs_f64()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Records a second in each quarter of the records, by the times at which so many were there.
+fn quarters(course: &[(Duration, u64)]) -> Vec<f64> {
+    let all = course.last().map_or(0, |(_, records)| *records);
+    let reached = |wanted: u64| {
+        let after = course.partition_point(|(_, records)| *records < wanted);
+        let (to_at, to) = course[after.min(course.len() - 1)];
+        let (from_at, from) = if after == 0 { (Duration::ZERO, 0) } else { course[after - 1] };
+        let part = ratio(wanted - from, to - from);
+        from_at.as_secs_f64() + (to_at.saturating_sub(from_at)).as_secs_f64() * part
+    };
+    let times: Vec<f64> = (0..=4).map(|n| reached(all * n / 4)).collect();
+    times.windows(2).map(|pair| all as f64 / 4.0 / (pair[1] - pair[0]).max(1e-9)).collect()
 }
 
 fn create_logs(store: &Store, names: &[String]) -> Result<(), Failure> {
@@ -148,21 +206,33 @@ fn create_logs(store: &Store, names: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The latency of each append, and the time from the common start to the last acknowledgement.
-fn measure(
-    args: &Args, store: &Store, names: &[String], payloads: &Payloads,
-) -> Result<(Histogram<u64>, Duration), Failure> {
+/// What was measured.
+struct Measured {
+    /// Of each append.
+    latencies: Histogram<u64>,
+    /// From the common start to the last acknowledgement.
+    elapsed: Duration,
+    /// How many records were acknowledged after how long, at the end too.
+    course: Vec<(Duration, u64)>,
+}
+
+fn measure(args: &Args, store: &Store, names: &[String], payloads: &Payloads) -> Result<Measured, Failure> {
     let length = Duration::from_secs(args.seconds);
     // All threads, and this one, which takes the time.
     let barrier = Barrier::new(args.threads as usize + 1);
-    let running = AtomicU64::new(args.threads);
+    let (running, records) = (AtomicU64::new(args.threads), AtomicU64::new(0));
+    let records_max = args.payload_bytes.map(|bytes| bytes / args.record_bytes.max(1) as u64);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads)
             .map(|thread| {
-                let (barrier, running) = (&barrier, &running);
+                let (barrier, running, records) = (&barrier, &running, &records);
                 scope.spawn(move || {
                     barrier.wait();
-                    let result = append(args, store, names, payloads, thread, Instant::now() + length);
+                    let end = match records_max {
+                        Some(most) => End::Records(most),
+                        None => End::At(Instant::now() + length),
+                    };
+                    let result = append(args, store, names, payloads, thread, end, records);
                     running.fetch_sub(1, Ordering::Relaxed);
                     result
                 })
@@ -170,23 +240,38 @@ fn measure(
             .collect();
         barrier.wait();
         let start = Instant::now();
-        let mut progress = Progress::new("appending", length.as_millis() as u64);
-        while running.load(Ordering::Relaxed) > 0 && start.elapsed() < length {
-            std::thread::sleep(Duration::from_millis(100).min(length.saturating_sub(start.elapsed())));
-            progress.reached(start.elapsed().as_millis() as u64);
+        let whole = records_max.unwrap_or(length.as_millis() as u64);
+        let mut progress = Progress::new("appending", whole);
+        let mut course = Vec::new();
+        while running.load(Ordering::Relaxed) > 0 {
+            let left = if records_max.is_some() { length } else { length.saturating_sub(start.elapsed()) };
+            std::thread::sleep(Duration::from_millis(100).min(left.max(Duration::from_millis(1))));
+            let there = records.load(Ordering::Relaxed);
+            course.push((start.elapsed(), there));
+            progress.reached(if records_max.is_some() { there } else { start.elapsed().as_millis() as u64 });
         }
-        let mut all = histogram();
+        let mut latencies = histogram();
         for thread in threads {
-            let latencies = thread.join().expect("a thread of the bench does not panic")?;
-            all.add(latencies).expect("the histograms have the same bounds");
+            let more = thread.join().expect("a thread of the bench does not panic")?;
+            latencies.add(more).expect("the histograms have the same bounds");
         }
-        Ok((all, start.elapsed()))
+        let elapsed = start.elapsed();
+        course.push((elapsed, records.load(Ordering::Relaxed)));
+        Ok(Measured { latencies, elapsed, course })
     })
 }
 
-/// One thread's appends until `end`.
+/// When a thread stops.
+#[derive(Clone, Copy)]
+enum End {
+    At(Instant),
+    /// Once all threads together have appended so many.
+    Records(u64),
+}
+
+/// One thread's appends until `end`; `records` counts what is acknowledged.
 fn append(
-    args: &Args, store: &Store, names: &[String], payloads: &Payloads, thread: u64, end: Instant,
+    args: &Args, store: &Store, names: &[String], payloads: &Payloads, thread: u64, end: End, records: &AtomicU64,
 ) -> Result<Histogram<u64>, Failure> {
     let mut random = Random::new(thread << 32);
     let mut latencies = histogram();
@@ -195,16 +280,20 @@ fn append(
         if let Some((begun, ack)) = under_way.pop_front() {
             ack.wait()?;
             latencies.saturating_record(begun.elapsed().as_nanos() as u64);
+            records.fetch_add(args.batch, Ordering::Relaxed);
         }
         Ok(())
     };
     loop {
-        let now = Instant::now();
-        if now >= end {
+        let ended = match end {
+            End::At(end) => Instant::now() >= end,
+            End::Records(most) => records.load(Ordering::Relaxed) >= most,
+        };
+        if ended {
             break;
         }
         let mut batch = Batch::new();
-        let log = batch.log(&names[random.below(names.len() as u64) as usize]);
+        let log = batch.log(&names[choose(args, names.len() as u64, &mut random) as usize]);
         for _ in 0..args.batch {
             log.record(payloads.record(&mut random));
         }
@@ -218,4 +307,10 @@ fn append(
         take(&mut under_way)?;
     }
     Ok(latencies)
+}
+
+/// The log of the next append, of so many.
+fn choose(args: &Args, logs: u64, random: &mut Random) -> u64 {
+    let hot = logs.div_ceil(10);
+    if args.hot && random.below(10) > 0 { random.below(hot) } else { random.below(logs) }
 }
