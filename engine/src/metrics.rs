@@ -64,7 +64,7 @@ pub struct Metrics {
     pub unreadable_segments: Counter,
     /// Manifest versions committed.
     pub manifests: Counter,
-    /// Appends turned away because memory or the journal was full.
+    /// Appends turned away because memory or the journal was full, or merges behind.
     pub overloads: Counter,
     /// Waits of appends that were slowed down because the flush or merges are behind.
     pub slowed: Counter,

@@ -18,6 +18,7 @@ use crate::recovery::settle::{self, LOOKS_MAX, Proven};
 use crate::segment::Segment;
 use crate::sync::Arc;
 use crate::types::{BLOCK, LogId, ManifestVersion};
+use std::collections::BTreeSet;
 use std::io::ErrorKind as OsKind;
 use std::path::{Path, PathBuf};
 
@@ -49,8 +50,19 @@ pub fn verify(io: Arc<dyn Io>, dir: &Path, on_progress: &mut dyn FnMut(u64, u64)
     }
     verify.total += manifest.segments.iter().map(|meta| meta.bytes).sum::<u64>() + verify.journal_bytes()?;
     let mut segments = Vec::new();
-    for meta in &manifest.segments {
-        segments.extend(verify.segment(&manifest, meta)?);
+    // Merges of a running store put others in the place of what is in the first manifest: these are checked too, until
+    // there is none left.
+    let (mut checked, mut newest) = (BTreeSet::new(), manifest.clone());
+    loop {
+        let old = |meta: &&SegmentMeta| meta.first_lsn <= manifest.flushed.last_lsn;
+        let new: Vec<_> = newest.segments.iter().filter(old).filter(|meta| checked.insert(meta.id)).cloned().collect();
+        if new.is_empty() {
+            break;
+        }
+        for meta in &new {
+            segments.extend(verify.segment(&manifest, meta)?);
+        }
+        newest = manifest::load(&*io, dir)?;
     }
     verify.journal(manifest, &segments)?;
     verify.advance(0);
@@ -189,9 +201,8 @@ impl Verify<'_> {
             }
             Err(error) if error.kind() == ErrorKind::Refused => Err(error),
             Err(error) => {
-                // A running store may have replaced it since the manifest was read.
-                let gone = os_kind(&error) == Some(OsKind::NotFound);
-                if !gone || manifest::load(&**self.io, self.dir)?.segments.contains(meta) {
+                // A running store may have merged it with others since the manifest was read.
+                if manifest::load(&**self.io, self.dir)?.segments.contains(meta) {
                     self.damaged(&error, Some(meta.first_lsn.0..meta.last_lsn.0 + 1));
                 }
                 self.done += meta.bytes;

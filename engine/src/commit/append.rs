@@ -314,7 +314,12 @@ impl Appender {
         lane.begin_batch(len, count);
         for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
-            if !inner.pooled && !planned.is_empty() {
+            if planned.is_empty() {
+                let producer_highest = log.producer.map(|producer| producer.number);
+                receipt.logs.push(LogReceipt { producer_highest, ..at_present(&inner.staged, false) });
+                continue;
+            }
+            if !inner.pooled {
                 inner.pooled = true;
                 used += SLOT_BYTES;
             }
@@ -349,10 +354,8 @@ impl Appender {
                 producer_highest: log.producer.map(|producer| producer.number),
                 ..at_present(state, false)
             });
-            if !entries.is_empty() {
-                let group = Group { slot: Arc::clone(slot), entries, visible: Visible::of(state) };
-                lane.open().groups.push(group);
-            }
+            let group = Group { slot: Arc::clone(slot), entries, visible: Visible::of(state) };
+            lane.open().groups.push(group);
         }
         let (pending, ack) = Pending::with_others(Ok(receipt), &lane.open().event);
         lane.open().waiting.push(pending);

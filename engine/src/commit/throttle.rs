@@ -65,8 +65,10 @@ impl Throttle {
         let rate = RATE * (1.0 - pressure).max(0.01) / pressure;
         let cost = (bytes as f64 / rate * 1e9) as u64;
         let now = u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX);
-        // Time that nobody used is not saved up.
-        let before = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| Some(next.max(now) + cost));
+        // Time that nobody used is not saved up, and what was let through before its turn is no debt for ever.
+        let latest = now + WAIT_MAX.as_nanos() as u64;
+        let next = |next: u64| Some(next.clamp(now, latest) + cost);
+        let before = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         let wait = Duration::from_nanos(before.unwrap_or(now).saturating_sub(now));
         if wait < WAIT_MIN { Turn::Now } else { Turn::After(wait.min(WAIT_MAX)) }
     }
@@ -135,6 +137,18 @@ mod tests {
             assert!(rate <= before * 1.01 && rate > 1e5, "{due} segments, {taken} bytes: {rate} after {before}");
             before = rate;
         }
+    }
+
+    #[test]
+    fn a_crowd_leaves_no_debt_behind() {
+        let (throttle, clock, index) = throttle();
+        index.set_due_segments(47);
+        for _ in 0..10_000 {
+            throttle.turn(1 << 20);
+        }
+        index.set_due_segments(17);
+        clock.0.fetch_add(3_000_000_000, Ordering::Relaxed);
+        assert_eq!(throttle.turn(4096), Turn::Now);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod slot;
 pub(crate) mod testing;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::entry::Kind;
 use crate::format::identity::Identity;
 use crate::metrics::Metrics;
 #[cfg(feature = "mutants")]
@@ -262,11 +263,15 @@ impl Index {
         let before = base.changed.producers;
         let created = base.life.created;
         let mut bytes: usize = inner.mem.range(..count).map(MemEntry::pool_bytes).sum();
-        if inner.mem.back().is_some_and(|last| last.lsn == inner.staged.last_lsn && last.lsn <= lsn) {
+        let all = inner.mem.back().is_some_and(|last| last.lsn == inner.staged.last_lsn && last.lsn <= lsn);
+        // When it was deleted is told by the entry alone.
+        if all && inner.mem.iter().all(|entry| entry.kind != Kind::Delete) {
             // Everything staged is flushed: that is the state.
             inner.mem.clear();
+            let older = base.producers.older;
             let state = Shared::make_mut(&mut inner.staged);
-            state.producers.older = older_producers(state, created, before);
+            state.producers.older =
+                if state.changed.producers == before { older } else { older_producers(state, created, before) };
             *base = Shared::clone(&inner.staged);
         } else {
             let base = Shared::make_mut(base);

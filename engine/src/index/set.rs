@@ -1,7 +1,7 @@
 //! The segments in force, as one immutable snapshot, and what is looked up across them.
 //!
-//! Invariant: a snapshot never changes; a flush installs a new one before it takes the records out of memory, so that
-//! a reader who looked at memory first and takes the snapshot then misses nothing.
+//! Invariant: a snapshot never changes; a new one is installed after each flush and merge, and by a flush before it takes
+//! the records out of memory, so that a reader who looked at memory first and takes the snapshot then misses nothing.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;

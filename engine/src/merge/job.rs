@@ -10,7 +10,7 @@ use crate::format::entry::{Entry, Kind};
 use crate::format::manifest::SegmentMeta;
 use crate::segment::{Cursor, Name, Names, Origin, Segment, SegmentWriter};
 use crate::sync::Arc;
-use crate::types::{LogId, Lsn, SegmentId, Seq};
+use crate::types::{LogId, Lsn, SegmentId, Seq, TimeUs};
 
 /// Input that one step goes through, in bytes.
 const STEP_BYTES: u64 = 1 << 20;
@@ -36,6 +36,8 @@ struct OpenLog {
     cursor: usize,
     /// The log's next seq so far.
     next_seq: Option<Seq>,
+    /// The time of its last entry so far.
+    time: TimeUs,
     /// What each input that is done with says of it.
     parts: Vec<Part>,
 }
@@ -109,7 +111,7 @@ impl Job {
                     return Ok(Progress { read, written: Some(self.finish(catalog)?) });
                 };
                 self.writer().begin_log(id);
-                self.log = Some(OpenLog { id, cursor: 0, next_seq: None, parts: Vec::new() });
+                self.log = Some(OpenLog { id, cursor: 0, next_seq: None, time: TimeUs(0), parts: Vec::new() });
             }
             read += self.read_on()?;
         }
@@ -137,20 +139,24 @@ impl Job {
             return Ok(0);
         }
         self.reading = Some(log.cursor);
-        let (id, mut next_seq, mut written) = (log.id, log.next_seq, Ok(()));
+        let (id, mut next_seq, mut time, mut written) = (log.id, log.next_seq, log.time, Ok(()));
         let (entry, state) = cursor.next(|entry| {
             let body = Entry::decode_trusted(entry.body).map_err(|m| misfit(id, entry.lsn, m.what))?;
             let creates = matches!(body.kind, Kind::Create | Kind::Fork);
-            if !creates && next_seq.is_some_and(|next| next != body.seq) {
+            if next_seq.is_some_and(|next| if creates { body.seq < next } else { body.seq != next }) {
                 return Err(misfit(id, entry.lsn, "an entry whose seq is not its log's next"));
             }
+            if entry.time < time {
+                return Err(misfit(id, entry.lsn, "an entry that is older than the one before it"));
+            }
+            time = entry.time;
             next_seq = Some(if body.kind == Kind::Record { body.seq.next() } else { body.seq });
             if written.is_ok() {
                 written = writer.entry(entry.lsn, entry.time, body.kind, body.seq, entry.body);
             }
             Ok(())
         })?;
-        log.next_seq = next_seq;
+        (log.next_seq, log.time) = (next_seq, time);
         if next_seq != Some(entry.next_seq()) {
             return Err(misfit(id, self.first_lsn, "a chunk that does not hold the seqs that the index says"));
         }

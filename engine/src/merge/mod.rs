@@ -42,6 +42,9 @@ pub struct Merger {
     jobs: Vec<Job>,
     /// Segments that could not be read.
     unreadable: BTreeSet<SegmentId>,
+    /// The size class whose last merge failed for another reason. What is due there and above is nothing that appends
+    /// have to wait for.
+    failing: Option<u32>,
 }
 
 impl Merger {
@@ -49,7 +52,7 @@ impl Merger {
     #[must_use]
     pub fn new(catalog: Arc<Catalog>, index: Arc<Index>, poison: Arc<Poison>, config: &Config) -> Self {
         let sizes = Sizes { width: config.merge_width, flushed: config.flush_bytes as u64 };
-        Self { catalog, index, poison, sizes, jobs: Vec::new(), unreadable: BTreeSet::new() }
+        Self { catalog, index, poison, sizes, jobs: Vec::new(), unreadable: BTreeSet::new(), failing: None }
     }
 
     /// One step: begins a merge if one is due that goes before the one under way, and does a bounded part of it. True
@@ -62,7 +65,9 @@ impl Merger {
         self.poison.check()?;
         let begun = self.begin();
         self.index.set_merges_under_way(self.jobs.len());
-        begun?;
+        if self.jobs.is_empty() {
+            begun?;
+        }
         let Some(job) = self.jobs.last_mut() else { return Ok(false) };
         match job.step(&self.catalog) {
             Ok(Progress { read, written: None }) => self.index.metrics.merge_read_bytes.add(read),
@@ -71,8 +76,13 @@ impl Merger {
                 let job = self.jobs.pop().expect("it was worked on");
                 let (id, bytes) = (meta.id, meta.bytes);
                 self.index.metrics.merge_bytes.add(bytes);
-                self.catalog.commit_merge(job.inputs(), meta).inspect_err(|_| self.catalog.abandon(id))?;
+                if let Err(error) = self.catalog.commit_merge(job.inputs(), meta) {
+                    self.catalog.abandon(id);
+                    self.failing = Some(job.level());
+                    return Err(error);
+                }
                 self.index.metrics.merges.add(1);
+                self.failing = self.failing.filter(|level| job.level() < *level);
             }
             Err(error) => return Err(self.failed(error)),
         }
@@ -90,6 +100,9 @@ impl Merger {
         let job = self.jobs.pop().expect("it was worked on");
         // A file that cannot be read stays so; what is wanting may come back.
         let input = job.unreadable().filter(|_| !error.is_shortage() && !self.poison.is_set());
+        if input.is_none() {
+            self.failing = Some(job.level());
+        }
         job.abandon(&self.catalog);
         if let Some(id) = input {
             self.set_aside(id, &error);
@@ -107,7 +120,8 @@ impl Merger {
         let bytes: Vec<_> =
             set.segments.iter().map(|s| (!taken.contains(&s.meta().id)).then_some(s.meta().bytes)).collect();
         let due = pick::due(&self.sizes, &bytes);
-        self.index.set_due_segments(due.iter().map(|due| due.members).sum());
+        let hopeful = due.iter().filter(|due| self.failing.is_none_or(|failing| due.level < failing));
+        self.index.set_due_segments(hopeful.map(|due| due.members).sum());
         let Some(Due { level, range, .. }) = due.into_iter().next() else { return Ok(()) };
         if self.jobs.len() < JOBS_MAX && self.jobs.last().is_none_or(|job| level < job.level()) {
             let inputs = set.segments[range].to_vec();

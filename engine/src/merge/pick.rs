@@ -2,7 +2,7 @@
 //!
 //! Pure. Size classes are as in size-tiered compaction (Cassandra, and RocksDB's "universal" style), but only neighbours
 //! in time are merged, so that each segment covers one range of LSNs. Each byte is written about once a class, and a
-//! class holds fewer than `width` segments that wait: with segments of 40 MB and a width of 8, a store of 20 GB has four
+//! class holds fewer than `width` segments when merges keep up: with segments of 40 MB and a width of 8, a store of 20 GB has four
 //! classes.
 
 use std::ops::Range;
@@ -70,7 +70,8 @@ pub(super) fn due(sizes: &Sizes, bytes: &[Option<u64>]) -> Vec<Due> {
             }
             // What came together while a larger merge went on is merged at once; within bounds, since each input is held
             // open and takes memory.
-            if members.len() == 2 * sizes.width {
+            let long = members.first().is_some_and(|first| n + 1 - first >= 4 * sizes.width);
+            if members.len() == 2 * sizes.width || (long && members.len() >= sizes.width) {
                 out.push(Due { level: class, range: members[0]..n + 1, members: members.len() });
                 members.clear();
             }

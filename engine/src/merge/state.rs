@@ -7,7 +7,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::segment::IndexEntry;
 use crate::format::state::{Group, Producers, StateRecord};
-use crate::limits::PRODUCER_WINDOW;
+use crate::limits::{PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX};
 use crate::types::{LogId, Lsn, Seq};
 use std::ops::RangeInclusive;
 
@@ -100,6 +100,9 @@ impl Parts<'_> {
                 }
             }
             all.older = older.older;
+        }
+        if all.list.len() > PRODUCERS_PER_LOG_MAX {
+            return Err(misfit(self.log, self.first, "more producers than a log can have"));
         }
         Ok(all)
     }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::block::{self, BODY_LEN, Section};
 use crate::format::bytes::Reader;
 use crate::format::chunk::{ChunkEntries, ChunkEntry};
-use crate::format::segment::{IndexEntry, NameEntry};
+use crate::format::segment::{IndexEntry, Key, NameEntry};
 use crate::format::state::StateRecord;
 use crate::io::AlignedBuf;
 use crate::types::{BLOCK, LogId, Lsn, TimeUs};
@@ -41,6 +41,8 @@ pub struct Cursor {
     piece_at: u64,
     /// What was read so far, in bytes.
     read: u64,
+    /// The last entry of the index before those in hand: its key, and whether it is its log's last.
+    before: Option<(Key, bool)>,
     /// The last entry that was given, and of which log it was.
     previous: Option<(LogId, Lsn, TimeUs)>,
 }
@@ -60,6 +62,7 @@ impl Cursor {
             piece: AlignedBuf::empty(),
             piece_at: 0,
             read: 0,
+            before: None,
             previous: None,
         };
         cursor.load()?;
@@ -138,7 +141,17 @@ impl Cursor {
     /// Reads the index and the state records of the stripe in hand.
     fn load(&mut self) -> Result<()> {
         (self.entries, self.at) = (Vec::new(), 0);
-        let Some(stripe) = self.segment.stripes.get(self.stripe).copied() else { return Ok(()) };
+        let Some(stripe) = self.segment.stripes.get(self.stripe).copied() else {
+            (self.state, self.piece) = (Vec::new(), AlignedBuf::empty());
+            let (before, stripes) = (self.before, self.segment.stripes.len());
+            return match stripes.checked_sub(1).filter(|_| before.is_some_and(|(_, last)| !last)) {
+                Some(stripe) => {
+                    let n = usize::from(self.segment.stripes[stripe].index_blocks) - 1;
+                    Err(self.segment.bad_index(IndexAt { stripe, n }, "a log without a last chunk"))
+                }
+                None => Ok(()),
+            };
+        };
         let (index, state) = (stripe.index(), stripe.state());
         let segment = &self.segment;
         let (offset, blocks) = (index.first * BLOCK as u64, (index.blocks + state.blocks) as usize);
@@ -150,7 +163,7 @@ impl Cursor {
             let block = segment.index_block_on_disk(at, raw(n))?;
             for i in 0..block.len() {
                 let entry = segment.index_entry(at, &block, i)?;
-                let before = self.entries.last().map(|before| (before.key(), before.is_last()));
+                let before = self.before.replace((entry.key(), entry.is_last()));
                 if before.is_some_and(|(key, last)| key > entry.key() || last == (key.log == entry.log)) {
                     return Err(segment.bad_index(at, "entries that do not follow one another"));
                 }
@@ -205,13 +218,15 @@ pub struct Names {
     /// The next block, counted from 0.
     block: u64,
     names: VecDeque<Name>,
+    /// The last name that was read.
+    last: String,
 }
 
 impl Names {
     /// All names of `segment`.
     #[must_use]
     pub fn new(segment: Arc<Segment>) -> Self {
-        Self { segment, block: 0, names: VecDeque::new() }
+        Self { segment, block: 0, names: VecDeque::new(), last: String::new() }
     }
 
     fn load(&mut self) -> Result<()> {
@@ -228,9 +243,10 @@ impl Names {
                 Reader::new(block::decode(raw, Section::Names, self.segment.meta.id, number).map_err(&malformed)?);
             while reader.left() > 0 {
                 let NameEntry { name, log, created } = NameEntry::decode(&mut reader).map_err(&malformed)?;
-                if self.names.back().is_some_and(|(before, ..)| &**before >= name) {
+                if *self.last >= *name {
                     return Err(view.damaged(Section::Names, number, "names out of order"));
                 }
+                name.clone_into(&mut self.last);
                 self.names.push_back((name.to_owned(), log, created));
             }
         }

@@ -236,7 +236,8 @@ impl Segment {
             }
             for bytes in body.chunks_exact(STRIPE_LEN) {
                 let stripe = Stripe::decode(bytes, begin).map_err(|m| wrong(m.what))?;
-                if stripes.last().is_some_and(|before| before.first > stripe.first) {
+                let inside = stripe.lookup < self.footer.places.stripes.end();
+                if !inside || stripes.last().is_some_and(|before| before.first > stripe.first) {
                     return Err(wrong("stripes that do not follow one another"));
                 }
                 begin = stripe.lookup + 1;

@@ -93,6 +93,8 @@ struct Core {
     flush_signal: Arc<FlushSignal>,
     /// Rung when there may be something to merge.
     merge_bell: Bell,
+    /// Why the last merge failed, until one succeeds.
+    merge_error: Mutex<Option<Error>>,
     stepped: bool,
     end: End,
 }

@@ -30,7 +30,7 @@ use crate::merge::Merger;
 use crate::poison::Poison;
 use crate::recovery::decide::Action;
 use crate::recovery::repair;
-use crate::sync::{Arc, AtomicBool};
+use crate::sync::{Arc, AtomicBool, Mutex};
 use crate::types::{JournalId, Timeline};
 use std::path::Path;
 
@@ -132,6 +132,7 @@ pub(super) fn open(
         flush_asked,
         flush_signal,
         merge_bell: Bell::default(),
+        merge_error: Mutex::new(None),
         stepped,
         end: End::new(lock),
     };

@@ -138,6 +138,8 @@ pub struct Stats {
     pub merges: u64,
     /// Steps of merges that failed and were tried again.
     pub merge_failures: u64,
+    /// Why the last merge failed, until one succeeds: what it was to merge stays in more segments.
+    pub merge_error: Option<String>,
     /// Bytes that merges read.
     pub merge_bytes_read: u64,
     /// Bytes that merges wrote to segments.
@@ -150,7 +152,7 @@ pub struct Stats {
     pub due_segments: usize,
     /// Merges under way.
     pub merges_under_way: usize,
-    /// Appends turned away.
+    /// Appends turned away, for want of memory, of room in the journal, or since merges are behind.
     pub overloads: u64,
     /// Waits of appends that were slowed down because the flush or merges are behind.
     pub slowed: u64,
@@ -200,6 +202,7 @@ impl Stats {
             segment_rewrites: metrics.segment_rewrites.get(),
             merges: metrics.merges.get(),
             merge_failures: metrics.merge_failures.get(),
+            merge_error: core.merge_error.lock().as_ref().map(ToString::to_string),
             merge_bytes_read: metrics.merge_read_bytes.get(),
             merge_bytes_written: metrics.merge_bytes.get(),
             unreadable_segments: metrics.unreadable_segments.get(),

@@ -22,6 +22,8 @@ const READERS: usize = 2;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The longest pause of the merges: what one wrote in vain is much.
+const MERGE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long the merges sleep before they look again by themselves.
 const MERGE_SLEEP: Duration = Duration::from_secs(1);
 /// Of so many failures in a row one is told, once the first few were: about one a minute.
@@ -186,7 +188,7 @@ impl Threads {
                 // They end by themselves, and the last of them lets go of the lock.
                 stop.iter().for_each(|stop| stop.store(true, Ordering::SeqCst));
                 waker.wake();
-                core.merge_bell.ring();
+                core.merge_bell.end();
                 core.flush_signal.hurry();
                 Err(error)
             }
@@ -196,7 +198,7 @@ impl Threads {
     /// Ends them, in the order that lets the committer finish: it may need the flush to free a journal file.
     fn join(&mut self, core: &Core) -> (Option<Committer>, Option<Flusher>) {
         self.stop_merger.store(true, Ordering::SeqCst);
-        core.merge_bell.ring();
+        core.merge_bell.end();
         if let Some(merger) = self.merger.take() {
             let _ = merger.join();
         }
@@ -309,7 +311,7 @@ pub(super) fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, 
         if failures > 0 {
             // It may be poisoned now, or closing and waiting for this very answer.
             committer.wake();
-            core.flush_signal.pause(pause(failures));
+            core.flush_signal.pause(pause(failures, PAUSE_MAX));
         } else if !moved {
             core.flush_signal.sleep();
         }
@@ -319,8 +321,13 @@ pub(super) fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, 
 pub(super) fn merge_loop(merger: &mut Merger, core: &Core, stop: &AtomicBool) {
     let mut failures: u32 = 0;
     while !stop.load(Ordering::SeqCst) && !core.poison.is_set() {
+        let merges = core.index.metrics.merges.get();
         match merger.step() {
-            Ok(true) => failures = 0,
+            Ok(true) if core.index.metrics.merges.get() > merges => {
+                failures = 0;
+                *core.merge_error.lock() = None;
+            }
+            Ok(true) => {}
             Ok(false) => core.merge_bell.sleep(MERGE_SLEEP),
             Err(error) => {
                 failures = failures.saturating_add(1);
@@ -328,7 +335,8 @@ pub(super) fn merge_loop(merger: &mut Merger, core: &Core, stop: &AtomicBool) {
                 if is_told(failures) && !core.poison.is_set() {
                     tracing::warn!(%error, failures, "a merge failed; it will be tried again");
                 }
-                core.merge_bell.sleep(pause(failures));
+                *core.merge_error.lock() = Some(error);
+                core.merge_bell.pause(pause(failures, MERGE_PAUSE_MAX));
             }
         }
     }
@@ -342,6 +350,6 @@ fn is_told(failures: u32) -> bool {
 }
 
 /// How long to pause after so many failures in a row.
-fn pause(failures: u32) -> Duration {
-    (PAUSE_MIN * (1 << (failures - 1).min(8))).min(PAUSE_MAX)
+fn pause(failures: u32, most: Duration) -> Duration {
+    (PAUSE_MIN * (1 << (failures - 1).min(10))).min(most)
 }

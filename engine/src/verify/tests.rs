@@ -35,6 +35,7 @@ fn config() -> Config {
         memory_pool_bytes: 256 << 10,
         flush_bytes: 128 << 10,
         when_full: WhenFull::Reject,
+        merge_width: 2,
         ..Config::default()
     }
 }
@@ -82,6 +83,10 @@ impl Running {
 
     fn settle(&mut self) {
         while self.steps.commit().expect("a sound disk") {}
+    }
+
+    fn merge(&mut self) {
+        while self.steps.merge().expect("a sound disk") {}
     }
 
     fn flush(&mut self) {
@@ -229,7 +234,8 @@ fn a_missing_segment_a_missing_journal_and_a_missing_identity_are_found() {
     }
 }
 
-/// A disk on which the store runs on while it is being read: before one operation, the store appends and flushes.
+/// A disk on which the store runs on while it is being read: before one operation, the store appends, flushes
+/// and merges.
 struct Moving {
     disk: MemIo,
     running: Mutex<Option<Running>>,
@@ -249,6 +255,7 @@ impl Io for Moving {
             let running = running.as_mut().expect("it runs");
             running.fill(4);
             running.flush();
+            running.merge();
             running.fill(9);
         }
         self.disk.run(op)
