@@ -3,7 +3,6 @@
 mod model;
 
 use self::model::{Model, ModelLog, Step, log_id, model, steps};
-use super::index::IndexAt;
 use super::testing::Disk;
 use super::*;
 use crate::error::Result;
@@ -122,23 +121,32 @@ fn check_lists(segment: &Segment, model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// Every entry of the file, control entries included, in the order of the index.
-fn all_entries(segment: &Segment) -> Vec<(LogId, Lsn, TimeUs, Vec<u8>)> {
-    let mut out = Vec::new();
-    let index_blocks =
-        |(stripe, known): (usize, &Stripe)| (0..usize::from(known.index_blocks)).map(move |n| IndexAt { stripe, n });
-    for at in segment.stripes.iter().enumerate().flat_map(index_blocks) {
-        let block = segment.index_block_on_disk(at, None).expect("intact");
-        for i in 0..block.len() {
-            let entry = segment.index_entry(at, &block, i).expect("intact");
-            let chunk = segment.chunk(&entry).expect("intact");
-            for raw in chunk.entries() {
-                let raw = raw.expect("intact");
-                out.push((entry.log, raw.lsn, raw.time, raw.body.to_vec()));
-            }
-        }
+type Entries = Vec<(LogId, Lsn, TimeUs, Vec<u8>)>;
+
+/// Every entry of the file, control entries included, and the logs' state records, in the order of the index, as a merge
+/// goes through them; and the names.
+fn walk(segment: Segment) -> Result<(Entries, Vec<(LogId, StateRecord)>, Vec<Name>)> {
+    let segment = Arc::new(segment);
+    let mut cursor = Cursor::new(Arc::clone(&segment))?;
+    let (mut entries, mut states) = (Vec::new(), Vec::new());
+    while let Some(log) = cursor.log() {
+        let (entry, state) = cursor.next(|e| {
+            entries.push((log, e.lsn, e.time, e.body.to_vec()));
+            Ok(())
+        })?;
+        assert_eq!(entry.log, log);
+        states.extend(state.map(|state| (log, state)));
     }
-    out
+    Ok((entries, states, Names::new(segment).collect::<Result<_>>()?))
+}
+
+/// What a walk gives of the model.
+fn walked(model: &Model) -> (Entries, Vec<(LogId, StateRecord)>, Vec<Name>) {
+    let entries =
+        model.iter().flat_map(|(id, log)| log.entries.iter().map(move |e| (*id, e.lsn, e.time, e.body.clone())));
+    let changed = model.iter().filter(|(_, log)| log.state.changed.last() >= Lsn(FIRST_LSN));
+    let states = changed.map(|(id, log)| (*id, StateRecord::of(&log.state, Lsn(FIRST_LSN))));
+    (entries.collect(), states.collect(), names(model))
 }
 
 proptest! {
@@ -154,8 +162,7 @@ proptest! {
         disk.maps = maps;
         let meta = write(&disk, &model);
         prop_assert_eq!(meta.bytes, disk.content(&file()).len() as u64);
-        let entries: Vec<_> = model.iter()
-            .flat_map(|(id, log)| log.entries.iter().map(move |e| (*id, e.lsn, e.time, e.body.clone()))).collect();
+        let (entries, ..) = walked(&model);
         let counts = (meta.logs, meta.entries, meta.payload_bytes);
         let payload_bytes: usize = entries.iter().map(|e| e.3.len()).sum();
         prop_assert_eq!(counts, (model.len() as u64, entries.len() as u64, payload_bytes as u64));
@@ -165,7 +172,7 @@ proptest! {
             check_log(&segment, *id, log).expect("intact");
         }
         check_lists(&segment, &model).expect("intact");
-        prop_assert!(all_entries(&segment) == entries);
+        prop_assert!(walk(open(&disk, &meta).expect("just written")).expect("intact") == walked(&model));
         for n in 200_000..200_200 {
             prop_assert_eq!(segment.head(log_id(n)).expect("intact"), None);
             prop_assert!(segment.chunks(log_id(n), Seq(0)).expect("intact").is_empty());
@@ -219,6 +226,10 @@ fn each_damaged_byte_is_found_and_nothing_wrong_is_ever_read() {
                 }
                 check_lists(&segment, &model).unwrap_or_else(damaged);
             }
+            Err(e) => damaged(e),
+        }
+        match open(&disk, &meta).and_then(walk) {
+            Ok(found) => assert!(found == walked(&model), "byte {at}"),
             Err(e) => damaged(e),
         }
         disk.flip(&file(), at, 1 << (at % 8));
@@ -447,6 +458,36 @@ fn parts_that_contradict_each_other_are_found_under_right_checksums() {
     for (want, found) in cases {
         assert!(found.contains(want), "{want}: {found}");
     }
+}
+
+#[test]
+fn a_cursor_notices_what_does_not_follow_across_stripes_and_at_the_end() {
+    let large = Step::Record { len: 40_000, noise: false };
+    let mut model = model(&[(1, 3, vec![Step::Control]), (2, 3, vec![large; 2200]), (3, 3, vec![Step::Control])], 2);
+    for log in model.values_mut() {
+        log.state.changed = Changed { life: Lsn(5), ..Changed::default() };
+    }
+    let disk = Disk::default();
+    let meta = write(&disk, &model);
+    let good = disk.content(&file());
+    let stripes = open(&disk, &meta).expect("intact").stripes;
+    let entry = crate::format::segment::INDEX_ENTRY_LEN;
+    // Not the log's last chunk any more, and no state there; or the last one, with a state.
+    let change = |at: &mut [u8], last: bool| {
+        at[28] = if last { at[28] | 2 } else { at[28] & !2 };
+        at[52..60].copy_from_slice(&u64::from(last).to_le_bytes());
+    };
+    let end_of = |stripe: &Stripe| stripe.index().end() - 1;
+    for (number, last) in [(end_of(&stripes[0]), true), (end_of(&stripes[1]), false)] {
+        forge(&disk, Section::Index, number, |body| {
+            let at = body.len() - entry;
+            change(&mut body[at..], last);
+        });
+        let error = open(&disk, &meta).and_then(walk).expect_err("a lie").kind();
+        assert_eq!(error, ErrorKind::Damaged, "block {number}");
+        disk.put(&file(), &good);
+    }
+    assert!(open(&disk, &meta).and_then(walk).expect("intact") == walked(&model));
 }
 
 #[test]
