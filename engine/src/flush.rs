@@ -237,9 +237,11 @@ impl Flusher {
                 names.push((state.name.to_string(), slot.id, state.life.created));
             }
         }
+        writer.end_logs()?;
         names.sort_unstable();
+        names.iter().try_for_each(|name| writer.name(name))?;
         let origin = Origin { ancestry: self.catalog.timelines().to_vec(), merged: Vec::new() };
-        writer.finish(&origin, names.into_iter().map(Ok))
+        writer.finish(&origin)
     }
 
     /// The slot's entries up to `last`, and the state before them.

@@ -14,6 +14,8 @@ use crate::types::{LogId, Lsn, SegmentId, Seq, TimeUs};
 
 /// Input that one step goes through, in bytes.
 const STEP_BYTES: u64 = 1 << 20;
+/// Names that one step takes over.
+const STEP_NAMES: usize = 20_000;
 
 /// A merge under way.
 pub(super) struct Job {
@@ -25,6 +27,8 @@ pub(super) struct Job {
     /// None once it was finished.
     writer: Option<SegmentWriter>,
     log: Option<OpenLog>,
+    /// The names, once all logs are written.
+    names: Option<MergedNames>,
     /// Which input is being read; None while none is.
     reading: Option<usize>,
 }
@@ -71,7 +75,7 @@ impl Job {
             catalog.abandon(id);
             (error, None)
         })?;
-        Ok(Self { inputs, level, id, first_lsn, cursors, writer: Some(writer), log: None, reading: None })
+        Ok(Self { inputs, level, id, first_lsn, cursors, writer: Some(writer), log: None, names: None, reading: None })
     }
 
     /// The segments that are merged.
@@ -104,11 +108,18 @@ impl Job {
     /// the merged segment cannot be written, [`crate::ErrorKind::Damaged`] if it does not read back as written. The merge
     /// is then to be given up.
     pub(super) fn step(&mut self, catalog: &Catalog) -> Result<Progress> {
+        if self.names.is_some() {
+            let written = if self.names()? { Some(self.finish(catalog)?) } else { None };
+            return Ok(Progress { read: 0, written });
+        }
         let mut read = 0;
         while read < STEP_BYTES {
             if self.log.is_none() {
                 let Some(id) = self.cursors.iter().filter_map(Cursor::log).min() else {
-                    return Ok(Progress { read, written: Some(self.finish(catalog)?) });
+                    self.writer().end_logs()?;
+                    let inputs = std::mem::take(&mut self.cursors).into_iter().map(Cursor::into_segment).collect();
+                    self.names = Some(MergedNames::new(inputs));
+                    return Ok(Progress { read, written: None });
                 };
                 self.writer().begin_log(id);
                 self.log = Some(OpenLog { id, cursor: 0, next_seq: None, time: TimeUs(0), parts: Vec::new() });
@@ -170,13 +181,22 @@ impl Job {
         Ok(cursor.take_read())
     }
 
+    /// Takes over some names; true once there is none left.
+    fn names(&mut self) -> Result<bool> {
+        let writer = self.writer.as_mut().expect("it was not finished");
+        let names = self.names.as_mut().expect("the logs were ended");
+        for _ in 0..STEP_NAMES {
+            let next = names.next();
+            self.reading = names.failed;
+            let Some(name) = next.transpose()? else { return Ok(true) };
+            writer.name(&name)?;
+        }
+        Ok(false)
+    }
+
     fn finish(&mut self, catalog: &Catalog) -> Result<SegmentMeta> {
-        let inputs: Vec<_> = std::mem::take(&mut self.cursors).into_iter().map(Cursor::into_segment).collect();
         let origin = Origin { ancestry: catalog.timelines().to_vec(), merged: self.inputs.clone() };
-        let mut names = MergedNames::new(inputs);
-        let finished = self.writer.take().expect("it is finished once").finish(&origin, &mut names);
-        self.reading = names.failed;
-        let (meta, back) = finished?;
+        let (meta, back) = self.writer.take().expect("it is finished once").finish(&origin)?;
         back.finish(&meta)?;
         Ok(meta)
     }

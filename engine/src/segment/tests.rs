@@ -58,7 +58,9 @@ fn write(disk: &Disk, model: &Model) -> SegmentMeta {
         let record = (changed >= Lsn(FIRST_LSN)).then(|| StateRecord::of(&log.state, Lsn(FIRST_LSN)));
         writer.end_log(log.state.next_seq, changed, record.as_ref()).expect("a disk without faults");
     }
-    writer.finish(&origin(), names(model).into_iter().map(Ok)).expect("a disk without faults").0
+    writer.end_logs().expect("a disk without faults");
+    names(model).iter().try_for_each(|name| writer.name(name)).expect("a disk without faults");
+    writer.finish(&origin()).expect("a disk without faults").0
 }
 
 fn names(model: &Model) -> Vec<Name> {
@@ -122,10 +124,11 @@ fn check_lists(segment: &Segment, model: &Model) -> Result<()> {
 }
 
 type Entries = Vec<(LogId, Lsn, TimeUs, Vec<u8>)>;
+type Walked = (Entries, Vec<(LogId, StateRecord)>, Vec<Name>);
 
 /// Every entry of the file, control entries included, and the logs' state records, in the order of the index, as a merge
 /// goes through them; and the names.
-fn walk(segment: Segment) -> Result<(Entries, Vec<(LogId, StateRecord)>, Vec<Name>)> {
+fn walk(segment: Segment) -> Result<Walked> {
     let segment = Arc::new(segment);
     let mut cursor = Cursor::new(Arc::clone(&segment))?;
     let (mut entries, mut states) = (Vec::new(), Vec::new());
@@ -141,7 +144,7 @@ fn walk(segment: Segment) -> Result<(Entries, Vec<(LogId, StateRecord)>, Vec<Nam
 }
 
 /// What a walk gives of the model.
-fn walked(model: &Model) -> (Entries, Vec<(LogId, StateRecord)>, Vec<Name>) {
+fn walked(model: &Model) -> Walked {
     let entries =
         model.iter().flat_map(|(id, log)| log.entries.iter().map(move |e| (*id, e.lsn, e.time, e.body.clone())));
     let changed = model.iter().filter(|(_, log)| log.state.changed.last() >= Lsn(FIRST_LSN));

@@ -34,7 +34,7 @@ const STRIPE_STATE_BYTES: usize = 1 << 20;
 pub type Name = (String, LogId, Lsn);
 
 /// Writes one segment. Used in this order: [`Self::begin_log`], [`Self::entry`] at least once, [`Self::end_log`], for
-/// each log; then [`Self::finish`]. A caller that breaks the order, or the order of ids, LSNs or seqs, is stopped by an
+/// each log; then [`Self::end_logs`], [`Self::name`] for each log created here, and [`Self::finish`]. A caller that breaks the order, or the order of ids, LSNs or seqs, is stopped by an
 /// assertion, since what it would have written could not be read.
 pub struct SegmentWriter {
     io: Arc<dyn Io>,
@@ -50,6 +50,8 @@ pub struct SegmentWriter {
     /// The stripes so far, as the root has them.
     root: Vec<u8>,
     data_bytes: u64,
+    /// Once the logs are ended.
+    behind: Option<Behind>,
     scratch: Vec<u8>,
     totals: SegmentMeta,
 }
@@ -71,6 +73,15 @@ struct OpenStripe {
     /// Encoded entries but the open log's last.
     index: Vec<u8>,
     state: Vec<u8>,
+}
+
+/// What stands behind the stripes, as far as it is written, and the names' block in hand.
+struct Behind {
+    stripes: Place,
+    root: Place,
+    block: Vec<u8>,
+    /// The last name.
+    previous: String,
 }
 
 /// The chunk being built at the end of the output's buffer.
@@ -118,6 +129,7 @@ impl SegmentWriter {
             stripe: OpenStripe::default(),
             root: Vec::new(),
             data_bytes: 0,
+            behind: None,
             scratch: Vec::new(),
             totals: SegmentMeta { id, first_lsn: *lsns.start(), last_lsn: *lsns.end(), ..SegmentMeta::default() },
         })
@@ -283,26 +295,52 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Writes what is behind the stripes, and makes file and directory durable. `names` are those of the logs created
-    /// here, sorted. Nothing may refer to the segment before [`ReadBack::finish`] found it to be what was written.
+    /// Ends the logs: writes the last stripe and the root. The names follow.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`], and any error of `names`; the segment is then to be abandoned.
-    pub fn finish(
-        mut self, origin: &Origin, names: impl IntoIterator<Item = Result<Name>>,
-    ) -> Result<(SegmentMeta, ReadBack)> {
-        assert!(self.log.is_none(), "the last log was ended");
+    /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
+    pub fn end_logs(&mut self) -> Result<()> {
+        assert!(self.log.is_none() && self.behind.is_none(), "the last log was ended, and the logs are ended once");
         if !self.stripe.index.is_empty() {
             self.end_stripe()?;
         }
         let stripes = Place { first: 1, blocks: self.out.position() / BLOCK as u64 - 1 };
-        let (root, meta) = (std::mem::take(&mut self.root), origin.encode());
-        let places = Places {
-            stripes,
-            root: self.blocks(Section::Root, root.chunks(STRIPES_PER_BLOCK * STRIPE_LEN))?,
-            names: self.names(names)?,
-            meta: self.blocks(Section::Meta, meta.chunks(BODY_LEN))?,
-        };
+        let root = std::mem::take(&mut self.root);
+        let root = self.blocks(Section::Root, root.chunks(STRIPES_PER_BLOCK * STRIPE_LEN))?;
+        self.behind = Some(Behind { stripes, root, block: Vec::with_capacity(BODY_LEN), previous: String::new() });
+        Ok(())
+    }
+
+    /// Adds the name of a log that was created here. They come sorted, each once, after [`Self::end_logs`].
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
+    pub fn name(&mut self, (name, log, created): &Name) -> Result<()> {
+        let behind = self.behind.as_mut().expect("the logs were ended");
+        assert!(*behind.previous < **name, "names come sorted, each once");
+        let entry = NameEntry { name, log: *log, created: *created };
+        if behind.block.len() + entry.encoded_len() > BODY_LEN {
+            self.out.block(Section::Names, &behind.block)?;
+            behind.block.clear();
+        }
+        entry.encode(&mut behind.block);
+        name.clone_into(&mut behind.previous);
+        Ok(())
+    }
+
+    /// Writes what is behind the names, and makes file and directory durable. Nothing may refer to the segment before
+    /// [`ReadBack::finish`] found it to be what was written.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
+    pub fn finish(mut self, origin: &Origin) -> Result<(SegmentMeta, ReadBack)> {
+        let Behind { stripes, root, block, .. } = self.behind.take().expect("the logs were ended");
+        if !block.is_empty() {
+            self.out.block(Section::Names, &block)?;
+        }
+        let names = Place { first: root.end(), blocks: self.out.position() / BLOCK as u64 - root.end() };
+        let meta = origin.encode();
+        let places = Places { stripes, root, names, meta: self.blocks(Section::Meta, meta.chunks(BODY_LEN))? };
         let footer = Footer {
             header: self.header,
             first_time: self.totals.first_time,
@@ -322,27 +360,6 @@ impl SegmentWriter {
         self.totals.digest = digest;
         self.io.sync_dir(self.path.parent().expect("a segment lies in its directory"))?;
         Ok((self.totals, back))
-    }
-
-    /// Writes the names' blocks: none of them across two blocks.
-    fn names(&mut self, names: impl IntoIterator<Item = Result<Name>>) -> Result<Place> {
-        let first = self.out.position() / BLOCK as u64;
-        let (mut block, mut previous) = (Vec::with_capacity(BODY_LEN), None);
-        for name in names {
-            let (name, log, created) = name?;
-            assert!(previous.is_none_or(|previous| previous < name), "names come sorted, each once");
-            let entry = NameEntry { name: &name, log, created };
-            if block.len() + entry.encoded_len() > BODY_LEN {
-                self.out.block(Section::Names, &block)?;
-                block.clear();
-            }
-            entry.encode(&mut block);
-            previous = Some(name);
-        }
-        if !block.is_empty() {
-            self.out.block(Section::Names, &block)?;
-        }
-        Ok(Place { first, blocks: self.out.position() / BLOCK as u64 - first })
     }
 
     /// Writes blocks with these bodies.

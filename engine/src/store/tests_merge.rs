@@ -232,7 +232,7 @@ fn what_a_merge_cannot_write_is_abandoned_and_written_anew() {
         Op::Write { .. } => Fate::Fails(28),
         _ => Fate::Well,
     });
-    assert_eq!(steps.merge().expect_err("no room").kind(), ErrorKind::Io);
+    assert_eq!(merge_all(&mut steps).expect_err("no room").kind(), ErrorKind::Io);
     assert_eq!(segments(&io.mem), 3, "what was begun is gone");
     assert!(store.failure().is_none());
     io.heal();
