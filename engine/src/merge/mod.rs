@@ -65,6 +65,7 @@ impl Merger {
         self.poison.check()?;
         let begun = self.begin();
         self.index.set_merges_under_way(self.jobs.len());
+        // A larger one under way goes on; whatever hinders this one is told once there is nothing else to do.
         if self.jobs.is_empty() {
             begun?;
         }
@@ -128,8 +129,9 @@ impl Merger {
             match Job::begin(&self.catalog, inputs, level) {
                 Ok(job) => self.jobs.push(job),
                 Err((error, id)) => {
-                    if let Some(id) = id.filter(|_| !error.is_shortage()) {
-                        self.set_aside(id, &error);
+                    match id.filter(|_| !error.is_shortage()) {
+                        Some(id) => self.set_aside(id, &error),
+                        None => self.failing = Some(level),
                     }
                     return Err(error);
                 }

@@ -229,6 +229,14 @@ fn what_a_merge_cannot_write_is_abandoned_and_written_anew() {
     }
     let before = seen(&store);
     io.set(|op| match op {
+        Op::Open { path, .. } if path.extension().is_some_and(|e| e == "seg") => Fate::Fails(24),
+        _ => Fate::Well,
+    });
+    for _ in 0..2 {
+        assert_eq!(steps.merge().expect_err("no descriptors").kind(), ErrorKind::Io);
+    }
+    assert_eq!(store.stats().due_segments, 0, "appends wait for nothing that cannot be merged");
+    io.set(|op| match op {
         Op::Write { .. } => Fate::Fails(28),
         _ => Fate::Well,
     });
