@@ -9,8 +9,9 @@
 use crate::error::Result;
 use crate::format::frame::FrameRef;
 use crate::format::identity::Identity;
-use crate::format::manifest::{Manifest, SegmentMeta, TimelineStart};
+use crate::format::manifest::{Manifest, Mark, SegmentMeta, TimelineStart};
 use crate::index::Index;
+use crate::index::grace::Grace;
 use crate::index::set::SegmentSet;
 use crate::io::Io;
 use crate::journal::Journal;
@@ -38,6 +39,8 @@ pub struct CatalogParts {
     pub index: Arc<Index>,
     /// The journal's files, and the version in force.
     pub journal: Arc<Journal>,
+    /// Marks the time in each version.
+    pub grace: Arc<Grace>,
     /// Closed by a failed manifest.
     pub poison: Arc<Poison>,
     /// The timelines of the store, this open's included; each version names them all.
@@ -116,7 +119,9 @@ impl Catalog {
     pub fn commit_flush(&self, segment: Option<SegmentMeta>, end: FrameRef, time: TimeUs) -> Result<()> {
         let opened = segment.as_ref().map(|meta| self.open(meta)).transpose()?;
         let bytes = segment.as_ref().map_or(0, |meta| meta.bytes);
+        let grace = &self.parts.grace;
         self.commit(|manifest, segments| {
+            grace.mark(manifest);
             manifest.flushed = end;
             manifest.time = time;
             manifest.segments.extend(segment);
@@ -126,12 +131,12 @@ impl Catalog {
         Ok(())
     }
 
-    /// `merged` takes the place of the segments `inputs`, which follow one another in the set. Their files are removed;
-    /// one that cannot be removed is swept at the next open.
+    /// `merged` takes the place of the segments `inputs`, which follow one another in the set; it left out what `cutoff`
+    /// covers. Their files are removed; one that cannot be removed is swept at the next open.
     ///
     /// # Errors
     /// As [`Self::commit_flush`].
-    pub fn commit_merge(&self, inputs: &[SegmentId], merged: SegmentMeta) -> Result<()> {
+    pub fn commit_merge(&self, inputs: &[SegmentId], merged: SegmentMeta, cutoff: Mark) -> Result<()> {
         let opened = self.open(&merged)?;
         self.commit(|manifest, segments| {
             let first = manifest.segments.iter().position(|meta| Some(&meta.id) == inputs.first());
@@ -141,6 +146,8 @@ impl Catalog {
                 manifest.segments[range.clone()].iter().map(|meta| &meta.id).eq(inputs),
                 "a merge is of neighbours"
             );
+            let before = manifest.cutoff;
+            manifest.cutoff = Mark { lsn: before.lsn.max(cutoff.lsn), time: before.time.max(cutoff.time) };
             manifest.segments.splice(range.clone(), [merged]);
             segments.splice(range, [opened]);
         })?;

@@ -1,7 +1,9 @@
 //! Time, as the engine sees it: a wall clock for stamps and a monotonic one for intervals.
 //!
-//! Stamps are advisory. Nothing is ordered by them and nothing is deleted by them.
+//! Stamps of the wall clock are advisory: nothing is ordered by them and nothing is deleted by them. What may be given
+//! back, and when, follows the steady clock.
 
+use crate::sync::Arc;
 use crate::types::TimeUs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,5 +37,31 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+}
+
+/// The steady clock: what grace and expiry follow, so that no jump of the wall clock shortens them.
+///
+/// It goes on from the last stamp on disk at the pace of the monotonic clock, and stands still while the store is closed:
+/// what waits for it may come late, and never early. Its time is that of the wall clock at the store's creation on.
+pub struct Steady {
+    clock: Arc<dyn Clock>,
+    base: TimeUs,
+    started: Duration,
+}
+
+impl Steady {
+    /// The clock that goes on from `base`, the greatest stamp on disk.
+    #[must_use]
+    pub fn from(clock: Arc<dyn Clock>, base: TimeUs) -> Self {
+        let started = clock.monotonic();
+        Self { clock, base, started }
+    }
+
+    /// Now. Never goes back.
+    #[must_use]
+    pub fn now(&self) -> TimeUs {
+        let passed = self.clock.monotonic().saturating_sub(self.started);
+        TimeUs(self.base.0.saturating_add(u64::try_from(passed.as_micros()).unwrap_or(u64::MAX)))
     }
 }

@@ -47,6 +47,9 @@ pub struct Config {
     /// Neighbouring segments of one size class that are merged into one of the next class. The more, the less is written
     /// and the more segments a log may lie in.
     pub merge_width: usize,
+    /// For how long what is deleted or trimmed can be taken back; afterwards merges give its space back. It is measured by a
+    /// clock that stands still while the store is closed: it may be longer, and is never shorter.
+    pub grace: Duration,
     /// Frames in flight.
     pub in_flight: usize,
     /// Log heads kept in memory beside those in use.
@@ -67,6 +70,7 @@ impl Default for Config {
             memory_pool_bytes: 192 << 20,
             flush_bytes: 64 << 20,
             merge_width: 8,
+            grace: Duration::from_secs(30 * 24 * 3600),
             in_flight: 2,
             heads_max: 65_536,
             io: IoChoice::Auto,

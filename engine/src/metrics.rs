@@ -60,6 +60,8 @@ pub struct Metrics {
     pub merge_read_bytes: Counter,
     /// Bytes that merges wrote into segments.
     pub merge_bytes: Counter,
+    /// Records that merges left out.
+    pub merge_dropped_records: Counter,
     /// Segments that a merge could not read.
     pub unreadable_segments: Counter,
     /// Manifest versions committed.

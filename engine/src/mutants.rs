@@ -36,12 +36,16 @@ pub enum Mutant {
     FailureIgnored,
     /// Once a flush has failed, appends are answered that their outcome is unknown, and the latch stays open.
     LatchLeftOpen,
+    /// A merge leaves out what was deleted or trimmed, whether its grace is over or not.
+    DroppedEarly,
+    /// A deletion is taken back after its grace.
+    GraceForgotten,
 }
 
 impl Mutant {
     /// All of them.
     #[cfg(feature = "mutants")]
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::SegmentUnsynced,
         Self::ManifestNameUnsynced,
         Self::WatermarkEarly,
@@ -56,6 +60,8 @@ impl Mutant {
         Self::FilterTrusted,
         Self::FailureIgnored,
         Self::LatchLeftOpen,
+        Self::DroppedEarly,
+        Self::GraceForgotten,
     ];
 }
 

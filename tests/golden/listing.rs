@@ -8,7 +8,7 @@
 use crate::reader;
 use everlog::{Batch, ErrorKind, LogInfo, Page, ReadLimit, ReadOnly, Store};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,10 @@ pub struct Listing {
     pub timelines: Vec<u32>,
     /// Its logs by name, the deleted ones too.
     pub logs: BTreeMap<String, Log>,
+    /// Logs that were deleted for longer than the grace once, so that what was before may be known and need not be. Not
+    /// told of a store that is checked in, of which it is known what is gone.
+    #[serde(skip)]
+    pub forgotten: BTreeSet<String>,
 }
 
 /// A log.
@@ -119,9 +123,26 @@ impl Listing {
         }
         let names = self.logs.keys().chain(found.logs.keys());
         names
-            .filter(|name| self.logs.get(*name) != found.logs.get(*name))
+            .filter(|name| self.shown(name) != self.shown_of(found, name))
             .map(|name| self.differing(found, name))
             .next()
+    }
+
+    fn shown(&self, name: &str) -> Option<Log> {
+        self.shown_of(self, name)
+    }
+
+    /// What counts of a log of `of`: where it was forgotten, nothing of a deleted one, and the timelines from the record before
+    /// the first one kept on.
+    fn shown_of(&self, of: &Self, name: &str) -> Option<Log> {
+        let mut log = of.logs.get(name).cloned()?;
+        if self.forgotten.contains(name) {
+            let before = log.first.saturating_sub(1);
+            let past = log.timelines.iter().rposition(|(_, first)| *first <= before).unwrap_or(0);
+            log.timelines.drain(..past);
+            log.timelines.iter_mut().for_each(|(_, first)| *first = before.max(*first));
+        }
+        Some(log).filter(|log| !(log.deleted && self.forgotten.contains(name)))
     }
 
     fn differing(&self, found: &Self, name: &str) -> String {
@@ -143,7 +164,7 @@ impl From<&reader::Contents> for Listing {
     fn from(contents: &reader::Contents) -> Self {
         let logs = contents.logs.iter().map(|(name, log)| (name.clone(), Log::from(log)));
         let timelines = contents.timelines.iter().map(|timeline| timeline.counter).collect();
-        Self { end: contents.end, timelines, logs: logs.collect() }
+        Self { end: contents.end, timelines, logs: logs.collect(), forgotten: BTreeSet::new() }
     }
 }
 
@@ -278,7 +299,7 @@ pub fn shown(store: &impl Reads, expected: &Listing, end: u64, timelines: Vec<u3
             logs.insert(info.name, log);
         }
     }
-    Ok(Listing { end, timelines, logs })
+    Ok(Listing { end, timelines, logs, forgotten: BTreeSet::new() })
 }
 
 /// What the engine shows of a log, without its producers; None if it says that there is none.

@@ -132,6 +132,15 @@ impl Maker {
         assert!(moved.is_some(), "the flushes come to an end");
     }
 
+    /// All that is durable goes into a segment, the grace passes, and merges do what they can.
+    pub fn outwait(&mut self) {
+        self.flush();
+        self.clock.advance(self.config.grace + self.config.grace / 8);
+        let steps = &mut self.open.as_mut().expect("it is open").1;
+        while steps.merge().expect("a sound disk") {}
+        self.told.outwaited();
+    }
+
     /// What the store was told and answered so far.
     #[must_use]
     pub fn told(&self) -> &Told {

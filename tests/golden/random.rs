@@ -50,6 +50,10 @@ impl Making {
             match self.rng.below(100) {
                 0..4 if self.maker.listing().end > 0 => self.flush(),
                 4..8 => self.maker.idle(),
+                8..10 if self.maker.listing().end > 0 => {
+                    self.batch();
+                    self.maker.outwait();
+                }
                 _ => self.batch(),
             }
             self.maker.flush_if_due();
@@ -83,7 +87,7 @@ impl Making {
     fn ask(&mut self, name: &str, room: &mut u64) -> Ask {
         self.count += 1;
         let logs = self.maker.told().logs();
-        let known = logs.get(name).map(|log| log.shown.clone());
+        let (known, over) = logs.get(name).map_or((None, false), |log| (Some(log.shown.clone()), log.over));
         let live: Vec<_> = logs
             .iter()
             .filter(|(_, log)| !log.shown.deleted)
@@ -97,7 +101,7 @@ impl Making {
                 ops.push(Op::Fork(parent, log.first + self.rng.below(log.next - log.first + 1)));
             }
             None => ops.push(Op::Create(self.word(30))),
-            Some(log) if log.deleted && chance < 30 => ops.push(Op::Undelete),
+            Some(log) if log.deleted && !over && chance < 30 => ops.push(Op::Undelete),
             Some(log) if log.deleted => ops.push(Op::Create(self.word(30))),
             Some(_) => {}
         }

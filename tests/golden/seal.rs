@@ -109,7 +109,7 @@ pub enum Part {
 #[must_use]
 pub fn parts(segment: &[u8]) -> Vec<(Part, Range<usize>)> {
     let place = |n: usize| {
-        let at = segment.len() - BLOCK + BODY + 128 + 16 * n;
+        let at = segment.len() - BLOCK + BODY + 136 + 16 * n;
         let (first, blocks) = (u64_at(segment, at) as usize, u64_at(segment, at + 8) as usize);
         first * BLOCK..(first + blocks) * BLOCK
     };
@@ -175,7 +175,7 @@ pub fn set(files: &mut Files, header: Header, field: Field) {
             write(bytes, footer + BODY);
             seal_block(bytes, 0);
             let digest = *blake3::hash(&bytes[..footer]).as_bytes();
-            bytes[footer + BODY + 208..footer + BODY + 240].copy_from_slice(&digest);
+            bytes[footer + BODY + 216..footer + BODY + 248].copy_from_slice(&digest);
             seal_block(bytes, footer);
             let after = *blake3::hash(bytes).as_bytes();
             let name = manifest(files);

@@ -43,6 +43,11 @@ pub fn all() -> Vec<Golden> {
             torn(),
         ),
         made("history", "forks, deletions, creations anew, trims, tags and producers over several segments", history()),
+        made(
+            "reclaimed",
+            "merged, after the grace: trimmed, gone, created anew, and deleted with a fork that goes on",
+            reclaimed(),
+        ),
         made("large", "a record of several blocks, chunks that are compressed and some that are not", large()),
         made("many", "more logs than one block of the index, of names and of states has room for", many()),
     ]
@@ -178,6 +183,28 @@ fn history() -> Maker {
     maker.flush();
     maker.append(&[Ask::of(ALICE, [record("of a new epoch"), Op::Trim(40)]).by("phone", 1, 0)]);
     maker.append(&[Ask::of("users/alice/drafts", [create("again")])]);
+    maker.idle();
+    maker.kill();
+    maker
+}
+
+fn reclaimed() -> Maker {
+    let mut maker = Maker::new(small());
+    maker.open();
+    for log in [ALICE, BOB, NOTES, SHARED] {
+        maker.append(&[Ask::of(log, [create("old"), record(noise(900, 1)), record(noise(900, 2))]).by("phone", 0, 0)]);
+    }
+    maker.flush();
+    maker.append(&[Ask::of("users/bob/copy", [Op::Fork(BOB.to_owned(), 2), record("behind the fork")])]);
+    maker.append(&[Ask::of(ALICE, [record(noise(900, 3)), Op::Trim(2)]).by("phone", 0, 1).tagged("t")]);
+    maker.append(&[Ask::of(BOB, [Op::Delete]), Ask::of(NOTES, [Op::Delete]), Ask::of(SHARED, [Op::Delete])]);
+    maker.close();
+    maker.open();
+    maker.outwait();
+    maker.append(&[Ask::of(NOTES, [create("created anew"), record("behind what is gone")]).by("phone", 0, 0)]);
+    maker.append(&[Ask::of(ALICE, [record("3")])]);
+    maker.flush();
+    maker.append(&[Ask::of(NOTES, [Op::Trim(4)])]);
     maker.idle();
     maker.kill();
     maker

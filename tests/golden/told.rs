@@ -6,7 +6,7 @@
 
 use super::listing::{self, Listing};
 use everlog::Receipt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One operation on a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,10 @@ pub struct Log {
     /// Its records by seq, a parent's too.
     records: BTreeMap<u64, listing::Record>,
     fork: Option<u64>,
+    /// A fork of it pinned it.
+    pinned: bool,
+    /// It was deleted, and the grace is over: nothing is certain but where it ended.
+    pub over: bool,
 }
 
 /// All that a store was asked for and answered.
@@ -107,6 +111,8 @@ pub struct Told {
     logs: BTreeMap<String, Log>,
     end: u64,
     timelines: Vec<u32>,
+    /// The logs that once were over.
+    forgotten: BTreeSet<String>,
 }
 
 impl Told {
@@ -157,12 +163,32 @@ impl Told {
             }
             log.sent(ask, first, self.end);
         }
+        for (parent, at) in batch.iter().flat_map(|ask| &ask.ops).filter_map(|op| match op {
+            Op::Fork(parent, at) => Some((parent, *at)),
+            _ => None,
+        }) {
+            let parent = self.logs.get_mut(parent).expect("a fork has a parent");
+            if !parent.pinned && parent.fork.is_none_or(|forked_at| forked_at < at) {
+                parent.pinned = true;
+                self.end += 1;
+            }
+        }
+    }
+
+    /// The grace is over for all that was deleted so far: what nobody forked may be gone.
+    pub fn outwaited(&mut self) {
+        for (name, log) in self.logs.iter_mut().filter(|(_, log)| log.shown.deleted && !log.pinned) {
+            (log.over, log.fork) = (true, None);
+            let before = log.shown.next.saturating_sub(1);
+            log.shown.timelines = log.shown.timelines.last().map(|(last, _)| (*last, before)).into_iter().collect();
+            self.forgotten.insert(name.clone());
+        }
     }
 
     /// What must be found.
     #[must_use]
     pub fn listing(&self) -> Listing {
-        let logs = self.logs.iter().map(|(name, log)| {
+        let logs = self.logs.iter().filter(|(_, log)| !log.over).map(|(name, log)| {
             let mut shown = log.shown.clone();
             if !shown.deleted {
                 shown.records = log.records.range(shown.first..).map(|(_, record)| record.clone()).collect();
@@ -170,7 +196,8 @@ impl Told {
             shown.forked_at = log.fork.filter(|at| *at >= shown.first);
             (name.clone(), shown)
         });
-        Listing { end: self.end, timelines: self.timelines.clone(), logs: logs.collect() }
+        let (timelines, forgotten) = (self.timelines.clone(), self.forgotten.clone());
+        Listing { end: self.end, timelines, logs: logs.collect(), forgotten }
     }
 }
 
@@ -179,6 +206,7 @@ impl Log {
         let shown = &mut self.shown;
         match op {
             Op::Create(metadata) => {
+                self.over = false;
                 if shown.deleted {
                     // The skipped seq is never used for anything, and counts as written now.
                     self.written_by(timeline);

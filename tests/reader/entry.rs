@@ -29,6 +29,17 @@ pub struct Entry {
     pub len: usize,
 }
 
+impl Entry {
+    pub fn is_record(&self) -> bool {
+        matches!(self.kind, Kind::Record(_))
+    }
+
+    /// The log's next seq after this entry.
+    pub fn next_seq(&self) -> u64 {
+        self.seq + u64::from(self.is_record())
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Kind {
     Record(Vec<u8>),
@@ -38,6 +49,7 @@ pub enum Kind {
     Delete,
     Undelete,
     Metadata(Vec<u8>),
+    Pin(u64),
 }
 
 /// Where a fork comes from.
@@ -94,6 +106,7 @@ pub fn read(file: &str, base: usize, body: &[u8], place: Place) -> Result<Entry>
         5 => Kind::Delete,
         6 => Kind::Undelete,
         7 if bytes.at() + METADATA_BYTES_MAX >= inner.len() => Kind::Metadata(bytes.rest().to_vec()),
+        9 => Kind::Pin(bytes.varint()?),
         other => return Err(bytes.wrong(format!("an entry of kind {other}"))),
     };
     bytes.end()?;

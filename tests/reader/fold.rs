@@ -1,15 +1,18 @@
 //! What the logs hold, from every entry that was ever written, in the order of their LSNs.
 //!
 //! It follows forks into their parents, and keeps what each group of a log's state was last changed by, so that the
-//! state records of segments can be compared. Invariant: an entry that does not fit the log's state is damage.
+//! state records of segments can be compared. Where a merge left records out, what they would have said is unknown until
+//! a state record tells it. Invariant: an entry that does not fit the log's state is damage, and so is a hole among seqs
+//! that nothing allows.
 
 use super::entry::{Entry, Kind, LogId, Numbered, TimelineId};
 use super::heads::Identity;
+use super::segment::Segment;
 use super::{Fault, Result};
 use std::collections::BTreeMap;
 
-const TIMELINES_MAX: usize = 4096;
-const WINDOW: usize = 64;
+pub const TIMELINES_MAX: usize = 4096;
+pub const WINDOW: usize = 64;
 
 /// A log as a user of the store sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +95,31 @@ pub struct Changed {
     pub producers: u64,
 }
 
-/// A log's state, and all records it ever had.
+/// How much of a log's state follows from the entries of the segment that is being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Known {
+    /// All of it.
+    #[default]
+    All,
+    /// Records were left out here: tag, timelines and producers may be theirs.
+    Holed,
+    /// It was created in place of one that was gone, or may have been.
+    Forgotten,
+}
+
+/// A numbered batch that is not over.
+#[derive(Debug)]
+struct Batch {
+    numbered: Numbered,
+    /// The LSN of its first entry.
+    lsn: u64,
+    /// The log's next seq before its records.
+    first: u64,
+    /// How many entries are to come.
+    left: u64,
+}
+
+/// A log's state, and all records of it that are there.
 #[derive(Debug, Default)]
 pub struct State {
     pub name: Vec<u8>,
@@ -102,15 +129,29 @@ pub struct State {
     pub next: u64,
     pub created: u64,
     pub deleted_at: u64,
+    /// 0, or 1 + the lowest seq of all pins.
+    pub pinned: u64,
     pub tag: Vec<u8>,
     pub fork: Option<(LogId, u64)>,
     pub metadata: Vec<u8>,
     pub timelines: Vec<(TimelineId, u64)>,
     pub producers: BTreeMap<Vec<u8>, Producer>,
     pub changed: Changed,
+    /// A merge left out all of it; what is here is what stands for it.
+    pub gone: bool,
+    pub known: Known,
+    /// Records were left out behind the last tag or creation.
+    pub tag_unknown: bool,
+    /// The timelines of the seqs that are there.
+    pub written: BTreeMap<u64, TimelineId>,
+    /// Some seqs below this one have no record.
+    holed: u64,
+    /// The LSNs of trims and of deletions before a creation, with the first seq that was kept.
+    cuts: Vec<(u64, u64)>,
+    /// The LSN of the last deletion.
+    deleted: u64,
     records: BTreeMap<u64, Record>,
-    /// A numbered batch that is not over: the numbers, the first seq, and how many entries and records are to come.
-    batch: Option<(Numbered, u64, u64)>,
+    batch: Option<Batch>,
 }
 
 /// All logs.
@@ -124,21 +165,46 @@ impl<'a> Fold<'a> {
         Self { identity, logs: BTreeMap::new() }
     }
 
-    /// The next entry, which stands in `file`.
-    pub fn apply(&mut self, file: &str, entry: &Entry) -> Result<()> {
+    /// The entries of the segment, and what it says of logs that have no entries there.
+    pub fn segment(&mut self, segment: &Segment) -> Result<()> {
+        let merged = segment.merged.then_some(segment.first_lsn);
+        segment.entries.iter().try_for_each(|entry| self.apply(&segment.file, entry, merged))?;
+        for (id, last) in &segment.logs {
+            let state = self.logs.entry(*id).or_default();
+            let told = match last.gone {
+                Some(timeline) => state.go(timeline, last.next_seq, last.changed),
+                None if segment.merged => state.reach(last.next_seq),
+                None => Ok(()),
+            };
+            told.map_err(|what| Fault::damaged(&segment.file, 0, format!("log {id:02x?}: {what}")))?;
+        }
+        Ok(())
+    }
+
+    /// The next entry, which stands in `file`: the journal, or a segment with `merged` for its first LSN if it was merged.
+    pub fn apply(&mut self, file: &str, entry: &Entry, merged: Option<u64>) -> Result<()> {
         if let Kind::Create { name, .. } = &entry.kind
             && self.identity.log_id(name) != entry.log
         {
             return Err(Fault::damaged(file, 0, "a log is created with a name that is not its LogId's"));
         }
         let state = self.logs.entry(entry.log).or_default();
-        state.apply(entry).map_err(|what| Fault::damaged(file, 0, format!("the entry with LSN {}: {what}", entry.lsn)))
+        let applied = state.apply(entry, merged);
+        applied.map_err(|what| Fault::damaged(file, 0, format!("the entry with LSN {}: {what}", entry.lsn)))
     }
 
-    /// The logs by name.
-    pub fn into_logs(self) -> Result<BTreeMap<String, Log>> {
+    /// Whether the name of a log that was created at `lsn` stands elsewhere, or nowhere since it is gone.
+    pub fn named_later(&self, log: &LogId, lsn: u64) -> bool {
+        self.logs.get(log).is_some_and(|state| state.gone || state.created > lsn)
+    }
+
+    /// The logs by name, but for those that are gone. Merges left out what was trimmed or deleted up to the LSN `cutoff`.
+    pub fn into_logs(self, cutoff: u64) -> Result<BTreeMap<String, Log>> {
         let mut out = BTreeMap::new();
-        for state in self.logs.values() {
+        for state in self.logs.values().filter(|state| !state.gone) {
+            let wrong = |what| Fault::damaged("", 0, format!("log {}: {what}", state.name.escape_ascii()));
+            state.check_holes(cutoff).map_err(wrong)?;
+            self.check_parent(state).map_err(wrong)?;
             let name = String::from_utf8(state.name.clone());
             let name = name.map_err(|_| Fault::damaged("", 0, "a name that is no UTF-8"))?;
             let shown = if state.phase == Phase::Deleted { state.next..state.next } else { state.trim..state.next };
@@ -165,6 +231,15 @@ impl<'a> Fold<'a> {
         Ok(out)
     }
 
+    /// What a fork was forked from is there, and is pinned at or below all that the fork needs of it.
+    fn check_parent(&self, state: &State) -> std::result::Result<(), &'static str> {
+        let Some((parent, _)) = state.fork else { return Ok(()) };
+        match self.logs.get(&parent) {
+            Some(parent) if (1..=state.trim.saturating_add(1)).contains(&parent.pinned) => Ok(()),
+            _ => Err("its parent is not pinned for it"),
+        }
+    }
+
     fn record(&self, state: &State, seq: u64) -> Result<Record> {
         if let Some(record) = state.records.get(&seq) {
             return Ok(record.clone());
@@ -178,8 +253,14 @@ impl<'a> Fold<'a> {
 }
 
 impl State {
-    fn apply(&mut self, entry: &Entry) -> std::result::Result<(), String> {
-        let (lsn, before) = (entry.lsn, self.next);
+    fn apply(&mut self, entry: &Entry, merged: Option<u64>) -> std::result::Result<(), String> {
+        if let Kind::Create { fork, .. } = &entry.kind {
+            self.resume(entry.seq, fork.as_ref().map_or(0, |fork| fork.at), merged);
+        } else if self.gone || (merged.is_some() && self.phase == Phase::Absent) {
+            return self.pass_over(entry, merged.is_some());
+        } else if merged.is_some() && entry.seq > self.next {
+            self.jump(entry.seq)?;
+        }
         let may = match entry.kind {
             Kind::Create { .. } => self.phase != Phase::Live,
             Kind::Undelete => self.phase == Phase::Deleted,
@@ -189,6 +270,7 @@ impl State {
         if !may {
             return Err(format!("a {:?} log takes no such entry", self.phase));
         }
+        let (lsn, before) = (entry.lsn, self.next);
         match &entry.kind {
             Kind::Record(payload) => {
                 self.written_by(entry.timeline, before, lsn);
@@ -198,12 +280,19 @@ impl State {
             }
             Kind::Create { name, metadata, fork } => self.create(entry, name, metadata, fork.as_ref()),
             Kind::Close => self.closed = true,
-            Kind::Trim(first) => self.trim = *first,
-            Kind::Delete => (self.phase, self.deleted_at) = (Phase::Deleted, entry.time),
+            Kind::Trim(first) => {
+                self.trim = *first;
+                self.cuts.push((lsn, *first));
+            }
+            Kind::Delete => (self.phase, self.deleted_at, self.deleted) = (Phase::Deleted, entry.time, lsn),
             Kind::Undelete => (self.phase, self.deleted_at) = (Phase::Live, 0),
             Kind::Metadata(metadata) => {
                 self.metadata.clone_from(metadata);
                 self.changed.metadata = lsn;
+            }
+            Kind::Pin(first) => {
+                let pin = first.saturating_add(1);
+                self.pinned = if self.pinned == 0 { pin } else { self.pinned.min(pin) };
             }
         }
         if !matches!(entry.kind, Kind::Record(_) | Kind::Metadata(_)) {
@@ -211,13 +300,106 @@ impl State {
         }
         if let Some(tag) = &entry.tag {
             self.tag.clone_from(tag);
+            self.tag_unknown = false;
             self.changed.life = lsn;
         }
-        let seq = if matches!(entry.kind, Kind::Record(_)) { before } else { self.next };
+        let seq = if entry.is_record() { before } else { self.next };
         if entry.seq != seq {
             return Err(format!("its seq is {}, not {seq}", entry.seq));
         }
         self.number(entry, if matches!(entry.kind, Kind::Create { .. }) { self.next } else { before })
+    }
+
+    /// The log is gone as of a segment that holds nothing else of it; `lsn` is that of its last change.
+    fn go(&mut self, timeline: TimelineId, next: u64, lsn: u64) -> std::result::Result<(), String> {
+        if self.pinned != 0 {
+            return Err("it is pinned, and gone".to_owned());
+        }
+        let last = (timeline != (0, 0)).then_some(timeline);
+        if next < self.next || (next == 0 && last.is_some()) {
+            return Err(format!("it is gone with the next seq {next}"));
+        }
+        let written: BTreeMap<_, _> = last.map(|timeline| (next - 1, timeline)).into_iter().collect();
+        *self = Self {
+            phase: Phase::Deleted,
+            gone: true,
+            trim: next,
+            next,
+            timelines: written.iter().map(|(first, timeline)| (*timeline, *first)).collect(),
+            written,
+            changed: Changed { life: lsn, timelines: lsn, metadata: lsn, producers: lsn },
+            ..Self::default()
+        };
+        Ok(())
+    }
+
+    /// An entry of a log that is gone, written before it was.
+    fn pass_over(&mut self, entry: &Entry, merged: bool) -> std::result::Result<(), String> {
+        if matches!(entry.kind, Kind::Pin(_)) {
+            return Err("a log that is gone is pinned".to_owned());
+        }
+        if entry.seq < self.next || (entry.seq > self.next && !merged) {
+            return Err(format!("its seq is {}, not {}", entry.seq, self.next));
+        }
+        (self.gone, self.phase, self.next) = (true, Phase::Deleted, entry.next_seq());
+        Ok(())
+    }
+
+    /// The log's next seq at the end of a merged segment is `next`.
+    fn reach(&mut self, next: u64) -> std::result::Result<(), String> {
+        if self.gone || self.phase == Phase::Absent {
+            // All that was written to it by then is gone.
+            (self.gone, self.phase, self.next) = (true, Phase::Deleted, self.next.max(next));
+            return Ok(());
+        }
+        if next > self.next { self.jump(next) } else { Ok(()) }
+    }
+
+    /// The records up to `seq` were left out, those of a numbered batch that is not over among them.
+    fn jump(&mut self, seq: u64) -> std::result::Result<(), String> {
+        if let Some(batch) = &mut self.batch {
+            let end = batch.first + batch.numbered.records;
+            let missing = end.saturating_sub(self.next).min(seq - self.next);
+            let left = batch.left.checked_sub(missing);
+            batch.left = left.ok_or("a numbered batch with more records than entries")?;
+            let over = batch.left == 0;
+            if !over && seq > end {
+                return Err("entries of a numbered batch are missing that are not records".to_owned());
+            }
+            // Its last entry was left out: this is the least LSN that it can have.
+            let lsn = batch.lsn + batch.numbered.entries - 1;
+            (self.next, self.known) = (self.next + missing, self.known.max(Known::Holed));
+            if over {
+                self.receipt(lsn)?;
+            }
+        }
+        (self.next, self.holed) = (seq, seq);
+        (self.known, self.tag_unknown) = (self.known.max(Known::Holed), true);
+        Ok(())
+    }
+
+    /// A creation with the seq `seq` follows, where `fresh` is that of a log that never was. A merge may have left out
+    /// all that it goes on from: a log that is gone has entries in no segment that also has its next creation.
+    fn resume(&mut self, seq: u64, fresh: u64, merged: Option<u64>) {
+        let missed = match self.phase {
+            Phase::Absent => merged.is_some() && seq != fresh,
+            Phase::Live => merged.is_some(),
+            Phase::Deleted => merged.is_some_and(|first| self.deleted < first),
+        };
+        if self.pinned != 0 || seq == 0 || !(self.gone || missed) {
+            return;
+        }
+        let next = if merged.is_some() { self.next.max(seq - 1) } else { self.next };
+        *self = Self {
+            phase: Phase::Deleted,
+            known: Known::Forgotten,
+            next,
+            fork: self.fork,
+            timelines: std::mem::take(&mut self.timelines),
+            written: if self.gone { std::mem::take(&mut self.written) } else { BTreeMap::new() },
+            changed: self.changed,
+            ..Self::default()
+        };
     }
 
     fn create(&mut self, entry: &Entry, name: &[u8], metadata: &[u8], fork: Option<&super::entry::Fork>) {
@@ -227,6 +409,7 @@ impl State {
         (self.phase, self.closed, self.deleted_at) = (Phase::Live, false, 0);
         self.created = entry.lsn;
         self.tag.clear();
+        self.tag_unknown = false;
         self.metadata = metadata.to_vec();
         self.changed.metadata = entry.lsn;
         if again {
@@ -236,16 +419,19 @@ impl State {
             self.producers.clear();
             self.written_by(entry.timeline, old_next, entry.lsn);
             (self.next, self.trim) = (old_next + 1, old_next + 1);
+            self.cuts.push((self.deleted, self.trim));
         } else if let Some(fork) = fork {
             (self.next, self.trim) = (fork.at, fork.first_kept);
             self.fork = Some((fork.parent, fork.at));
             self.timelines.clone_from(&fork.timelines);
+            self.written = fork.timelines.iter().map(|(timeline, first)| (*first, *timeline)).collect();
             self.changed.timelines = entry.lsn;
         }
     }
 
     /// The seq `seq` belongs to `timeline`.
     fn written_by(&mut self, timeline: TimelineId, seq: u64, lsn: u64) {
+        self.written.insert(seq, timeline);
         if self.timelines.last().is_none_or(|(last, _)| *last != timeline) {
             self.timelines.push((timeline, seq));
             if self.timelines.len() > TIMELINES_MAX {
@@ -261,30 +447,47 @@ impl State {
             if self.batch.is_some() || numbered.entries == 0 {
                 return Err("a numbered batch begins within another".to_owned());
             }
-            self.batch = Some((numbered.clone(), first, numbered.entries));
+            let (numbered, left) = (numbered.clone(), numbered.entries);
+            self.batch = Some(Batch { numbered, lsn: entry.lsn, first, left });
             self.changed.producers = entry.lsn;
         }
-        let Some((numbered, first, left)) = &mut self.batch else { return Ok(()) };
-        *left -= 1;
-        if *left > 0 {
-            return Ok(());
-        }
-        if self.next - *first != numbered.records {
+        // The entries of one whose first was left out are counted by nobody.
+        let Some(batch) = &mut self.batch else { return Ok(()) };
+        batch.left -= 1;
+        if batch.left > 0 { Ok(()) } else { self.receipt(entry.lsn) }
+    }
+
+    /// The receipt of the batch, which is over, and has its last entry at `lsn`.
+    fn receipt(&mut self, lsn: u64) -> std::result::Result<(), String> {
+        let Some(Batch { numbered, first, .. }) = self.batch.take() else { return Ok(()) };
+        if self.next - first != numbered.records {
             return Err("a numbered batch with another number of records than it says".to_owned());
         }
-        let producer = self.producers.entry(numbered.id.clone()).or_default();
+        let producer = self.producers.entry(numbered.id).or_default();
         let goes_on = producer.sent.last().map_or(0, |last| last.number + 1);
+        // Batches between may be among what was left out.
+        let follows = numbered.number == goes_on || (self.known != Known::All && numbered.number > goes_on);
         if producer.epoch != numbered.epoch || producer.sent.is_empty() {
             *producer = Producer { epoch: numbered.epoch, sent: Vec::new() };
-        } else if numbered.number != goes_on {
+        } else if !follows {
             return Err(format!("a producer's number is {}, not {goes_on}", numbered.number));
         }
         if producer.sent.len() == WINDOW {
             producer.sent.remove(0);
         }
-        let (number, digest, first, next) = (numbered.number, numbered.digest, *first, self.next);
-        producer.sent.push(Sent { number, digest, lsn: entry.lsn, first, next });
-        self.batch = None;
+        producer.sent.push(Sent { number: numbered.number, digest: numbered.digest, lsn, first, next: self.next });
         Ok(())
+    }
+
+    /// What has no record was trimmed, or deleted, early enough; and no fork needs it.
+    fn check_holes(&self, cutoff: u64) -> std::result::Result<(), &'static str> {
+        let deleted = self.phase == Phase::Deleted && self.deleted <= cutoff;
+        let kept = self.cuts.iter().filter(|(lsn, _)| *lsn <= cutoff).map(|(_, first)| *first).max();
+        let may = deleted || self.holed <= kept.unwrap_or(0);
+        if may && (self.pinned == 0 || self.holed < self.pinned) {
+            Ok(())
+        } else {
+            Err("records are left out that must be there")
+        }
     }
 }

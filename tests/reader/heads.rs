@@ -6,6 +6,7 @@ use super::bytes::Bytes;
 use super::{Fault, Files, Result};
 
 pub const BLOCK: usize = 4096;
+const MARKS_MAX: usize = 256;
 
 /// Which store it is.
 pub struct Identity {
@@ -125,6 +126,8 @@ pub struct SegmentMeta {
     pub last_lsn: u64,
     /// First time, last time, logs, records, entries, bytes of all entries' bodies: as the footer has them.
     pub sums: [u64; 6],
+    /// Index entries of logs that came to an end, in whole or in part: flag 8 or 16.
+    pub ends: u64,
     pub digest: [u8; 32],
 }
 
@@ -133,6 +136,8 @@ pub struct Manifest {
     pub writable: bool,
     pub flushed_time: u64,
     pub flushed: FrameRef,
+    /// What was deleted or trimmed at or before this LSN may be left out.
+    pub cutoff: u64,
     pub timelines: Vec<Timeline>,
     pub segments: Vec<SegmentMeta>,
 }
@@ -176,6 +181,7 @@ fn read_manifest(file: &str, all: &[u8], version: u64, identity: &Identity) -> R
         last_lsn: bytes.u64()?,
         hash: bytes.array()?,
     };
+    let cutoff = cutoff(&mut bytes)?;
     let count = bytes.size()?;
     let timelines = (0..count).map(|_| Timeline::read(&mut bytes)).collect::<Result<Vec<_>>>()?;
     if !timelines.is_sorted_by(|a, b| a.counter < b.counter && a.first_lsn <= b.first_lsn) || timelines.is_empty() {
@@ -189,7 +195,15 @@ fn read_manifest(file: &str, all: &[u8], version: u64, identity: &Identity) -> R
         for sum in &mut sums {
             *sum = bytes.u64()?;
         }
-        let meta = SegmentMeta { id, bytes: len, first_lsn, last_lsn, sums, digest: bytes.array()? };
+        let meta = SegmentMeta {
+            id,
+            bytes: len,
+            first_lsn,
+            last_lsn,
+            sums,
+            ends: bytes.u64()?,
+            digest: bytes.array()?,
+        };
         let behind = segments.last().is_none_or(|before| before.last_lsn < first_lsn);
         if !behind || first_lsn > last_lsn || id >= next_segment || last_lsn > flushed.last_lsn {
             return Err(bytes.wrong("a segment overlaps another one, or what is not flushed, or has a new id"));
@@ -197,5 +211,16 @@ fn read_manifest(file: &str, all: &[u8], version: u64, identity: &Identity) -> R
         segments.push(meta);
     }
     bytes.end()?;
-    Ok(Manifest { file: file.to_owned(), writable, flushed_time, flushed, timelines, segments })
+    Ok(Manifest { file: file.to_owned(), writable, flushed_time, flushed, cutoff, timelines, segments })
+}
+
+/// Steady time, cutoff and marks. Gives the cutoff's LSN: no log can expire yet, so that its time cuts nothing off.
+fn cutoff(bytes: &mut Bytes<'_>) -> Result<u64> {
+    let (_steady_time, cutoff, _cutoff_time) = (bytes.u64()?, bytes.u64()?, bytes.u64()?);
+    let count = bytes.size()?;
+    let marks = (0..count).map(|_| Ok((bytes.u64()?, bytes.u64()?))).collect::<Result<Vec<_>>>()?;
+    if count > MARKS_MAX || !marks.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
+        return Err(bytes.wrong("the marks of the steady time are out of order, or too many"));
+    }
+    Ok(cutoff)
 }

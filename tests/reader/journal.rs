@@ -211,7 +211,8 @@ fn frame_header(name: &str, all: &[u8], at: usize, identity: &Identity) -> Resul
     let (durable_lsn, durable_frame) = (bytes.u64()?, bytes.u64()?);
     let _manifest = bytes.u64()?;
     let predecessor = (bytes.u64()?, bytes.u64()?, bytes.array()?);
-    bytes.zeros(24)?;
+    let _steady_time = bytes.u64()?;
+    bytes.zeros(16)?;
     let payload_crc = bytes.u32()?;
     let hash = *blake3::hash(head).as_bytes().first_chunk().expect("a hash has 32 bytes");
     Ok(Some(Header {

@@ -86,7 +86,7 @@ pub struct Contents {
     pub frames: Vec<Framed>,
     /// Bytes that a cut left aside: the files that keep them.
     pub torn: Vec<String>,
-    /// The logs by name, the deleted ones too.
+    /// The logs by name, the deleted ones too unless they are gone.
     pub logs: BTreeMap<String, Log>,
 }
 
@@ -118,7 +118,7 @@ pub fn read(files: &Files) -> Result<Contents> {
 
     let (mut fold, mut states) = (fold::Fold::new(&identity), states::States::default());
     let mut writable = identity.writable && manifest.writable && chain.writable;
-    let mut next_lsn = 1;
+    let (mut next_lsn, mut unnamed) = (1, Vec::new());
     for meta in &manifest.segments {
         let segment = segment::read(files, &identity, &manifest, meta)?;
         writable &= segment.writable;
@@ -126,14 +126,18 @@ pub fn read(files: &Files) -> Result<Contents> {
             return Err(Fault::damaged(&segment.file, 0, format!("LSN {next_lsn} is in no segment")));
         }
         next_lsn = segment.last_lsn + 1;
-        segment.entries.iter().try_for_each(|entry| fold.apply(&segment.file, entry))?;
-        states.check(&fold, &segment, &manifest.segments)?;
+        fold.segment(&segment)?;
+        states.check(&mut fold, &segment, &manifest.segments)?;
+        unnamed.extend(segment.unnamed.iter().map(|(log, lsn)| (segment.file.clone(), *log, *lsn)));
     }
     if next_lsn != manifest.flushed.last_lsn + 1 {
         return Err(Fault::damaged(&manifest.file, 0, format!("LSN {next_lsn} is flushed and in no segment")));
     }
     for frame in &chain.frames {
-        frame.entries.iter().try_for_each(|entry| fold.apply(&frame.place.file, entry))?;
+        frame.entries.iter().try_for_each(|entry| fold.apply(&frame.place.file, entry, None))?;
+    }
+    if let Some((file, ..)) = unnamed.iter().find(|(_, log, lsn)| !fold.named_later(log, *lsn)) {
+        return Err(Fault::damaged(file, 0, "a log that was created here is named nowhere"));
     }
     let torn = files.keys().filter(|name| name.ends_with(".torn")).cloned().collect();
     Ok(Contents {
@@ -144,7 +148,7 @@ pub fn read(files: &Files) -> Result<Contents> {
         segments: manifest.segments.len(),
         frames: chain.frames.into_iter().map(|frame| frame.place).collect(),
         torn,
-        logs: fold.into_logs()?,
+        logs: fold.into_logs(manifest.cutoff)?,
     })
 }
 

@@ -5,7 +5,7 @@
 //! that the document has, and no byte of the file is left unread.
 
 use super::bytes::Bytes;
-use super::entry::{self, Entry, Kind, LogId, Place};
+use super::entry::{self, Entry, Kind, LogId, Place, TimelineId};
 use super::heads::{BLOCK, Identity, Manifest, SegmentMeta, Timeline, crc_from, features};
 use super::{Fault, Files, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +40,10 @@ pub struct Segment {
     pub writable: bool,
     pub first_lsn: u64,
     pub last_lsn: u64,
+    /// It names segments that it was merged from.
+    pub merged: bool,
+    /// Logs that were created here and that its names lack, with the LSN of their last creation here.
+    pub unnamed: Vec<(LogId, u64)>,
     /// In the order of their LSNs.
     pub entries: Vec<Entry>,
     /// The last chunk's word on each log.
@@ -53,6 +57,10 @@ pub struct LastChunk {
     pub state: Option<StateRecord>,
     /// The LSN of the last change of its state.
     pub changed: u64,
+    /// Flag 8: its state record is here and says that it is deleted or trimmed, or expires.
+    pub ends: bool,
+    /// It is gone; the timeline of the record before its next seq.
+    pub gone: Option<TimelineId>,
 }
 
 /// A log's state record, without the length in front of it.
@@ -109,11 +117,32 @@ struct Chunk {
     compressed: bool,
     last: bool,
     controls: bool,
+    ends: bool,
+    gone: bool,
     offset: u64,
     len: usize,
     digest: u64,
     state: u32,
     changed: u64,
+}
+
+impl Chunk {
+    fn next_seq(&self) -> u64 {
+        self.first_seq + u64::from(self.records)
+    }
+
+    /// Whether it says of `entries` what they are. Behind entries that are no records a merge may have left out some.
+    fn holds(&self, entries: &[Entry], merged: bool) -> bool {
+        let records: Vec<u64> = entries.iter().filter(|entry| entry.is_record()).map(|entry| entry.seq).collect();
+        let follows = |b: &Entry, seq: u64| b.seq == seq && !matches!(b.kind, Kind::Create { .. });
+        let dense = entries.windows(2).all(|pair| follows(&pair[1], pair[0].next_seq()));
+        let at_end = entries.last().is_some_and(|last| match last.next_seq() {
+            next if merged && records.is_empty() => next <= self.next_seq(),
+            next => next == self.next_seq(),
+        });
+        let numbered = records.iter().copied().eq(self.first_seq..self.next_seq());
+        dense && at_end && numbered && self.controls == (records.len() < entries.len())
+    }
 }
 
 pub fn read(files: &Files, identity: &Identity, manifest: &Manifest, meta: &SegmentMeta) -> Result<Segment> {
@@ -127,20 +156,26 @@ pub fn read(files: &Files, identity: &Identity, manifest: &Manifest, meta: &Segm
     reading.header()?;
     let stripes = reading.stripes(&footer)?;
     check_order(file, &stripes)?;
-    let entries = reading.entries(&stripes, &manifest.timelines)?;
-    reading.names(footer.names, identity, &entries)?;
     let merged = reading.meta(footer.meta, footer.meta_bytes, manifest)?;
+    check_chunkless(file, &stripes, meta, merged.then_some(manifest.cutoff))?;
+    let entries = reading.entries(&stripes, &manifest.timelines, merged)?;
+    let unnamed = reading.names(footer.names, identity, &entries)?;
+    if !merged && !unnamed.is_empty() {
+        return Err(Fault::damaged(file, 0, "a log that was created here has no name here"));
+    }
     let logs = logs(file, &stripes)?;
     let segment = Segment {
         file: file.clone(),
         writable: footer.writable,
         first_lsn: meta.first_lsn,
         last_lsn: meta.last_lsn,
+        merged,
+        unnamed,
         entries,
         logs,
     };
     check_sums(&segment, meta)?;
-    check_lsns(&segment, merged)?;
+    check_lsns(&segment, manifest.cutoff)?;
     Ok(segment)
 }
 
@@ -148,26 +183,27 @@ pub fn read(files: &Files, identity: &Identity, manifest: &Manifest, meta: &Segm
 fn check_sums(segment: &Segment, meta: &SegmentMeta) -> Result<()> {
     let entries = &segment.entries;
     let time = |entry: Option<&Entry>| entry.map_or(0, |entry| entry.time);
-    let records = entries.iter().filter(|entry| matches!(entry.kind, Kind::Record(_))).count() as u64;
+    let records = entries.iter().filter(|entry| entry.is_record()).count() as u64;
     let bytes = entries.iter().map(|entry| entry.len as u64).sum();
     let (first, last) = (time(entries.first()), time(entries.last()));
     let sums = [first, last, segment.logs.len() as u64, records, entries.len() as u64, bytes];
-    if sums == meta.sums {
+    let ends = segment.logs.values().filter(|log| log.ends || log.gone.is_some()).count() as u64;
+    if (sums, ends) == (meta.sums, meta.ends) {
         return Ok(());
     }
-    let what = format!("times, logs, records, entries and bytes are {sums:?}, not {:?}", meta.sums);
+    let told = (meta.sums, meta.ends);
+    let what = format!("times, logs, records, entries, bytes and ends are {:?}, not {told:?}", (sums, ends));
     Err(Fault::damaged(&segment.file, 0, what))
 }
 
-/// What a flush wrote has each of its LSNs; of what was merged some may be gone.
-fn check_lsns(segment: &Segment, merged: bool) -> Result<()> {
+/// What a flush wrote has each of its LSNs; of what was merged those up to the cutoff may be left out.
+fn check_lsns(segment: &Segment, cutoff: u64) -> Result<()> {
     let covered = segment.first_lsn..=segment.last_lsn;
-    let mut lsns = segment.entries.iter().map(|entry| entry.lsn);
-    let right = if merged {
-        segment.entries.is_sorted_by(|a, b| a.lsn < b.lsn) && lsns.all(|lsn| covered.contains(&lsn))
-    } else {
-        lsns.eq(covered)
-    };
+    let optional = if segment.merged { cutoff } else { 0 };
+    let lsns = segment.entries.iter().map(|entry| entry.lsn);
+    let all_behind = lsns.clone().filter(|lsn| *lsn > optional).eq(covered.clone().filter(|lsn| *lsn > optional));
+    let once = segment.entries.is_sorted_by(|a, b| a.lsn < b.lsn);
+    let right = once && all_behind && lsns.clone().all(|lsn| covered.contains(&lsn));
     if right { Ok(()) } else { Err(Fault::damaged(&segment.file, 0, "it does not hold each of its LSNs once")) }
 }
 
@@ -183,8 +219,32 @@ fn check_order(file: &str, stripes: &[Stripe]) -> Result<()> {
             return Err(wrong("the index is out of order"));
         }
         let last = next.is_none_or(|next| next.log != chunk.log);
-        if last != chunk.last || (!last && (chunk.state, chunk.changed) != (NOT_HERE, 0)) {
+        let bare = (chunk.state, chunk.changed) == (NOT_HERE, 0) && !chunk.ends && !chunk.gone;
+        if last != chunk.last || (!last && !bare) {
             return Err(wrong("a log's last chunk is not marked as such, or another one is"));
+        }
+    }
+    Ok(())
+}
+
+/// Entries of the index without a chunk stand in merged segments alone, each for the whole of its log there. A merged
+/// one has a cutoff.
+fn check_chunkless(file: &str, stripes: &[Stripe], meta: &SegmentMeta, cutoff: Option<u64>) -> Result<()> {
+    let (merged, cutoff) = (cutoff.is_some(), cutoff.unwrap_or(0));
+    let mut before = None;
+    for chunk in stripes.iter().flat_map(|stripe| &stripe.chunks) {
+        let alone = before != Some(chunk.log) && chunk.last;
+        before = Some(chunk.log);
+        let plain = chunk.records == 0 && !chunk.compressed && !chunk.controls;
+        let of_gone = chunk.gone && !chunk.ends && chunk.state == NOT_HERE;
+        let changed_here = (meta.first_lsn..=meta.last_lsn.min(cutoff)).contains(&chunk.changed);
+        let right = match (chunk.len, chunk.gone) {
+            (0, true) => merged && alone && plain && of_gone && changed_here,
+            (0, false) => merged && alone && plain && chunk.digest == 0,
+            (_, gone) => !gone,
+        };
+        if !right {
+            return Err(Fault::damaged(file, chunk.offset as usize, "an entry of the index without a chunk is wrong"));
         }
     }
     Ok(())
@@ -197,8 +257,9 @@ fn logs(file: &str, stripes: &[Stripe]) -> Result<BTreeMap<LogId, LastChunk>> {
         let mut states = Bytes::new(file, stripe.state_at, &stripe.state);
         for chunk in stripe.chunks.iter().filter(|chunk| chunk.last) {
             let state = state_record(chunk, stripe.state_at, &mut states)?;
-            let next_seq = chunk.first_seq + u64::from(chunk.records);
-            logs.insert(chunk.log, LastChunk { next_seq, state, changed: chunk.changed });
+            let gone = chunk.gone.then_some((chunk.digest as u32, (chunk.digest >> 32) as u32));
+            let (next_seq, changed, ends) = (chunk.next_seq(), chunk.changed, chunk.ends);
+            logs.insert(chunk.log, LastChunk { next_seq, state, changed, ends, gone });
         }
         states.end()?;
     }
@@ -298,6 +359,8 @@ impl<'a> Reading<'a> {
             let found = bytes.u64()?;
             bytes.expect("a sum of the footer", sum, found)?;
         }
+        let ends = bytes.u64()?;
+        bytes.expect("the ends of the footer", meta.ends, ends)?;
         let stripes = part(&mut bytes, 1, last)?;
         let root = part(&mut bytes, stripes.end, last)?;
         let names = part(&mut bytes, root.end, last)?;
@@ -392,16 +455,16 @@ impl<'a> Reading<'a> {
     }
 
     /// All entries, in the order of their LSNs.
-    fn entries(&self, stripes: &[Stripe], timelines: &[Timeline]) -> Result<Vec<Entry>> {
+    fn entries(&self, stripes: &[Stripe], timelines: &[Timeline], merged: bool) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for chunk in stripes.iter().flat_map(|stripe| &stripe.chunks) {
+        for chunk in stripes.iter().flat_map(|stripe| &stripe.chunks).filter(|chunk| chunk.len > 0) {
             let at = chunk.offset as usize;
             let stored = &self.all[at..at + chunk.len];
             if twox_hash::XxHash3_64::oneshot_with_seed(0, stored) != chunk.digest {
                 return Err(self.wrong(at, "the digest of a chunk is wrong"));
             }
             let unpacked = if chunk.compressed { self.decompress(at, stored)? } else { stored.to_vec() };
-            let from_here = self.chunk(chunk, &unpacked, timelines)?;
+            let from_here = self.chunk(chunk, &unpacked, timelines, merged)?;
             entries.extend(from_here);
         }
         entries.sort_by_key(|entry| entry.lsn);
@@ -420,7 +483,7 @@ impl<'a> Reading<'a> {
         Ok(out)
     }
 
-    fn chunk(&self, chunk: &Chunk, unpacked: &[u8], timelines: &[Timeline]) -> Result<Vec<Entry>> {
+    fn chunk(&self, chunk: &Chunk, unpacked: &[u8], timelines: &[Timeline], merged: bool) -> Result<Vec<Entry>> {
         let base = chunk.offset as usize;
         let mut bytes = Bytes::new(self.file, base, unpacked);
         let (mut lsn, mut time) = (bytes.varint()?, bytes.varint()?);
@@ -438,19 +501,15 @@ impl<'a> Reading<'a> {
             let body = bytes.bytes(unpacked.len())?;
             entries.push(entry::read(self.file, base, body, Place { log: chunk.log, lsn, time, timeline })?);
         }
-        let records: Vec<u64> =
-            entries.iter().filter(|entry| matches!(entry.kind, Kind::Record(_))).map(|entry| entry.seq).collect();
-        let next = chunk.first_seq + u64::from(chunk.records);
-        let dense = records.iter().copied().eq(chunk.first_seq..next);
-        let at_end = entries.last().is_some_and(|last| matches!(last.kind, Kind::Record(_)) || last.seq == next);
-        if !dense || !at_end || chunk.controls != (records.len() < entries.len()) {
-            return Err(bytes.wrong("a chunk does not hold what the index says"));
+        if chunk.holds(&entries, merged) {
+            Ok(entries)
+        } else {
+            Err(bytes.wrong("a chunk does not hold what the index says"))
         }
-        Ok(entries)
     }
 
-    /// The names of the logs that were created here, each of them its LogId's.
-    fn names(&self, blocks: Range<usize>, identity: &Identity, entries: &[Entry]) -> Result<()> {
+    /// The names of the logs that were created here, each of them its LogId's. Gives the logs whose names are missing.
+    fn names(&self, blocks: Range<usize>, identity: &Identity, entries: &[Entry]) -> Result<Vec<(LogId, u64)>> {
         let mut found: Vec<(Vec<u8>, LogId, u64)> = Vec::new();
         let first = blocks.start * BLOCK;
         for (at, used) in self.blocks(blocks, NAMES)? {
@@ -469,11 +528,10 @@ impl<'a> Reading<'a> {
                 created.insert(name.clone(), (entry.log, entry.lsn));
             }
         }
-        let created = created.into_iter().map(|(name, (log, lsn))| (name, log, lsn));
-        if found.iter().cloned().eq(created) {
-            Ok(())
+        if found.into_iter().all(|(name, log, lsn)| created.remove(&name) == Some((log, lsn))) {
+            Ok(created.into_values().collect())
         } else {
-            Err(self.wrong(first, "the names are not those of the logs created here"))
+            Err(self.wrong(first, "a name that is not that of a log created here"))
         }
     }
 
@@ -522,7 +580,7 @@ fn bounds(mut bytes: Bytes<'_>, data: usize, end: usize) -> Result<Bounds<'_>> {
     let lookup = usize::try_from(lookup).ok().filter(|lookup| *lookup < end);
     let lookup = lookup.ok_or_else(|| bytes.wrong("a stripe goes past its part of the file"))?;
     let state = lookup.checked_sub(state_bytes.div_ceil(BODY));
-    let index = state.and_then(|state| state.checked_sub(index_blocks)).filter(|index| data < *index);
+    let index = state.and_then(|state| state.checked_sub(index_blocks)).filter(|index| data <= *index);
     let index = index.ok_or_else(|| bytes.wrong("a stripe without room for its data"))?;
     Ok(Bounds { key, data, index, state: index + index_blocks, lookup, state_bytes })
 }
@@ -535,11 +593,12 @@ fn chunk(bytes: &mut Bytes<'_>) -> Result<Chunk> {
     let offset = u64::from_le_bytes(offset);
     let (len, digest, state, changed) = (bytes.size()?, bytes.u64()?, bytes.u32()?, bytes.u64()?);
     bytes.end()?;
-    if flags > 7 {
+    if flags > 31 {
         return Err(bytes.wrong(format!("a chunk with the flags {flags:#x}")));
     }
     let (compressed, last, controls) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-    Ok(Chunk { log, first_seq, records, compressed, last, controls, offset, len, digest, state, changed })
+    let (ends, gone) = (flags & 8 != 0, flags & 16 != 0);
+    Ok(Chunk { log, first_seq, records, compressed, last, controls, ends, gone, offset, len, digest, state, changed })
 }
 
 /// The filter of a stripe.

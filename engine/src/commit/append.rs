@@ -5,15 +5,16 @@
 
 use super::ack::{Ack, LogReceipt, Pending, Receipt};
 use super::batch::{Batch, LogBatch, LogOp};
-use super::lane::{Group, Lane, StagedEntry};
+use super::lane::{Group, Lane, LaneInner, StagedEntry};
 use super::plan::{Parent, Planned, Verdict, plan};
 use super::throttle::{Throttle, Turn};
 use crate::config::WhenFull;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::entry::{BATCH_HEADER_LEN, Kind};
+use crate::format::entry::{BATCH_HEADER_LEN, Kind, first_kept_payload};
 use crate::format::frame::HEADER_LEN;
 use crate::format::state::LogState;
 use crate::index::apply::{Stamp, apply};
+use crate::index::grace::Grace;
 use crate::index::memory::ENTRY_OVERHEAD;
 use crate::index::pool::Pool;
 use crate::index::set::SegmentSet;
@@ -30,6 +31,9 @@ use std::time::Duration;
 
 /// Bytes that a parent's list of timelines may take in a fork's entry, per item.
 const TIMELINE_BYTES: usize = 8 + 10;
+/// A bound of a pin's bytes in a batch, and of what it takes of the pool beside them.
+const PIN_BYTES: usize = 16 + 1 + 2 + 10 + 10 + 4;
+const PIN_POOL_BYTES: usize = ENTRY_OVERHEAD + SLOT_BYTES;
 /// When a caller whom the pool turned away should come back.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -51,6 +55,8 @@ pub struct Appender {
     pub journal_file_bytes: u64,
     /// Slows down what comes faster than it can be stored.
     pub throttle: Throttle,
+    /// For how long a deletion can be taken back.
+    pub grace: Arc<Grace>,
     /// What to do when the pool is full.
     pub when_full: WhenFull,
     /// The timeline of this open.
@@ -106,6 +112,13 @@ impl Appender {
         let slots: Vec<Arc<Slot>> =
             batch.logs.iter().map(|log| self.index.heads.get(self.index.log_id(log.name))).collect();
         let parents: Vec<Option<Arc<Slot>>> = batch.logs.iter().map(|log| self.parent(log)).collect();
+        for (n, parent) in parents.iter().enumerate() {
+            let Some(parent) = parent else { continue };
+            if slots.iter().enumerate().any(|(other, slot)| other != n && slot.id == parent.id) {
+                let what = "the batch forks a log that it has something else for";
+                return Err(Error::new(ErrorKind::Invalid, what).log(batch.logs[n].name).remedy("use two batches"));
+            }
+        }
         loop {
             if patience == Patience::Now && parents.iter().any(Option::is_some) {
                 return Err(would_block());
@@ -132,12 +145,13 @@ impl Appender {
             let set = (patience == Patience::Block).then(|| self.index.set());
             let plans = self.plan(batch, &slots, &parents, &mut guards, set.as_deref())?;
             let (entries, bytes) = sizes(&plans);
-            let needed = bytes + entries * ENTRY_OVERHEAD + slots.len() * SLOT_BYTES;
+            let pinned = parents.iter().flatten().count() * PIN_POOL_BYTES;
+            let needed = bytes + entries * ENTRY_OVERHEAD + slots.len() * SLOT_BYTES + pinned;
             if needed > room.bytes {
                 // A parent of a fork was written by another timeline in between.
                 continue;
             }
-            let ack = self.stage(batch, &slots, plans, &mut guards, &mut room)?;
+            let ack = self.stage(batch, &slots, &parents, plans, &mut guards, &mut room)?;
             return Ok(ack);
         }
     }
@@ -155,7 +169,7 @@ impl Appender {
         for (log, parent) in batch.logs.iter().zip(parents) {
             if let (Some(parent), LogOp::Fork { parent: name, .. }) = (parent, log.ops[0]) {
                 let inner = self.index.resolve(parent, Some(name))?;
-                bytes += (inner.staged.timelines.len() + 1) * TIMELINE_BYTES + inner.staged.metadata.len() + 4;
+                bytes += (inner.staged.timelines.len() + 1) * TIMELINE_BYTES + inner.staged.metadata.len() + 4 + PIN_BYTES;
             }
         }
         let batch_bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
@@ -172,7 +186,8 @@ impl Appender {
     fn room(&self, batch: &Batch<'_>, forks: usize, patience: Patience) -> Result<Room<'_>> {
         let entries: usize = batch.logs.iter().map(|log| log.ops.len()).sum();
         let bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
-        let bytes = bytes + forks + entries * ENTRY_OVERHEAD + batch.logs.len() * SLOT_BYTES;
+        let pins = batch.logs.iter().filter(|log| matches!(log.ops[0], LogOp::Fork { .. })).count() * PIN_POOL_BYTES;
+        let bytes = bytes + forks + entries * ENTRY_OVERHEAD + batch.logs.len() * SLOT_BYTES + pins;
         let pool = &self.index.pool;
         if bytes > pool.bytes_max() {
             let max = pool.bytes_max();
@@ -259,14 +274,15 @@ impl Appender {
                 Parent { id: parent.id, state }
             });
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
-            plans.push(plan(slot.id, inner, log, parent.as_ref(), set)?);
+            let over = || self.grace.cutoff(&self.index.set().manifest);
+            plans.push(plan(slot.id, inner, log, parent.as_ref(), set, &over)?);
         }
         Ok(plans)
     }
 
     fn stage(
-        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], plans: Vec<Verdict<'_>>, guards: &mut Guards<'_>,
-        room: &mut Room<'_>,
+        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], plans: Vec<Verdict<'_>>,
+        guards: &mut Guards<'_>, room: &mut Room<'_>,
     ) -> Result<Ack> {
         // A refusal of a fork rests on its parent as well: every log that was locked counts.
         let rests_on = guards.values().map(|inner| inner.staged.last_lsn).max().unwrap_or_default();
@@ -286,7 +302,7 @@ impl Appender {
             return self.settle(rests_on, Ok(Receipt { logs }));
         }
         debug_assert_eq!(groups.len(), batch.logs.len());
-        self.encode(batch, slots, &groups, guards, room)
+        self.encode(batch, slots, parents, &groups, guards, room)
     }
 
     /// Has an answer given that stores nothing, once what it rests on is durable.
@@ -301,12 +317,13 @@ impl Appender {
     }
 
     fn encode(
-        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], groups: &[Vec<Planned<'_>>], guards: &mut Guards<'_>,
-        room: &mut Room<'_>,
+        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], groups: &[Vec<Planned<'_>>],
+        guards: &mut Guards<'_>, room: &mut Room<'_>,
     ) -> Result<Ack> {
-        let count: usize = groups.iter().map(Vec::len).sum();
-        let len =
-            BATCH_HEADER_LEN + groups.iter().flatten().map(|planned| planned.entry().encoded_len()).sum::<usize>();
+        let pins = pins(parents, groups, guards);
+        let all = || groups.iter().flatten().chain(pins.iter().map(|(_, pin)| pin));
+        let count = all().count();
+        let len = BATCH_HEADER_LEN + all().map(|planned| planned.entry().encoded_len()).sum::<usize>();
         let mut receipt = Receipt { logs: Vec::with_capacity(slots.len()) };
         let mut used = 0;
         let mut lane = self.lane.lock()?;
@@ -319,43 +336,17 @@ impl Appender {
                 receipt.logs.push(LogReceipt { producer_highest, ..at_present(&inner.staged, false) });
                 continue;
             }
-            if !inner.pooled {
-                inner.pooled = true;
-                used += SLOT_BYTES;
-            }
-            let state = std::sync::Arc::make_mut(&mut inner.staged);
-            let first = lane.open().entries.len();
-            let first_seq = planned.first().map_or(state.next_seq, |p| p.seq);
-            for planned in planned {
-                let entry = planned.entry();
-                let open = lane.open();
-                let start = open.buf.len();
-                let body_at = start + entry.encode(slot.id, &mut open.buf);
-                let body_len = open.buf.len() - body_at;
-                if entry.kind == Kind::Record {
-                    open.records += 1;
-                    open.payload_bytes += entry.payload.len() as u64;
-                }
-                used += body_len + ENTRY_OVERHEAD;
-                let at = (body_at - HEADER_LEN) as u32;
-                let lsn = lane.note(StagedEntry {
-                    at,
-                    len: body_len as u32,
-                    seq: entry.seq,
-                    kind: entry.kind,
-                    plain: entry.is_plain(),
-                });
-                let stamp = Stamp { lsn, time: TimeUs(0), timeline: self.timeline };
-                apply(state, &entry, stamp).expect("planned on this very state");
-            }
-            let entries = first..lane.open().entries.len();
+            let first_seq = planned.first().map_or(inner.staged.next_seq, |p| p.seq);
+            used += self.put(&mut lane, slot, inner, planned);
             receipt.logs.push(LogReceipt {
                 first_seq: first_seq.0,
                 producer_highest: log.producer.map(|producer| producer.number),
-                ..at_present(state, false)
+                ..at_present(&inner.staged, false)
             });
-            let group = Group { slot: Arc::clone(slot), entries, visible: Visible::of(state) };
-            lane.open().groups.push(group);
+        }
+        for (slot, pin) in &pins {
+            let inner = guards.get_mut(&slot.id).expect("every parent's slot was locked");
+            used += self.put(&mut lane, slot, inner, std::slice::from_ref(pin));
         }
         let (pending, ack) = Pending::with_others(Ok(receipt), &lane.open().event);
         lane.open().waiting.push(pending);
@@ -368,6 +359,60 @@ impl Appender {
         room.bytes = spare;
         Ok(ack)
     }
+
+    /// Puts what a batch holds for a log into the open frame, and carries it out. Gives the bytes of the pool that it takes.
+    fn put(&self, lane: &mut LaneInner, slot: &Arc<Slot>, inner: &mut SlotInner, planned: &[Planned<'_>]) -> usize {
+        let mut used = if std::mem::replace(&mut inner.pooled, true) { 0 } else { SLOT_BYTES };
+        let state = std::sync::Arc::make_mut(&mut inner.staged);
+        let first = lane.open().entries.len();
+        for planned in planned {
+            let entry = planned.entry();
+            let open = lane.open();
+            let start = open.buf.len();
+            let body_at = start + entry.encode(slot.id, &mut open.buf);
+            let body_len = open.buf.len() - body_at;
+            if entry.kind == Kind::Record {
+                open.records += 1;
+                open.payload_bytes += entry.payload.len() as u64;
+            }
+            used += body_len + ENTRY_OVERHEAD;
+            let at = (body_at - HEADER_LEN) as u32;
+            let lsn = lane.note(StagedEntry {
+                at,
+                len: body_len as u32,
+                seq: entry.seq,
+                kind: entry.kind,
+                plain: entry.is_plain(),
+            });
+            let stamp = Stamp { lsn, time: TimeUs(0), timeline: self.timeline };
+            apply(state, &entry, stamp).expect("planned on this very state");
+        }
+        let entries = first..lane.open().entries.len();
+        let group = Group { slot: Arc::clone(slot), entries, visible: Visible::of(state) };
+        lane.open().groups.push(group);
+        used
+    }
+}
+
+/// What pins the parents of forks, each from the first seq on that it keeps, unless it is pinned from there already. A fork
+/// below the point where its parent is a fork reads the grandparent, which the parent pinned.
+fn pins(
+    parents: &[Option<Arc<Slot>>], groups: &[Vec<Planned<'_>>], guards: &Guards<'_>,
+) -> Vec<(Arc<Slot>, Planned<'static>)> {
+    let mut pins: Vec<(Arc<Slot>, Planned<'static>)> = Vec::new();
+    for (parent, fork) in parents.iter().zip(groups) {
+        let (Some(parent), Some(fork)) = (parent, fork.first()) else { continue };
+        let state = &guards[&parent.id].staged;
+        let (kept, life) = (state.life.trim, &state.life);
+        let reads_it = life.fork.is_none_or(|(_, forked_at)| forked_at < fork.seq);
+        let is_pinned = life.pinned.is_some_and(|from| from <= kept) || pins.iter().any(|(slot, _)| slot.id == parent.id);
+        if reads_it && !is_pinned {
+            let payload = first_kept_payload(kept).into();
+            let pin = Planned { kind: Kind::Pin, seq: state.next_seq, payload, producer: None, tag: None };
+            pins.push((Arc::clone(parent), pin));
+        }
+    }
+    pins
 }
 
 /// The answer to a batch of which a numbered part was appended before: the old receipts, if nothing of it is new. The

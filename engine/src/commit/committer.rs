@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::{FLAG_CLOSE, FLAG_OPEN, FrameHeader, FrameRef, HEADER_LEN, frame_len};
 use crate::index::Index;
+use crate::index::grace::Grace;
 use crate::index::memory::{FrameMem, MemEntry};
 use crate::io::{AlignedBuf, Completion, Done, Io, IoQueue, Op, Wake};
 use crate::journal::Journal;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub io: Arc<dyn Io>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Stamps frames with the steady clock.
+    pub grace: Arc<Grace>,
     /// The logs.
     pub index: Arc<Index>,
     /// The journal's files.
@@ -322,6 +325,7 @@ impl Committer {
             prev_journal: self.prev.journal,
             prev_position: self.prev.position,
             prev_hash: self.prev.hash,
+            steady: self.shared.grace.now(),
         };
         assert_eq!(staged.first_lsn, self.prev.last_lsn.next(), "LSNs are dense from frame to frame");
         let frame = header.seal(&mut staged.buf, self.place.salt);

@@ -5,11 +5,13 @@
 
 use super::batch::{LogBatch, LogOp, Numbered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, trim_payload};
+use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, first_kept_payload};
+use crate::format::manifest::Mark;
 use crate::format::state::{Issued, LogState, Phase};
 use crate::index::set::SegmentSet;
 use crate::index::slot::{SlotInner, may_recall, recall_producer};
 use crate::index::{history, would_block};
+use crate::mutants::{self, Mutant};
 use crate::limits::{PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX};
 use crate::types::{LogId, Seq, Timeline};
 use std::borrow::Cow;
@@ -56,12 +58,14 @@ pub(super) struct Parent {
     pub state: Shared<LogState>,
 }
 
-/// Decides. `parent` is given where the log is to be a fork; `set` unless the disk must not be waited for.
+/// Decides. `parent` is given where the log is to be a fork; `set` unless the disk must not be waited for. `over` tells what
+/// the grace is over for by now.
 ///
 /// # Errors
 /// [`ErrorKind::Damaged`], and [`ErrorKind::WouldBlock`] without `set`; everything else is a verdict.
 pub(super) fn plan<'a>(
     id: LogId, inner: &mut SlotInner, batch: &LogBatch<'a>, parent: Option<&Parent>, set: Option<&SegmentSet>,
+    over: &dyn Fn() -> Mark,
 ) -> Result<Verdict<'a>> {
     let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
     if inner.staged.life.phase == Phase::Absent && !creates {
@@ -76,7 +80,7 @@ pub(super) fn plan<'a>(
             Numbering::Wrong(error) => return Ok(Verdict::Refuse(error)),
         }
     }
-    Ok(match conditions(&inner.staged, batch).and_then(|()| entries(&inner.staged, batch, parent)) {
+    Ok(match conditions(&inner.staged, batch, over).and_then(|()| entries(&inner.staged, batch, parent)) {
         Ok(mut entries) => {
             let (count, records) = (entries.len(), entries.iter().filter(|e| e.kind == Kind::Record).count());
             if let Some(first) = entries.first_mut() {
@@ -195,10 +199,18 @@ fn older_batch(
     Ok(batches.into_iter().find(|issued| issued.number == numbers.number))
 }
 
-fn conditions(state: &LogState, batch: &LogBatch<'_>) -> Result<()> {
+fn conditions(state: &LogState, batch: &LogBatch<'_>, over: &dyn Fn() -> Mark) -> Result<()> {
     let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
     if state.life.phase == Phase::Deleted && !creates && batch.ops[0] != LogOp::Undelete {
         return Err(Error::new(ErrorKind::Deleted, "the log was deleted").remedy("undelete it, or create it again"));
+    }
+    // Under the log's lock, so that no merge sees it as deleted for good and somebody else as taken back.
+    if state.life.phase == Phase::Deleted && batch.ops[0] == LogOp::Undelete {
+        let gone = state.life.is_gone() || state.changed.life <= over().lsn;
+        if gone && !mutants::makes(Mutant::GraceForgotten) {
+            let what = "the log was deleted longer ago than deletions can be taken back";
+            return Err(Error::new(ErrorKind::Deleted, what).remedy("create it again"));
+        }
     }
     if let Some(created) = batch.expect_created
         && created != state.life.created
@@ -264,7 +276,7 @@ fn entries<'a>(state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>) 
                     .expecting(next.0)
                     .remedy("trim to the next seq at most"));
             }
-            LogOp::Trim(first) => (Kind::Trim, trim_payload(Seq(first)).into()),
+            LogOp::Trim(first) => (Kind::Trim, first_kept_payload(Seq(first)).into()),
             LogOp::Delete => (Kind::Delete, Cow::default()),
             LogOp::Undelete if state.life.phase == Phase::Live => {
                 return Err(Error::new(ErrorKind::Exists, "the log is not deleted"));

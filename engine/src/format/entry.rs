@@ -37,6 +37,8 @@ pub enum Kind {
     Metadata = 7,
     /// The log is created as a fork of another.
     Fork = 8,
+    /// A fork of the log is made: from a seq on its records are kept.
+    Pin = 9,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             6 => Self::Undelete,
             7 => Self::Metadata,
             8 => Self::Fork,
+            9 => Self::Pin,
             _ => return None,
         })
     }
@@ -87,7 +90,7 @@ pub struct Entry<'a> {
     pub producer: Option<ProducerMark<'a>>,
     /// The log's new opaque tag.
     pub tag: Option<&'a [u8]>,
-    /// A record's payload, or a control operation's own fields: see [`Create`], [`ForkOf`], [`trim_payload`].
+    /// A record's payload, or a control operation's own fields: see [`Create`], [`ForkOf`], [`first_kept_payload`].
     pub payload: &'a [u8],
 }
 
@@ -312,16 +315,16 @@ pub fn get_timelines(reader: &mut Reader<'_>) -> Decoded<Vec<(Timeline, Seq)>> {
         .collect()
 }
 
-/// The payload of [`Kind::Trim`]: the first seq that is kept, as a varint.
+/// The payload of [`Kind::Trim`] and of [`Kind::Pin`]: the first seq that is kept, as a varint.
 #[must_use]
-pub fn trim_payload(first_kept: Seq) -> Vec<u8> {
+pub fn first_kept_payload(first_kept: Seq) -> Vec<u8> {
     let mut out = Vec::with_capacity(10);
     out.put_varint(first_kept.0);
     out
 }
 
-/// Reads the payload of [`Kind::Trim`].
-pub fn decode_trim(payload: &[u8]) -> Decoded<Seq> {
+/// Reads the payload of [`Kind::Trim`] and of [`Kind::Pin`].
+pub fn decode_first_kept(payload: &[u8]) -> Decoded<Seq> {
     let mut reader = Reader::new(payload);
     let seq = Seq(reader.varint()?);
     reader.end()?;

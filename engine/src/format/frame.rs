@@ -29,8 +29,9 @@ const MANIFEST_AT: usize = WATERMARK_FRAME_AT + 8;
 const PREV_JOURNAL_AT: usize = MANIFEST_AT + 8;
 const PREV_POSITION_AT: usize = PREV_JOURNAL_AT + 8;
 const PREV_HASH_AT: usize = PREV_POSITION_AT + 8;
-const RESERVED_AT: usize = PREV_HASH_AT + 16;
-const PAYLOAD_CRC_AT: usize = RESERVED_AT + 24;
+const STEADY_AT: usize = PREV_HASH_AT + 16;
+const RESERVED_AT: usize = STEADY_AT + 8;
+const PAYLOAD_CRC_AT: usize = RESERVED_AT + 16;
 const HEADER_CRC_AT: usize = PAYLOAD_CRC_AT + 4;
 
 /// The header's length, in bytes; the payload follows it at once.
@@ -107,6 +108,8 @@ pub struct FrameHeader {
     pub prev_position: u64,
     /// The predecessor's header hash.
     pub prev_hash: [u8; 16],
+    /// The steady clock when the frame was sealed: see [`crate::clock::Steady`].
+    pub steady: TimeUs,
 }
 
 impl FrameHeader {
@@ -147,6 +150,7 @@ impl FrameHeader {
         put_u64(buf, PREV_JOURNAL_AT, self.prev_journal.0);
         put_u64(buf, PREV_POSITION_AT, self.prev_position);
         buf[PREV_HASH_AT..PREV_HASH_AT + 16].copy_from_slice(&self.prev_hash);
+        put_u64(buf, STEADY_AT, self.steady.0);
         let payload_crc = salted_crc(salt, &frame[HEADER_LEN..]);
         put_u32(frame, PAYLOAD_CRC_AT, payload_crc);
         let header_crc = salted_crc(salt, &frame[..HEADER_CRC_AT]);
@@ -231,6 +235,7 @@ impl FrameHeader {
             prev_journal: JournalId(get_u64(buf, PREV_JOURNAL_AT)),
             prev_position: get_u64(buf, PREV_POSITION_AT),
             prev_hash: get_array(buf, PREV_HASH_AT),
+            steady: TimeUs(get_u64(buf, STEADY_AT)),
         };
         let fits = (header.frame_len as usize).is_multiple_of(BLOCK)
             && HEADER_LEN as u64 + u64::from(header.payload_len) <= u64::from(header.frame_len)
@@ -307,6 +312,7 @@ mod tests {
             frame_len: 4096,
             watermark: Lsn(9),
             watermark_frame: FrameNo(2),
+            steady: TimeUs(4),
             ..FrameHeader::default()
         };
         let mut frame = vec![0; 4096];

@@ -12,13 +12,17 @@ use crate::types::{Epoch, FrameNo, JournalId, Lsn, ManifestVersion, SegmentId, S
 
 const MAGIC: &[u8; 8] = b"EVLGMNFT";
 const DIGEST_LEN: usize = 32;
-const FIXED_LEN: usize = 8 + 8 + 24 + 16 + 32 + 8 + 8 + 8 + 8 + 16 + FRAME_REF_LEN + 4 + 4;
+const FIXED_LEN: usize = 8 + 8 + 24 + 16 + 32 + 8 + 8 + 8 + 8 + 16 + FRAME_REF_LEN + 8 + 16 + 4 + 4 + 4;
 const FRAME_REF_LEN: usize = 8 + 8 + 4 + 8 + 8 + 16;
 
 /// The length of a timeline in a manifest and in a segment's meta stream, in bytes.
 pub const TIMELINE_LEN: usize = 8 + 8 + 8 + 8 + 1;
 /// The length of a segment in a manifest, in bytes.
-pub const SEGMENT_META_LEN: usize = 10 * 8 + 32;
+pub const SEGMENT_META_LEN: usize = 11 * 8 + 32;
+/// The length of a mark in a manifest, in bytes.
+const MARK_LEN: usize = 8 + 8;
+/// The most marks in a manifest.
+pub const MARKS_MAX: usize = 256;
 
 /// Which segments make up the store, and where the journal goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,10 +41,25 @@ pub struct Manifest {
     pub next_journal: JournalId,
     /// The last frame flushed: everything up to it lies in segments.
     pub flushed: FrameRef,
+    /// The steady clock when this version was written: see [`crate::clock::Steady`].
+    pub steady: TimeUs,
+    /// The greatest that a merge applied: what ended at or before it may be gone.
+    pub cutoff: Mark,
+    /// Points in time, ascending, by which entries were written: how old an LSN is at least.
+    pub marks: Vec<Mark>,
     /// Every timeline of the store, oldest first.
     pub timelines: Vec<TimelineStart>,
     /// The segments, by first LSN; their LSNs do not overlap.
     pub segments: Vec<SegmentMeta>,
+}
+
+/// An LSN and a time of the steady clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// In a mark: everything up to it was written before [`Self::time`]. In a cutoff: deletions and trims up to it count.
+    pub lsn: Lsn,
+    /// In a cutoff: what expired at or before it counts.
+    pub time: TimeUs,
 }
 
 /// Where a timeline began.
@@ -91,6 +110,8 @@ pub struct SegmentMeta {
     pub entries: u64,
     /// Bytes of the bodies of all entries.
     pub payload_bytes: u64,
+    /// Logs that are gone, or whose state record here says that they are deleted, trimmed or will expire.
+    pub ends: u64,
     /// BLAKE3 of the whole file.
     pub digest: [u8; 32],
 }
@@ -100,7 +121,10 @@ impl Manifest {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         assert!(in_order(&self.segments), "a manifest's segments are in the order of their LSNs and do not overlap");
-        let lists = self.timelines.len() * TIMELINE_LEN + self.segments.len() * SEGMENT_META_LEN;
+        assert!(self.marks.len() <= MARKS_MAX, "marks are thinned out");
+        let lists = self.marks.len() * MARK_LEN
+            + self.timelines.len() * TIMELINE_LEN
+            + self.segments.len() * SEGMENT_META_LEN;
         let mut out = Vec::with_capacity(FIXED_LEN + lists + DIGEST_LEN);
         out.put(MAGIC);
         put(&mut out, u64::from(FORMAT_VERSION));
@@ -117,6 +141,10 @@ impl Manifest {
         put(&mut out, self.next_segment.0);
         put(&mut out, self.next_journal.0);
         self.flushed.encode(&mut out);
+        put(&mut out, self.steady.0);
+        self.cutoff.encode(&mut out);
+        out.put(&count(self.marks.len()));
+        self.marks.iter().for_each(|mark| mark.encode(&mut out));
         out.put(&count(self.timelines.len()));
         self.timelines.iter().for_each(|t| t.encode(&mut out));
         out.put(&count(self.segments.len()));
@@ -159,12 +187,19 @@ impl Manifest {
             next_segment: SegmentId(reader.u64()?),
             next_journal: JournalId(reader.u64()?),
             flushed: FrameRef::decode(&mut reader)?,
+            steady: TimeUs(reader.u64()?),
+            cutoff: Mark::decode(&mut reader)?,
+            marks: list(&mut reader, MARK_LEN, Mark::decode)?,
             timelines: list(&mut reader, TIMELINE_LEN, TimelineStart::decode)?,
             segments: list(&mut reader, SEGMENT_META_LEN, SegmentMeta::decode)?,
         };
         reader.end()?;
         if !in_order(&manifest.segments) {
             return Err(reader.malformed("segments out of order"));
+        }
+        let ascend = |w: &[Mark]| w[0].lsn < w[1].lsn && w[0].time <= w[1].time;
+        if manifest.marks.len() > MARKS_MAX || !manifest.marks.windows(2).all(ascend) {
+            return Err(reader.malformed("marks out of order, or too many"));
         }
         // What counts on from them never overflows then.
         if manifest.flushed.last_lsn.0.max(manifest.flushed.frame.0) > NUMBER_MAX {
@@ -218,6 +253,17 @@ fn list<T>(reader: &mut Reader<'_>, item_len: usize, item: impl Fn(&mut Reader<'
 impl Features {
     fn read(reader: &mut Reader<'_>) -> Decoded<Self> {
         Ok(Self { compatible: reader.u64()?, read_only_compatible: reader.u64()?, incompatible: reader.u64()? })
+    }
+}
+
+impl Mark {
+    fn encode(&self, out: &mut impl Sink) {
+        put(out, self.lsn.0);
+        put(out, self.time.0);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
+        Ok(Self { lsn: Lsn(reader.u64()?), time: TimeUs(reader.u64()?) })
     }
 }
 
@@ -282,7 +328,7 @@ impl SegmentMeta {
     fn encode(&self, out: &mut impl Sink) {
         let lsns = [self.first_lsn.0, self.last_lsn.0];
         let times = [self.first_time.0, self.last_time.0];
-        let counts = [self.logs, self.records, self.entries, self.payload_bytes];
+        let counts = [self.logs, self.records, self.entries, self.payload_bytes, self.ends];
         let all = [self.id.0, self.bytes].into_iter().chain(lsns).chain(times).chain(counts);
         all.for_each(|value| put(out, value));
         out.put(&self.digest);
@@ -300,6 +346,7 @@ impl SegmentMeta {
             records: reader.u64()?,
             entries: reader.u64()?,
             payload_bytes: reader.u64()?,
+            ends: reader.u64()?,
             digest: reader.array()?,
         })
     }
@@ -331,6 +378,7 @@ pub(crate) mod tests {
             records: 9,
             entries: 10,
             payload_bytes: 11,
+            ends: 4,
             digest: [n as u8; 32],
         };
         Manifest {
@@ -348,6 +396,9 @@ pub(crate) mod tests {
                 last_lsn: Lsn(17),
                 hash: [18; 16],
             },
+            steady: TimeUs(19),
+            cutoff: Mark { lsn: Lsn(5), time: TimeUs(6) },
+            marks: vec![Mark { lsn: Lsn(7), time: TimeUs(8) }, Mark { lsn: Lsn(9), time: TimeUs(8) }],
             timelines: vec![start(1, TimelineCause::Creation), start(2, TimelineCause::Open)],
             segments: vec![segment(1), segment(2), segment(3)],
         }
@@ -356,7 +407,7 @@ pub(crate) mod tests {
     #[test]
     fn a_manifest_comes_back_and_each_damaged_byte_is_noticed() {
         let good = sample().encode();
-        assert_eq!(good.len(), FIXED_LEN + 2 * TIMELINE_LEN + 3 * SEGMENT_META_LEN + DIGEST_LEN);
+        assert_eq!(good.len(), FIXED_LEN + 2 * MARK_LEN + 2 * TIMELINE_LEN + 3 * SEGMENT_META_LEN + DIGEST_LEN);
         assert_eq!(Manifest::decode(&good), Ok(sample()));
         for at in 0..good.len() {
             let mut bad = good.clone();

@@ -6,9 +6,10 @@
 use super::block::{BODY_LEN, Section};
 use super::bytes::{Reader, Sink, get_array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64, varint_len};
 use super::manifest::{SegmentMeta, TIMELINE_LEN, TimelineStart};
+use super::state::StateRecord;
 use super::{Decoded, FORMAT_VERSION, Features, Malformed};
 use crate::limits::NAME_BYTES_MAX;
-use crate::types::{LogId, Lsn, SegmentId, Seq, StoreId, TimeUs};
+use crate::types::{LogId, Lsn, SegmentId, Seq, StoreId, TimeUs, Timeline};
 
 const HEADER_MAGIC: &[u8; 8] = b"EVLGSEGM";
 const FOOTER_MAGIC: &[u8; 8] = b"EVLGSEGF";
@@ -31,14 +32,15 @@ const LOGS_AT: usize = LAST_TIME_AT + 8;
 const RECORDS_AT: usize = LOGS_AT + 8;
 const ENTRIES_AT: usize = RECORDS_AT + 8;
 const PAYLOAD_AT: usize = ENTRIES_AT + 8;
-const PLACES_AT: usize = PAYLOAD_AT + 8;
+const ENDS_AT: usize = PAYLOAD_AT + 8;
+const PLACES_AT: usize = ENDS_AT + 8;
 const DATA_BYTES_AT: usize = PLACES_AT + 4 * 16;
 const META_BYTES_AT: usize = DATA_BYTES_AT + 8;
 const DIGEST_AT: usize = META_BYTES_AT + 8;
 /// The footer's body, in bytes.
 pub const FOOTER_LEN: usize = DIGEST_AT + 32;
 
-const _: () = assert!(HEADER_LEN == 80 && FOOTER_LEN == 240 && FOOTER_LEN <= BODY_LEN);
+const _: () = assert!(HEADER_LEN == 80 && FOOTER_LEN == 248 && FOOTER_LEN <= BODY_LEN);
 
 /// What header and footer both say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +261,8 @@ pub struct Footer {
     pub entries: u64,
     /// Bytes of the bodies of all entries.
     pub payload_bytes: u64,
+    /// Index entries with [`FLAG_ENDS`] or [`FLAG_GONE`].
+    pub ends: u64,
     /// Where the parts of the file lie.
     pub places: Places,
     /// Bytes of all chunks as stored.
@@ -281,6 +285,7 @@ impl Footer {
         put_u64(&mut out, RECORDS_AT, self.records);
         put_u64(&mut out, ENTRIES_AT, self.entries);
         put_u64(&mut out, PAYLOAD_AT, self.payload_bytes);
+        put_u64(&mut out, ENDS_AT, self.ends);
         for (i, place) in self.places.all().iter().enumerate() {
             put_u64(&mut out, PLACES_AT + 16 * i, place.first);
             put_u64(&mut out, PLACES_AT + 16 * i + 8, place.blocks);
@@ -323,6 +328,7 @@ impl Footer {
             records: get_u64(body, RECORDS_AT),
             entries: get_u64(body, ENTRIES_AT),
             payload_bytes: get_u64(body, PAYLOAD_AT),
+            ends: get_u64(body, ENDS_AT),
             places: Places::of(places),
             data_bytes: get_u64(body, DATA_BYTES_AT),
             meta_bytes: get_u64(body, META_BYTES_AT),
@@ -342,7 +348,7 @@ impl Footer {
         (h.id, h.first_lsn, h.last_lsn) == (meta.id, meta.first_lsn, meta.last_lsn)
             && (self.first_time, self.last_time) == (meta.first_time, meta.last_time)
             && (self.logs, self.records, self.entries) == (meta.logs, meta.records, meta.entries)
-            && self.payload_bytes == meta.payload_bytes
+            && (self.payload_bytes, self.ends) == (meta.payload_bytes, meta.ends)
     }
 }
 
@@ -380,7 +386,11 @@ pub const FLAG_COMPRESSED: u16 = 1;
 pub const FLAG_LAST: u16 = 2;
 /// It holds entries that are not records.
 pub const FLAG_CONTROL: u16 = 4;
-const FLAGS_KNOWN: u16 = FLAG_COMPRESSED | FLAG_LAST | FLAG_CONTROL;
+/// The log's state record is here, and says that the log is deleted, trimmed or will expire.
+pub const FLAG_ENDS: u16 = 8;
+/// The log is gone: it has no chunk, and [`IndexEntry::gone`] is all that is known of it.
+pub const FLAG_GONE: u16 = 16;
+const FLAGS_KNOWN: u16 = FLAG_COMPRESSED | FLAG_LAST | FLAG_CONTROL | FLAG_ENDS | FLAG_GONE;
 
 /// "The state record is not in this segment."
 const STATE_ELSEWHERE: u32 = u32::MAX;
@@ -417,13 +427,14 @@ pub struct IndexEntry {
     pub first_seq: Seq,
     /// Its records.
     pub records: u32,
-    /// [`FLAG_COMPRESSED`], [`FLAG_LAST`], [`FLAG_CONTROL`].
+    /// [`FLAG_COMPRESSED`], [`FLAG_LAST`], [`FLAG_CONTROL`], [`FLAG_ENDS`], [`FLAG_GONE`].
     pub flags: u16,
     /// The chunk's byte offset in the file, below 2^48.
     pub offset: u64,
-    /// The chunk's length as stored, in bytes.
+    /// The chunk's length as stored, in bytes; 0 if there is no chunk, where a merge had to keep nothing of the log but
+    /// its state.
     pub len: u32,
-    /// XXH3-64 of the chunk as stored.
+    /// XXH3-64 of the chunk as stored; of a log that is gone, the timeline of its last record.
     pub digest: u64,
     /// On the last chunk: the offset of the log's state record in the stripe's state stream, if it is in this
     /// segment.
@@ -445,6 +456,25 @@ impl IndexEntry {
         self.flags & FLAG_LAST != 0
     }
 
+    /// Whether there is no chunk.
+    #[must_use]
+    pub fn is_hollow(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What is known of the log, if it is gone.
+    #[must_use]
+    pub fn gone(&self) -> Option<StateRecord> {
+        let last = Timeline { counter: self.digest as u32, random: (self.digest >> 32) as u32 };
+        (self.flags & FLAG_GONE != 0).then(|| StateRecord::gone(self.next_seq(), last))
+    }
+
+    /// Whether something of the log may be given back.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.flags & (FLAG_ENDS | FLAG_GONE) != 0
+    }
+
     /// Whether the chunk is compressed.
     #[must_use]
     pub fn is_compressed(&self) -> bool {
@@ -455,6 +485,15 @@ impl IndexEntry {
     #[must_use]
     pub fn key(&self) -> Key {
         Key { log: self.log, first_seq: self.first_seq }
+    }
+
+    fn is_consistent(&self) -> bool {
+        let has = |flag| self.flags & flag != 0;
+        let hollow = self.records == 0 && self.is_last() && self.flags & (FLAG_COMPRESSED | FLAG_CONTROL) == 0;
+        let gone = self.is_hollow() && self.state_at.is_none() && !has(FLAG_ENDS);
+        (!self.is_hollow() || (hollow && (has(FLAG_GONE) || self.digest == 0)))
+            && (!has(FLAG_GONE) || gone)
+            && (!has(FLAG_ENDS) || self.state_at.is_some())
     }
 
     /// The entry's bytes. Panics on a state offset of 2^32 − 1, and on an offset of 2^48 or more.
@@ -499,6 +538,9 @@ impl IndexEntry {
         }
         if !entry.is_last() && (entry.state_at.is_some() || entry.state_lsn != Lsn(0)) {
             return Err(Malformed { what: "a state on a chunk that is not the log's last", at: ENTRY_STATE_AT_AT });
+        }
+        if !entry.is_consistent() {
+            return Err(Malformed { what: "flags that contradict the rest", at: ENTRY_FLAGS_AT });
         }
         Ok(entry)
     }
@@ -592,7 +634,7 @@ mod tests {
 
         #[test]
         fn an_index_entry_comes_back(
-            log: [u8; 16], first: u32, records: u32, flags in 0u16..8, offset in 0u64..1 << 48, len: u32, digest: u64,
+            log: [u8; 16], first: u32, records: u32, flags in 0u16..32, offset in 0u64..1 << 48, len: u32, digest: u64,
             at: Option<u16>, lsn: u64,
         ) {
             let last = flags & FLAG_LAST != 0;
@@ -600,7 +642,9 @@ mod tests {
                 log: LogId(log), first_seq: Seq(u64::from(first)), records, flags, offset, len, digest,
                 state_at: at.filter(|_| last).map(u32::from), state_lsn: Lsn(if last { lsn } else { 0 }),
             };
-            prop_assert_eq!(IndexEntry::decode(&entry.encode()), Ok(entry));
+            let read = IndexEntry::decode(&entry.encode());
+            prop_assert_eq!(read.is_ok(), entry.is_consistent());
+            prop_assert!(read.is_err() || read == Ok(entry));
             prop_assert_eq!(Key::get(&entry.encode()), entry.key());
         }
     }
@@ -642,6 +686,7 @@ mod tests {
             records: 2,
             entries: 3,
             payload_bytes: 4,
+            ends: 1,
             places: Places::of(places),
             data_bytes: 0,
             meta_bytes: 2,

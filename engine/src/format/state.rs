@@ -85,12 +85,14 @@ pub struct Life {
     pub trim: Seq,
     /// When it was deleted.
     pub deleted_at: TimeUs,
-    /// Reserved for expiry: 0.
+    /// When it expires, by the steady clock; 0 if never. Reserved: 0.
     pub expiry: TimeUs,
     /// The opaque tag of the last batch that had one.
     pub tag: Vec<u8>,
     /// The parent and the seq of the fork.
     pub fork: Option<(LogId, Seq)>,
+    /// The lowest seq that logs forked from it read; None if none ever was.
+    pub pinned: Option<Seq>,
 }
 
 /// The producers that wrote to a log.
@@ -215,7 +217,40 @@ impl<T> Group<T> {
     }
 }
 
+impl Life {
+    /// Whether something of the log may be given back: it is deleted, trimmed, or will expire.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.phase == Phase::Deleted || self.trim > Seq(0) || self.expiry > TimeUs(0)
+    }
+
+    /// Whether it is that of a log of which nothing but its end is known: see [`StateRecord::gone`].
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.phase == Phase::Deleted && self.created == Lsn(0)
+    }
+}
+
 impl StateRecord {
+    /// What is kept of a log that is gone: that it was, where it ended, and who wrote the last of it.
+    #[must_use]
+    pub fn gone(next_seq: Seq, last: Timeline) -> Self {
+        let before = Seq(next_seq.0.saturating_sub(1));
+        let timelines: &[_] = if last == Timeline::default() { &[] } else { &[(last, before)] };
+        Self {
+            life: Group::Here(Life { phase: Phase::Deleted, trim: next_seq, ..Life::default() }),
+            timelines: Group::Here(timelines.into()),
+            metadata: Group::Here(Named::default()),
+            producers: Group::Here(Producers::default()),
+        }
+    }
+
+    /// Whether something of the log may be given back, as [`Life::ends`], on the word of this record alone.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        matches!(&self.life, Group::Here(life) if life.ends())
+    }
+
     /// What a segment that begins at `first_lsn` holds of `state`.
     #[must_use]
     pub fn of(state: &LogState, first_lsn: Lsn) -> Self {
@@ -277,6 +312,7 @@ impl Life {
             out.put(&parent.0);
             out.put_varint(at.0);
         }
+        out.put_varint(self.pinned.map_or(0, |seq| seq.next().0));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
@@ -296,6 +332,7 @@ impl Life {
             expiry: TimeUs(reader.varint()?),
             tag: reader.bytes(TAG_BYTES_MAX)?.to_vec(),
             fork: if flag(reader)? { Some((LogId(reader.array()?), Seq(reader.varint()?))) } else { None },
+            pinned: reader.varint()?.checked_sub(1).map(Seq),
         })
     }
 }
@@ -392,6 +429,7 @@ mod tests {
             life in (any::<u64>(), 0u8..3, any::<bool>(), any::<u64>(), any::<u64>()),
             tag in proptest::collection::vec(any::<u8>(), 0..20),
             fork in proptest::option::of((any::<[u8; 16]>(), any::<u64>())),
+            pinned in proptest::option::of(0..u64::MAX),
             timelines in proptest::collection::vec((any::<u32>(), any::<u32>(), any::<u64>()), 0..5),
             name in "[a-z/]{0,9}",
             metadata in proptest::collection::vec(any::<u8>(), 0..50),
@@ -406,6 +444,7 @@ mod tests {
                 life: Life {
                     created: Lsn(life.0), phase, closed: life.2, trim: Seq(life.3), deleted_at: TimeUs(life.4),
                     expiry: TimeUs(0), tag, fork: fork.map(|(id, at)| (LogId(id), Seq(at))),
+                    pinned: pinned.map(Seq),
                 },
                 timelines: timelines.into_iter()
                     .map(|(counter, random, first)| (Timeline { counter, random }, Seq(first))).collect(),

@@ -2,7 +2,7 @@
 //!
 //! Whether an entry may be made at all is decided before, in `commit`; here it is only carried out.
 
-use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, decode_trim};
+use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, decode_first_kept};
 use crate::format::state::{Issued, LogState, Phase, Producers};
 use crate::format::{Decoded, Malformed};
 use crate::limits::{PRODUCER_WINDOW, TIMELINES_PER_LOG_MAX};
@@ -36,7 +36,11 @@ pub fn apply(state: &mut LogState, entry: &Entry<'_>, stamp: Stamp) -> Decoded<(
             state.changed.timelines = stamp.lsn;
         }
         Kind::Close => state.life.closed = true,
-        Kind::Trim => state.life.trim = state.life.trim.max(decode_trim(entry.payload)?),
+        Kind::Trim => state.life.trim = state.life.trim.max(decode_first_kept(entry.payload)?),
+        Kind::Pin => {
+            let kept = decode_first_kept(entry.payload)?;
+            state.life.pinned = Some(state.life.pinned.map_or(kept, |before| before.min(kept)));
+        }
         Kind::Delete => {
             state.life.phase = Phase::Deleted;
             state.life.deleted_at = stamp.time;

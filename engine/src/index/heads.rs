@@ -85,6 +85,11 @@ impl<T: Head> Heads<T> {
         slot
     }
 
+    /// The log's slot, if there is one.
+    pub fn peek(&self, id: LogId) -> Option<Arc<T>> {
+        self.shard(id).lock().slots.get(&id).cloned()
+    }
+
     /// Drops what nobody holds and what is not dirty, at least a quarter of the shard where that much is idle. A slot
     /// with one owner is the map's alone, and nobody can get at it while the shard is locked. Costs a look at each slot
     /// once per quarter of the shard that is new.

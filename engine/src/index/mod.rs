@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod buffers;
+pub mod grace;
 pub mod heads;
 pub mod history;
 pub mod memory;

@@ -42,9 +42,11 @@ impl SegmentSet {
 
     fn state_from(&self, log: LogId, segment: &Segment, entry: &IndexEntry) -> Result<LogState> {
         let at = entry.state_lsn;
-        let record = match entry.state_at.filter(|_| segment.meta().first_lsn <= at) {
-            Some(place) => segment.state(log, place)?,
-            None => self.record(log, at)?,
+        let here = entry.state_at.filter(|_| segment.meta().first_lsn <= at);
+        let record = match (entry.gone(), here) {
+            (Some(gone), _) => gone,
+            (None, Some(place)) => segment.state(log, place)?,
+            (None, None) => self.record(log, at)?,
         };
         let life = self.group(log, at, record.life, |r| r.life)?;
         let timelines = self.group(log, at, record.timelines, |r| r.timelines)?;
@@ -81,6 +83,9 @@ impl SegmentSet {
     fn record(&self, log: LogId, at: Lsn) -> Result<StateRecord> {
         let segment = self.covering(at).ok_or_else(|| broken(log, at, "no segment covers a state record"))?;
         let entry = segment.head(log)?.ok_or_else(|| broken(log, at, "a segment lacks a log it should hold"))?;
+        if let Some(gone) = entry.gone() {
+            return Ok(gone);
+        }
         let place = entry.state_at.ok_or_else(|| broken(log, at, "a segment lacks a state record it should hold"))?;
         segment.state(log, place)
     }

@@ -168,7 +168,8 @@ impl SlotInner {
     /// [`ErrorKind::Refused`] if another name has the same id.
     pub fn check_name(&self, name: &str) -> Result<()> {
         let known = &self.staged.name;
-        if self.staged.life.phase == Phase::Absent || **known == *name { Ok(()) } else { Err(collision(name, known)) }
+        // That of a log that is gone is not known any more.
+        if known.is_empty() || **known == *name { Ok(()) } else { Err(collision(name, known)) }
     }
 
     /// The name in the creation that lies in memory, if one does.

@@ -1,14 +1,17 @@
 //! One merge: from its inputs to a segment that was read back.
 //!
-//! It commits nothing. Invariant: all entries of its inputs are in the merged segment, each log's in the order of their
-//! LSNs, since the inputs cover LSNs that follow one another.
+//! It commits nothing. Invariant: all entries of its inputs that are to be kept (`reclaim.rs`) are in the merged segment,
+//! each log's in the order of their LSNs, since the inputs cover LSNs that follow one another. A log's records are left out
+//! from its beginning on, so that it has holes below what is kept alone; a hole anywhere else is damage.
 
+use super::reclaim::{Kept, Reclaim};
 use super::state::{Part, merged, misfit};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, Kind};
-use crate::format::manifest::SegmentMeta;
-use crate::segment::{Cursor, Name, Names, Origin, Segment, SegmentWriter};
+use crate::format::manifest::{Mark, SegmentMeta};
+use crate::index::history;
+use crate::segment::{Cursor, Members, Name, Names, Origin, Segment, SegmentWriter};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn, SegmentId, Seq, TimeUs};
 
@@ -23,10 +26,15 @@ pub(super) struct Job {
     level: u32,
     id: SegmentId,
     first_lsn: Lsn,
+    last_lsn: Lsn,
     cursors: Vec<Cursor>,
     /// None once it was finished.
     writer: Option<SegmentWriter>,
     log: Option<OpenLog>,
+    /// What is left out; None if all is kept.
+    reclaim: Option<Reclaim>,
+    /// The logs of which nothing is kept.
+    gone: Members,
     /// The names, once all logs are written.
     names: Option<MergedNames>,
     /// Which input is being read; None while none is.
@@ -42,6 +50,10 @@ struct OpenLog {
     next_seq: Option<Seq>,
     /// The time of its last entry so far.
     time: TimeUs,
+    /// What is to be kept of it.
+    kept: Kept,
+    /// Where the last hole in its seqs ends.
+    hole: Seq,
     /// What each input that is done with says of it.
     parts: Vec<Part>,
 }
@@ -50,6 +62,8 @@ struct OpenLog {
 pub(super) struct Progress {
     /// Bytes of chunks, index and state records that were read.
     pub(super) read: u64,
+    /// Records that were left out.
+    pub(super) dropped: u64,
     /// The merged segment, once it is written and read back.
     pub(super) written: Option<SegmentMeta>,
 }
@@ -60,7 +74,7 @@ impl Job {
     /// # Errors
     /// As [`Self::step`]; which input could not be read stands beside it.
     pub(super) fn begin(
-        catalog: &Catalog, segments: Vec<Arc<Segment>>, level: u32,
+        catalog: &Catalog, segments: Vec<Arc<Segment>>, level: u32, reclaim: Option<Reclaim>,
     ) -> Result<Self, (Error, Option<SegmentId>)> {
         let lsns = segments[0].meta().first_lsn..=segments[segments.len() - 1].meta().last_lsn;
         let inputs: Vec<_> = segments.iter().map(|segment| segment.meta().id).collect();
@@ -71,11 +85,31 @@ impl Job {
         let cursors = segments.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         catalog.check_in_place().map_err(|error| (error, None))?;
         let (io, id, first_lsn) = (Arc::clone(catalog.io()), catalog.take_id(), *lsns.start());
+        let last_lsn = *lsns.end();
         let writer = SegmentWriter::create(io, catalog.dir(), catalog.identity(), id, lsns).map_err(|error| {
             catalog.abandon(id);
             (error, None)
         })?;
-        Ok(Self { inputs, level, id, first_lsn, cursors, writer: Some(writer), log: None, names: None, reading: None })
+        let (writer, gone) = (Some(writer), Members::default());
+        Ok(Self {
+            inputs,
+            level,
+            id,
+            first_lsn,
+            last_lsn,
+            cursors,
+            writer,
+            log: None,
+            reclaim,
+            gone,
+            names: None,
+            reading: None,
+        })
+    }
+
+    /// What the grace is over for, as far as this merge acts on it.
+    pub(super) fn cutoff(&self) -> Mark {
+        self.reclaim.as_ref().map_or_else(Mark::default, Reclaim::cutoff)
     }
 
     /// The segments that are merged.
@@ -110,63 +144,76 @@ impl Job {
     pub(super) fn step(&mut self, catalog: &Catalog) -> Result<Progress> {
         if self.names.is_some() {
             let written = if self.names()? { Some(self.finish(catalog)?) } else { None };
-            return Ok(Progress { read: 0, written });
+            return Ok(Progress { read: 0, dropped: 0, written });
         }
-        let mut read = 0;
+        let (mut read, mut dropped) = (0, 0);
         while read < STEP_BYTES {
             if self.log.is_none() {
                 let Some(id) = self.cursors.iter().filter_map(Cursor::log).min() else {
                     self.writer().end_logs()?;
+                    self.gone.seal();
                     let inputs = std::mem::take(&mut self.cursors).into_iter().map(Cursor::into_segment).collect();
                     self.names = Some(MergedNames::new(inputs));
-                    return Ok(Progress { read, written: None });
+                    return Ok(Progress { read, dropped, written: None });
                 };
                 self.writer().begin_log(id);
-                self.log = Some(OpenLog { id, cursor: 0, next_seq: None, time: TimeUs(0), parts: Vec::new() });
+                let kept = self.reclaim.as_mut().map_or(Kept::From(Seq(0)), |reclaim| reclaim.kept(id));
+                let (time, hole, parts) = (TimeUs(0), Seq(0), Vec::new());
+                self.log = Some(OpenLog { id, cursor: 0, next_seq: None, time, kept, hole, parts });
             }
-            read += self.read_on()?;
+            let (bytes, left_out) = self.read_on()?;
+            (read, dropped) = (read + bytes, dropped + left_out);
         }
-        Ok(Progress { read, written: None })
+        Ok(Progress { read, dropped, written: None })
     }
 
     fn writer(&mut self) -> &mut SegmentWriter {
         self.writer.as_mut().expect("it was not finished")
     }
 
-    /// Takes over the next chunk of the log, or ends it. Gives the bytes read.
-    fn read_on(&mut self) -> Result<u64> {
+    /// Takes over the next chunk of the log, or ends it. Gives the bytes read and the records left out.
+    fn read_on(&mut self) -> Result<(u64, u64)> {
         let log = self.log.as_mut().expect("a log was begun");
         let writer = self.writer.as_mut().expect("it was not finished");
         let Some(cursor) = self.cursors.get_mut(log.cursor) else {
-            self.reading = Some(log.cursor - 1);
-            let (next_seq, changed, record) = merged(log.id, &log.parts, self.first_lsn)?;
-            self.reading = None;
-            writer.end_log(next_seq, changed, record.as_ref())?;
-            self.log = None;
-            return Ok(0);
+            self.end_log()?;
+            return Ok((0, 0));
         };
         if cursor.log() != Some(log.id) {
             log.cursor += 1;
-            return Ok(0);
+            return Ok((0, 0));
         }
         self.reading = Some(log.cursor);
         let (id, mut next_seq, mut time, mut written) = (log.id, log.next_seq, log.time, Ok(()));
+        let (mut first, mut dropped) = (true, 0);
         let (entry, state) = cursor.next(|entry| {
             let body = Entry::decode_trusted(entry.body).map_err(|m| misfit(id, entry.lsn, m.what))?;
-            let creates = matches!(body.kind, Kind::Create | Kind::Fork);
-            if next_seq.is_some_and(|next| if creates { body.seq < next } else { body.seq != next }) {
+            let skips = next_seq.is_some_and(|next| next < body.seq);
+            if next_seq.is_some_and(|next| body.seq < next) || (skips && !first) {
                 return Err(misfit(id, entry.lsn, "an entry whose seq is not its log's next"));
+            }
+            if skips && !matches!(body.kind, Kind::Create | Kind::Fork) {
+                log.hole = body.seq;
             }
             if entry.time < time {
                 return Err(misfit(id, entry.lsn, "an entry that is older than the one before it"));
             }
-            time = entry.time;
-            next_seq = Some(if body.kind == Kind::Record { body.seq.next() } else { body.seq });
-            if written.is_ok() {
+            (first, time) = (false, entry.time);
+            let is_record = body.kind == Kind::Record;
+            next_seq = Some(if is_record { body.seq.next() } else { body.seq });
+            let keep = match &log.kept {
+                Kept::From(seq) => !is_record || *seq <= body.seq,
+                Kept::Nothing(_) => false,
+            };
+            dropped += u64::from(is_record && !keep);
+            if keep && written.is_ok() {
                 written = writer.entry(entry.lsn, entry.time, body.kind, body.seq, entry.body);
             }
             Ok(())
         })?;
+        if entry.is_hollow() && next_seq < Some(entry.next_seq()) {
+            (log.hole, next_seq) = (entry.next_seq(), Some(entry.next_seq()));
+        }
         (log.next_seq, log.time) = (next_seq, time);
         if next_seq != Some(entry.next_seq()) {
             return Err(misfit(id, self.first_lsn, "a chunk that does not hold the seqs that the index says"));
@@ -175,10 +222,32 @@ impl Job {
         written?;
         if entry.is_last() {
             let lsns = cursor.segment().meta();
+            let state = entry.gone().or(state);
             log.parts.push(Part { lsns: lsns.first_lsn..=lsns.last_lsn, last: entry, state });
             log.cursor += 1;
         }
-        Ok(cursor.take_read())
+        Ok((cursor.take_read(), dropped))
+    }
+
+    /// Ends the log in the merged segment.
+    fn end_log(&mut self) -> Result<()> {
+        let log = self.log.take().expect("a log was begun");
+        self.reading = Some(log.cursor - 1);
+        let (next_seq, changed, record) = merged(log.id, &log.parts, self.first_lsn)?;
+        if let Kept::Nothing(state) = &log.kept {
+            self.reading = None;
+            self.gone.add(log.id);
+            let last = history::cursor(&state.timelines, next_seq).timeline;
+            let changed = changed.max(self.first_lsn);
+            return self.writer().end_gone(next_seq, changed, last);
+        }
+        if let Some(reclaim) = self.reclaim.as_ref().filter(|_| log.hole > Seq(0))
+            && reclaim.state(log.id).is_ok_and(|state| !state.life.is_gone() && state.life.trim < log.hole)
+        {
+            return Err(misfit(log.id, changed, "records are missing that its log has not given up"));
+        }
+        self.reading = None;
+        self.writer().end_log(next_seq, changed, record.as_ref())
     }
 
     /// Takes over some names; true once there is none left.
@@ -189,7 +258,11 @@ impl Job {
             let next = names.next();
             self.reading = names.failed;
             let Some(name) = next.transpose()? else { return Ok(true) };
-            writer.name(&name)?;
+            let left_out = self.gone.may_hold(name.1)
+                && self.reclaim.as_ref().is_some_and(|reclaim| reclaim.is_unnamed(name.1, self.last_lsn));
+            if !left_out {
+                writer.name(&name)?;
+            }
         }
         Ok(false)
     }

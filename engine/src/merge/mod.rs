@@ -9,28 +9,38 @@
 //! 3. The inputs are removed. Whoever reads from an older set has them open.
 //!
 //! A merge is done in steps of bounded size on the thread of its own, and a smaller one that becomes due meanwhile goes
-//! first, so that flushes never outrun it. It takes nothing away: every entry of its inputs is in what it writes. An input
-//! that cannot be read is left alone from then on, in its place, and its healthy logs are served from there.
+//! first, so that flushes never outrun it. It leaves out what was deleted or trimmed once the grace is over (`reclaim.rs`);
+//! every other entry of its inputs is in what it writes. An input that cannot be read is left alone from then on, in its
+//! place, and its healthy logs are served from there. A segment of which much may be left out is rewritten alone.
 //!
 //! Invariant: a segment is an input of one merge at most, and stays in the set until that is committed.
 
 mod job;
 mod pick;
+mod reclaim;
 mod state;
 
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
+use crate::index::grace::Grace;
+use crate::index::set::SegmentSet;
 use crate::poison::Poison;
 use crate::sync::Arc;
-use crate::types::SegmentId;
+use crate::segment::Segment;
+use crate::types::{Lsn, SegmentId};
 use job::{Job, Progress};
 use pick::{Due, Sizes};
-use std::collections::BTreeSet;
+use reclaim::Reclaim;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Merges under way at once, each but the last waiting for a smaller one.
 const JOBS_MAX: usize = 4;
+
+/// A segment is rewritten alone once so much of it may be left out.
+const DEAD_SHARE: f64 = 0.3;
 
 /// The merges of a store.
 pub struct Merger {
@@ -42,6 +52,9 @@ pub struct Merger {
     jobs: Vec<Job>,
     /// Segments that could not be read.
     unreadable: BTreeSet<SegmentId>,
+    grace: Arc<Grace>,
+    /// For which cutoff segments were looked at that may be worth rewriting alone.
+    looked: BTreeMap<SegmentId, Lsn>,
     /// The size class whose last merge failed for another reason. What is due there and above is nothing that appends
     /// have to wait for.
     failing: Option<u32>,
@@ -50,9 +63,9 @@ pub struct Merger {
 impl Merger {
     /// The merges of a store with these settings. Nothing is begun.
     #[must_use]
-    pub fn new(catalog: Arc<Catalog>, index: Arc<Index>, poison: Arc<Poison>, config: &Config) -> Self {
+    pub fn new(catalog: Arc<Catalog>, index: Arc<Index>, poison: Arc<Poison>, grace: Arc<Grace>, config: &Config) -> Self {
         let sizes = Sizes { width: config.merge_width, flushed: config.flush_bytes as u64 };
-        Self { catalog, index, poison, sizes, jobs: Vec::new(), unreadable: BTreeSet::new(), failing: None }
+        Self { catalog, index, poison, sizes, jobs: Vec::new(), unreadable: BTreeSet::new(), grace, looked: BTreeMap::new(), failing: None }
     }
 
     /// One step: begins a merge if one is due that goes before the one under way, and does a bounded part of it. True
@@ -71,18 +84,20 @@ impl Merger {
         }
         let Some(job) = self.jobs.last_mut() else { return Ok(false) };
         match job.step(&self.catalog) {
-            Ok(Progress { read, written: None }) => self.index.metrics.merge_read_bytes.add(read),
-            Ok(Progress { read, written: Some(meta) }) => {
-                self.index.metrics.merge_read_bytes.add(read);
+            Ok(Progress { read, dropped, written: None }) => self.count(read, dropped),
+            Ok(Progress { read, dropped, written: Some(meta) }) => {
+                self.count(read, dropped);
                 let job = self.jobs.pop().expect("it was worked on");
                 let (id, bytes) = (meta.id, meta.bytes);
                 self.index.metrics.merge_bytes.add(bytes);
-                if let Err(error) = self.catalog.commit_merge(job.inputs(), meta) {
+                if let Err(error) = self.catalog.commit_merge(job.inputs(), meta, job.cutoff()) {
                     self.catalog.abandon(id);
                     self.failing = Some(job.level());
                     return Err(error);
                 }
                 self.index.metrics.merges.add(1);
+                // What it left is worth another look once the grace is over for more.
+                self.looked.insert(id, job.cutoff().lsn);
                 self.failing = self.failing.filter(|level| job.level() < *level);
             }
             Err(error) => return Err(self.failed(error)),
@@ -123,21 +138,60 @@ impl Merger {
         let due = pick::due(&self.sizes, &bytes);
         let hopeful = due.iter().filter(|due| self.failing.is_none_or(|failing| due.level < failing));
         self.index.set_due_segments(hopeful.map(|due| due.members).sum());
-        let Some(Due { level, range, .. }) = due.into_iter().next() else { return Ok(()) };
+        let Some(Due { level, range, .. }) = due.into_iter().next() else { return self.begin_alone(&set) };
         if self.jobs.len() < JOBS_MAX && self.jobs.last().is_none_or(|job| level < job.level()) {
-            let inputs = set.segments[range].to_vec();
-            match Job::begin(&self.catalog, inputs, level) {
-                Ok(job) => self.jobs.push(job),
-                Err((error, id)) => {
-                    match id.filter(|_| !error.is_shortage()) {
-                        Some(id) => self.set_aside(id, &error),
-                        None => self.failing = Some(level),
-                    }
-                    return Err(error);
-                }
-            }
+            self.begin_job(&set, range, level)?;
         }
         Ok(())
+    }
+
+    fn begin_job(&mut self, set: &SegmentSet, range: Range<usize>, level: u32) -> Result<()> {
+        let inputs = set.segments[range].to_vec();
+        let cutoff = self.grace.cutoff(&set.manifest);
+        let reclaim = Reclaim::new(&self.index, set, cutoff, inputs[0].meta().first_lsn);
+        match Job::begin(&self.catalog, inputs, level, reclaim) {
+            Ok(job) => {
+                self.jobs.push(job);
+                Ok(())
+            }
+            Err((error, id)) => {
+                match id.filter(|_| !error.is_shortage()) {
+                    Some(id) => self.set_aside(id, &error),
+                    None => self.failing = Some(level),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at one segment that was not looked at since the grace was over for more, and begins to rewrite it alone if much
+    /// of it may be left out. Only while nothing else is to be done.
+    fn begin_alone(&mut self, set: &SegmentSet) -> Result<()> {
+        let cutoff = self.grace.cutoff(&set.manifest);
+        self.looked.retain(|id, _| set.segments.iter().any(|segment| segment.meta().id == *id));
+        let is_new = |segment: &Arc<Segment>| {
+            let meta = segment.meta();
+            meta.records > 0
+                && !self.unreadable.contains(&meta.id)
+                && self.looked.get(&meta.id).is_none_or(|looked| *looked < cutoff.lsn)
+        };
+        if !self.jobs.is_empty() || self.failing.is_some() {
+            return Ok(());
+        }
+        let Some(n) = set.segments.iter().position(is_new) else { return Ok(()) };
+        let segment = &set.segments[n];
+        self.looked.insert(segment.meta().id, cutoff.lsn);
+        let Some(mut reclaim) = Reclaim::new(&self.index, set, cutoff, segment.meta().first_lsn) else { return Ok(()) };
+        if reclaim.dead_share(segment).is_ok_and(|share| share >= DEAD_SHARE) {
+            let level = self.sizes.level(segment.meta().bytes);
+            self.begin_job(set, n..n + 1, level)?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, read: u64, dropped: u64) {
+        self.index.metrics.merge_read_bytes.add(read);
+        self.index.metrics.merge_dropped_records.add(dropped);
     }
 
     /// The segment is an input of no merge any more.

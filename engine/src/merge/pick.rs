@@ -18,7 +18,7 @@ pub(super) struct Sizes {
 
 impl Sizes {
     /// The class of a segment. What flushes write lies well within one.
-    fn level(self, bytes: u64) -> u32 {
+    pub(super) fn level(self, bytes: u64) -> u32 {
         let (width, bytes) = (self.width as u64, bytes.max(1));
         let mut least = (self.flushed / 3).max(1);
         let mut level = 8;

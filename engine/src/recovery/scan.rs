@@ -139,6 +139,8 @@ pub struct Facts {
     pub end_timeline: Timeline,
     /// The time of `end`; zero if it cannot be read.
     pub end_time: TimeUs,
+    /// The steady clock when that frame was sealed.
+    pub end_steady: TimeUs,
     /// The highest use of a journal file that is named anywhere.
     pub journal_id_max: JournalId,
     /// The highest frame that anything proves durable.
@@ -283,6 +285,7 @@ impl<'a> Scan<'a> {
             end_flags: 0,
             end_timeline: Timeline::default(),
             end_time: TimeUs::default(),
+            end_steady: TimeUs::default(),
             journal_id_max,
             watermark: flushed.frame,
             watermark_lsn: flushed.last_lsn,
@@ -355,6 +358,7 @@ impl<'a> Scan<'a> {
         self.facts.end_flags = header.flags;
         self.facts.end_timeline = header.timeline;
         self.facts.end_time = header.time;
+        self.facts.end_steady = self.facts.end_steady.max(header.steady);
     }
 
     fn accept(

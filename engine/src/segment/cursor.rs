@@ -101,13 +101,26 @@ impl Cursor {
         &mut self, mut each: impl FnMut(ChunkEntry<'_>) -> Result<()>,
     ) -> Result<(IndexEntry, Option<StateRecord>)> {
         let entry = self.entries[self.at];
+        if !entry.is_hollow() {
+            self.chunk(&entry, &mut each)?;
+        }
+        let state = entry.state_at.map(|at| self.state(&entry, at)).transpose()?;
+        self.at += 1;
+        if self.at == self.entries.len() {
+            self.stripe += 1;
+            self.load()?;
+        }
+        Ok((entry, state))
+    }
+
+    fn chunk(&mut self, entry: &IndexEntry, each: &mut impl FnMut(ChunkEntry<'_>) -> Result<()>) -> Result<()> {
         let named = |e: Error| e.log(entry.log.to_string()).seqs(entry.first_seq.0..entry.next_seq().0);
-        let at = self.piece(&entry).map_err(named)?;
+        let at = self.piece(entry).map_err(named)?;
         let stored = &self.piece[at..at + entry.len as usize];
         let path = &self.segment.view.file.path;
         let wrong =
             |what: &str| named(damaged(path, entry.offset, format!("a chunk of the segment is damaged: {what}")));
-        let expanded = expand(&entry, stored).map_err(|m| wrong(m.what))?;
+        let expanded = expand(entry, stored).map_err(|m| wrong(m.what))?;
         for read in ChunkEntries::new(expanded.as_deref().unwrap_or(stored)) {
             let read = read.map_err(|m| wrong(m.what))?;
             let lsns = &self.segment.view.lsns;
@@ -121,13 +134,7 @@ impl Cursor {
             self.previous = Some((entry.log, read.lsn, read.time));
             each(read)?;
         }
-        let state = entry.state_at.map(|at| self.state(&entry, at)).transpose()?;
-        self.at += 1;
-        if self.at == self.entries.len() {
-            self.stripe += 1;
-            self.load()?;
-        }
-        Ok((entry, state))
+        Ok(())
     }
 
     fn state(&self, entry: &IndexEntry, at: u32) -> Result<StateRecord> {

@@ -70,6 +70,46 @@ pub(super) fn may_contain(body: &[u8], key: u64) -> bool {
     }
 }
 
+/// So many keys become one filter.
+const PART_KEYS: usize = 1 << 20;
+
+/// A set of logs that takes about nine bits for each, and takes a few others for its own.
+#[derive(Default)]
+pub(crate) struct Members {
+    parts: Vec<BinaryFuse8>,
+    /// Those that are not in a filter yet.
+    rest: Vec<u64>,
+}
+
+impl Members {
+    /// Adds a log.
+    pub(crate) fn add(&mut self, log: LogId) {
+        self.rest.push(key_of(log));
+        if self.rest.len() == PART_KEYS {
+            self.seal();
+        }
+    }
+
+    /// To be called once all are added, and before any is asked for.
+    pub(crate) fn seal(&mut self) {
+        let mut keys = std::mem::take(&mut self.rest);
+        keys.sort_unstable();
+        keys.dedup();
+        match BinaryFuse8::try_from(&keys) {
+            _ if keys.is_empty() => {}
+            Ok(filter) => self.parts.push(filter),
+            // As good a set, only larger.
+            Err(_) => self.rest = keys,
+        }
+    }
+
+    /// Whether the log may have been added; certainly if it was.
+    pub(crate) fn may_hold(&self, log: LogId) -> bool {
+        let key = key_of(log);
+        self.rest.binary_search(&key).is_ok() || self.parts.iter().any(|part| xorf::Filter::contains(part, &key))
+    }
+}
+
 /// The finalisation of MurmurHash3 (Appleby), which the published filters hash their keys with.
 fn mix(mut k: u64) -> u64 {
     k ^= k >> 33;

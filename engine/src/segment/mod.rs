@@ -8,6 +8,7 @@
 mod chunk;
 mod compress;
 mod cursor;
+mod ends;
 mod filter;
 mod index;
 mod names;
@@ -29,6 +30,8 @@ pub use crate::format::segment::{IndexEntry, Origin};
 pub use crate::format::state::{Group, StateRecord};
 pub use chunk::Chunk;
 pub use cursor::{Cursor, Names};
+pub use ends::Ends;
+pub(crate) use filter::Members;
 pub use read_back::ReadBack;
 pub use reader::{Run, Segment, last_lsn};
 pub use writer::{Name, SegmentWriter};

@@ -60,6 +60,7 @@ struct Counted {
     entries: u64,
     payload_bytes: u64,
     data_bytes: u64,
+    ends: u64,
 }
 
 struct Check<'a> {
@@ -227,26 +228,27 @@ impl Check<'_> {
         self.previous = Some(*entry);
         if entry.is_last() {
             self.counted.logs += 1;
+            self.counted.ends += u64::from(entry.ends());
             if !self.segment.may_hold(entry.log) {
                 let mut finding = self.finding(number * BLOCK as u64, "the filter denies a log that is in the index");
                 finding.log = Some(entry.log.to_string());
                 self.report(finding);
             }
             if let Some(state_at) = entry.state_at {
-                self.state(at.stripe, entry.log, state_at);
+                self.state(at.stripe, entry.log, state_at, entry.ends());
             }
         }
         self.chunk(at.stripe, entry);
     }
 
-    fn state(&mut self, stripe: usize, log: LogId, at: u32) {
+    fn state(&mut self, stripe: usize, log: LogId, at: u32, ends: bool) {
         let wrong = if self.next_state.is_some_and(|next| next != at) {
             Some("the log's state record is not where the one before ends".to_owned())
         } else {
             match self.segment.state_record(stripe, at) {
-                Ok((_, end)) => {
+                Ok((record, end)) => {
                     self.next_state = Some(end);
-                    None
+                    (record.ends() != ends).then(|| "the index and the log's state record say otherwise of its end".to_owned())
                 }
                 Err(e) => Some(e.message().to_owned()),
             }
@@ -261,6 +263,12 @@ impl Check<'_> {
     }
 
     fn chunk(&mut self, stripe: usize, entry: &IndexEntry) {
+        if entry.is_hollow() {
+            if self.next_offset.is_some_and(|next| next != entry.offset) {
+                self.report_chunk(entry, "an entry without a chunk is not where the next chunk begins");
+            }
+            return;
+        }
         if let Err(what) = self.segment.check_bounds(entry) {
             self.next_offset = None;
             return self.report_chunk(entry, what);
@@ -361,10 +369,11 @@ impl Check<'_> {
             entries: meta.entries,
             payload_bytes: meta.payload_bytes,
             data_bytes: self.segment.footer.data_bytes,
+            ends: meta.ends,
         };
         if self.complete && self.counted != said {
             let finding =
-                self.finding(0, "logs, records, entries or bytes are not as many as the manifest and the footer say");
+                self.finding(0, "logs, records, entries, ends or bytes are not as many as the manifest and the footer say");
             self.report(finding);
         }
         // A wrong digest says nothing new where a part of the file is known to be wrong.

@@ -17,12 +17,12 @@ use crate::format::entry::Kind;
 use crate::format::identity::Identity;
 use crate::format::manifest::SegmentMeta;
 use crate::format::segment::{
-    ENTRIES_PER_BLOCK, FLAG_COMPRESSED, FLAG_CONTROL, FLAG_LAST, Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN,
+    ENTRIES_PER_BLOCK, FLAG_COMPRESSED, FLAG_CONTROL, FLAG_ENDS, FLAG_GONE, FLAG_LAST, Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN,
     Key, NameEntry, Origin, Place, Places, STRIPE_ENTRIES, STRIPE_LEN, STRIPES_PER_BLOCK, Stripe,
 };
 use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
 use crate::io::{Io, OpenMode};
-use crate::types::{BLOCK, LogId, Lsn, SegmentId, Seq, TimeUs};
+use crate::types::{BLOCK, LogId, Lsn, SegmentId, Seq, TimeUs, Timeline};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ const STRIPE_STATE_BYTES: usize = 1 << 20;
 /// A log that was created in a segment: its name, its id, and the LSN of its last creation there.
 pub type Name = (String, LogId, Lsn);
 
-/// Writes one segment. Used in this order: [`Self::begin_log`], [`Self::entry`] at least once, [`Self::end_log`], for
+/// Writes one segment. Used in this order: [`Self::begin_log`], [`Self::entry`], [`Self::end_log`] or [`Self::end_gone`], for
 /// each log; then [`Self::end_logs`], [`Self::name`] for each log created here, and [`Self::finish`]. A caller that breaks the order, or the order of ids, LSNs or seqs, is stopped by an
 /// assertion, since what it would have written could not be read.
 pub struct SegmentWriter {
@@ -152,7 +152,7 @@ impl SegmentWriter {
         assert!(within && log.last_lsn < lsn && log.last_time <= time, "entries come in order, within the segment");
         assert!(body.len() <= CHUNK_PLAIN_BYTES_MAX - CHUNK_OVERHEAD, "an entry fits a chunk");
         let dense = log.next_seq.is_none_or(|next| next == seq);
-        assert!(dense || matches!(kind, Kind::Create | Kind::Fork), "seqs are dense but for a new creation");
+        assert!(dense || log.next_seq < Some(seq), "seqs never go back");
 
         let needed = body.len() + CHUNK_OVERHEAD;
         let is_open = self.chunk.entries > 0;
@@ -247,32 +247,77 @@ impl SegmentWriter {
         self.end_stripe()
     }
 
-    /// Ends the log, whose next seq after its last entry here is `next_seq`. `changed` is the LSN of the last change of
-    /// its state; `record`, where that lies within this segment, is what changed here and where the rest is.
+    /// Ends the log, whose next seq as of this segment is `next_seq`: after its last entry here, or higher if a merge left
+    /// records out; it may have left out all of it. `changed` is the LSN of the last change of its state; `record`, where
+    /// that lies within this segment, is what changed here and where the rest is.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
     pub fn end_log(&mut self, next_seq: Seq, changed: Lsn, record: Option<&StateRecord>) -> Result<()> {
-        assert!(self.chunk.entries > 0, "a log in a segment has an entry there");
-        self.end_chunk()?;
-        let log = self.log.take().expect("a log was begun");
-        let mut last = log.pending.expect("its last chunk was ended");
-        assert_eq!(last.next_seq(), next_seq, "the state is as of the log's last entry here");
+        let mut last = self.last_entry(next_seq)?;
         let here = self.header.first_lsn <= changed;
         assert!(changed <= self.header.last_lsn && here == record.is_some(), "the state is as of this segment");
         last.flags |= FLAG_LAST;
         last.state_lsn = changed;
         if let Some(record) = record {
+            last.flags |= if record.ends() { FLAG_ENDS } else { 0 };
             last.state_at = Some(u32::try_from(self.stripe.state.len()).expect("a stripe's state is bounded"));
             self.scratch.clear();
             record.encode(&mut self.scratch);
             assert!(self.scratch.len() <= STATE_RECORD_BYTES_MAX, "every group of a state is bounded");
             self.stripe.state.put_bytes(&self.scratch);
         }
+        self.put_last(&last);
+        Ok(())
+    }
+
+    /// Ends a log that is gone: none of its entries is kept, but where it ends, `next_seq`, and the timeline of the record
+    /// before that. `changed` is an LSN of the segment under which this is found.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
+    pub fn end_gone(&mut self, next_seq: Seq, changed: Lsn, last: Timeline) -> Result<()> {
+        assert!(self.header.first_lsn <= changed && changed <= self.header.last_lsn, "it is found in this segment");
+        let digest = u64::from(last.counter) | u64::from(last.random) << 32;
+        let entry = self.last_entry(next_seq)?;
+        assert!(entry.is_hollow() && entry.offset == self.out.position(), "nothing is kept of a log that is gone");
+        self.put_last(&IndexEntry { flags: FLAG_LAST | FLAG_GONE, digest, state_lsn: changed, ..entry });
+        Ok(())
+    }
+
+    /// The open log's last index entry: that of its last chunk, or one without a chunk if that does not end at `next_seq`.
+    fn last_entry(&mut self, next_seq: Seq) -> Result<IndexEntry> {
+        if self.chunk.entries > 0 {
+            self.end_chunk()?;
+        }
+        let pending = |writer: &Self| writer.log.as_ref().expect("a log was begun").pending;
+        if let Some(last) = pending(self).filter(|last| last.next_seq() == next_seq) {
+            return Ok(last);
+        }
+        self.room_in_stripe()?;
+        if let Some(before) = pending(self) {
+            assert!(before.next_seq() < next_seq, "the log ends behind its last entry here");
+            self.stripe.index.put(&before.encode());
+        }
+        Ok(IndexEntry {
+            log: self.log.as_ref().expect("a log was begun").id,
+            first_seq: next_seq,
+            records: 0,
+            flags: 0,
+            offset: self.out.position(),
+            len: 0,
+            digest: 0,
+            state_at: None,
+            state_lsn: Lsn(0),
+        })
+    }
+
+    fn put_last(&mut self, last: &IndexEntry) {
         self.stripe.index.put(&last.encode());
         self.totals.logs += 1;
-        self.previous_log = Some(log.id);
-        Ok(())
+        self.totals.ends += u64::from(last.ends());
+        self.previous_log = Some(last.log);
+        self.log = None;
     }
 
     /// Writes what is behind the stripe's chunks.
@@ -349,6 +394,7 @@ impl SegmentWriter {
             records: self.totals.records,
             entries: self.totals.entries,
             payload_bytes: self.totals.payload_bytes,
+            ends: self.totals.ends,
             places,
             data_bytes: self.data_bytes,
             meta_bytes: meta.len() as u64,

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Features;
 use crate::format::frame::FrameRef;
 use crate::format::identity::{self, Identity};
-use crate::format::manifest::{Manifest, TimelineCause, TimelineStart};
+use crate::format::manifest::{Manifest, Mark, TimelineCause, TimelineStart};
 use crate::io::{Io, OpenMode};
 use crate::journal::names;
 use crate::journal::ring::Ring;
@@ -59,6 +59,9 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
         next_segment: SegmentId(1),
         next_journal: JournalId(1),
         flushed: FrameRef::default(),
+        steady: identity.created,
+        cutoff: Mark::default(),
+        marks: Vec::new(),
         timelines: vec![TimelineStart {
             timeline,
             parent: Timeline::default(),

@@ -37,6 +37,8 @@ mod tests_merge;
 #[cfg(test)]
 mod tests_open;
 #[cfg(test)]
+mod tests_reclaim;
+#[cfg(test)]
 mod tests_stop;
 
 pub use listing::LogInfo;

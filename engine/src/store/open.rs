@@ -12,7 +12,7 @@ use super::lock;
 use super::report::RecoveryReport;
 use super::{Core, End};
 use crate::catalog::{Catalog, CatalogParts};
-use crate::clock::Clock;
+use crate::clock::{Clock, Steady};
 use crate::commit::append::Appender;
 use crate::commit::committer::{Committer, Shared, Start};
 use crate::commit::lane::Lane;
@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::flush::{Flusher, FlusherParts};
 use crate::format::identity;
 use crate::format::manifest::{TimelineCause, TimelineStart};
+use crate::index::grace::Grace;
 use crate::io::{File, Io, OpenMode};
 use crate::journal::Journal;
 use crate::journal::ring::{Place, Ring, RingFile};
@@ -65,17 +66,20 @@ pub(super) fn open(
     let journal = Journal::new(ring, end, end_time, loaded.manifest.version);
     let poison = Arc::new(Poison::default());
     let timeline = timeline(&mut loaded, &*io, &*clock)?;
+    let stamped = loaded.facts.end_steady.max(loaded.manifest.steady);
+    let grace = Arc::new(Grace::new(Steady::from(Arc::clone(&clock), stamped), config.grace));
     let flush_asked = Arc::new(AtomicBool::new(false));
     let catalog = Arc::new(Catalog::new(CatalogParts {
         io: Arc::clone(&io),
         dir: dir.to_owned(),
         index: Arc::clone(&loaded.index),
         journal: Arc::clone(&journal),
+        grace: Arc::clone(&grace),
         poison: Arc::clone(&poison),
         timelines: loaded.timelines.clone(),
         next_segment: repair::next_segment(&*io, dir, &loaded.manifest)?,
     }));
-    let merger = Merger::new(Arc::clone(&catalog), Arc::clone(&loaded.index), Arc::clone(&poison), config);
+    let merger = Merger::new(Arc::clone(&catalog), Arc::clone(&loaded.index), Arc::clone(&poison), Arc::clone(&grace), config);
     let mut flusher = Flusher::new(FlusherParts {
         catalog,
         index: Arc::clone(&loaded.index),
@@ -91,6 +95,7 @@ pub(super) fn open(
     let shared = Shared {
         io: Arc::clone(&io),
         clock: Arc::clone(&clock),
+        grace: Arc::clone(&grace),
         index: Arc::clone(&loaded.index),
         journal: Arc::clone(&journal),
         lane: Arc::clone(&lane),
@@ -115,6 +120,7 @@ pub(super) fn open(
         waker: committer.waker(),
         pressure: Arc::new(Pressure { asked: Arc::clone(&flush_asked), signal: Arc::clone(&flush_signal) }),
         journal_file_bytes: frame_max as u64 * 4,
+        grace,
         throttle: Throttle::new(Arc::clone(&loaded.index), Arc::clone(&clock), config.merge_width),
         when_full: config.when_full,
         timeline,

@@ -10,7 +10,8 @@ use crate::error::{ErrorKind, Result};
 use crate::io::mem::MemIo;
 use crate::io::{AlignedBuf, Completion, Done, File, Io, IoQueue, Op, Wake};
 use crate::read::ReadLimit;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::types::TimeUs;
 use std::any::Any;
 use std::io;
 use std::path::Path;
@@ -139,6 +140,26 @@ pub(super) fn small() -> Config {
         // An idle frame would come when the machine is slow, and be another operation to count.
         idle_frame_after: Duration::from_secs(3600),
         ..Config::small()
+    }
+}
+
+/// A clock that stands still unless it is moved by hand, in seconds.
+#[derive(Clone, Default)]
+pub(super) struct Hand(Arc<AtomicU64>);
+
+impl Hand {
+    pub(super) fn pass(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Hand {
+    fn wall(&self) -> TimeUs {
+        TimeUs(self.0.load(Ordering::SeqCst) * 1_000_000)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::SeqCst))
     }
 }
 

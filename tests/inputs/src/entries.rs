@@ -25,7 +25,7 @@ pub fn entry(data: &[u8]) {
         }
         2 => same(Create::decode(rest).map(|create| create.encode()), rest),
         3 => same(ForkOf::decode(rest).map(|fork| fork.encode()), rest),
-        4 => same(entry::decode_trim(rest).map(entry::trim_payload), rest),
+        4 => same(entry::decode_first_kept(rest).map(entry::first_kept_payload), rest),
         _ => {
             let mut reader = Reader::new(rest);
             let Ok(list) = entry::get_timelines(&mut reader) else { return };

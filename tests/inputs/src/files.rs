@@ -140,7 +140,7 @@ fn payload(payload: &[u8]) {
         match entry.kind {
             Kind::Create => drop(Create::decode(entry.payload)),
             Kind::Fork => drop(ForkOf::decode(entry.payload)),
-            Kind::Trim => drop(entry::decode_trim(entry.payload)),
+            Kind::Trim => drop(entry::decode_first_kept(entry.payload)),
             _ => {}
         }
         while batches.len() <= raw.batch as usize {

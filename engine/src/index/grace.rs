@@ -1,0 +1,123 @@
+//! The grace: for how long what was given up is kept.
+//!
+//! What was deleted or trimmed can be taken back, and looked at as it was, for the time of the grace; afterwards merges
+//! need not keep it. How long ago an LSN was written follows from the marks in the manifest: by which time of the steady
+//! clock everything up to some LSN was written.
+//!
+//! Invariants: a cutoff never goes back, not over a restart with another grace either, since merges may have acted on it; a
+//! deletion that a cutoff covers is never taken back, which is decided under the log's lock.
+
+use crate::clock::Steady;
+use crate::format::manifest::{MARKS_MAX, Manifest, Mark};
+use crate::types::{Lsn, TimeUs};
+use std::time::Duration;
+
+/// So many marks lie within the grace: what waits for its end waits for this part of it longer at most.
+const MARKS_PER_GRACE: u64 = 32;
+const _: () = assert!((MARKS_PER_GRACE as usize + 2) * 2 < MARKS_MAX);
+
+/// The grace of an open store.
+pub struct Grace {
+    steady: Steady,
+    period_us: u64,
+}
+
+impl Grace {
+    /// What is given up is kept for `period` of the steady clock.
+    #[must_use]
+    pub fn new(steady: Steady, period: Duration) -> Self {
+        Self { steady, period_us: u64::try_from(period.as_micros()).unwrap_or(u64::MAX) }
+    }
+
+    /// The steady clock.
+    #[must_use]
+    pub fn now(&self) -> TimeUs {
+        self.steady.now()
+    }
+
+    /// What the grace is over for: deletions and trims up to that LSN, and what expired up to that time.
+    #[must_use]
+    pub fn cutoff(&self, manifest: &Manifest) -> Mark {
+        let time = TimeUs(self.now().0.saturating_sub(self.period_us));
+        // What the version says of itself is a mark as well.
+        let newest = Mark { lsn: manifest.flushed.last_lsn, time: manifest.steady };
+        let over = manifest.marks.iter().chain([&newest]).rev().find(|mark| mark.time <= time);
+        let lsn = over.map_or(Lsn(0), |mark| mark.lsn);
+        Mark { lsn: lsn.max(manifest.cutoff.lsn), time: time.max(manifest.cutoff.time) }
+    }
+
+    /// To be called with what is about to become a new version of the manifest, before it names what is flushed now: keeps
+    /// as a mark what the version before says of itself, if that is needed, and lets go of marks that nobody asks for.
+    pub fn mark(&self, manifest: &mut Manifest) {
+        let (now, before) = (self.now(), Mark { lsn: manifest.flushed.last_lsn, time: manifest.steady });
+        let over = self.cutoff(manifest).lsn;
+        manifest.marks.retain(|mark| mark.lsn >= over);
+        let last = manifest.marks.last().copied().unwrap_or_default();
+        let far = last.time.0.saturating_add(self.period_us / MARKS_PER_GRACE) <= before.time.0;
+        // What a merge may have been told must be told again.
+        let is_over = before.lsn == over;
+        if before.lsn > last.lsn && (far || is_over) && manifest.marks.len() < MARKS_MAX {
+            manifest.marks.push(before);
+        }
+        manifest.steady = manifest.steady.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::format::manifest::tests::sample;
+    use crate::sync::{Arc, AtomicU64, Ordering};
+
+    #[derive(Default)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn wall(&self) -> TimeUs {
+            TimeUs(0)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn a_cutoff_is_never_early_never_goes_back_and_comes_within_a_part_of_the_grace() {
+        const GRACE: u64 = 3200;
+        let clock = Arc::new(Hand::default());
+        let base = TimeUs(1_000_000_000);
+        let grace = Grace::new(Steady::from(clock.clone(), base), Duration::from_secs(GRACE));
+        let mut manifest = Manifest { steady: base, cutoff: Mark::default(), marks: Vec::new(), ..sample() };
+        manifest.flushed.last_lsn = Lsn(0);
+        // An LSN a second, flushed now and then, with a long rest in the middle.
+        let (mut now, mut told, mut most) = (0u64, Lsn(0), 0);
+        for step in 0..4000u64 {
+            now += match step {
+                2000 => 20 * GRACE,
+                _ => 1 + step * 7919 % 40,
+            };
+            clock.0.store(now, Ordering::Relaxed);
+            for flush in [false, true] {
+                if flush && step % 3 == 0 {
+                    grace.mark(&mut manifest);
+                    manifest.flushed.last_lsn = Lsn(now);
+                }
+                let cutoff = grace.cutoff(&manifest).lsn;
+                assert!(cutoff.0 + GRACE <= now || cutoff == Lsn(0), "at {now}: {cutoff}");
+                assert!(told <= cutoff, "at {now}: {cutoff} after {told}");
+                if now > 2 * GRACE && step % 2000 > 500 {
+                    assert!(cutoff.0 + GRACE + GRACE / 16 + 200 >= now, "at {now}: {cutoff} is late");
+                }
+                told = cutoff;
+            }
+            most = most.max(manifest.marks.len());
+        }
+        assert!(most <= 40, "{most} marks");
+        // With a longer grace what a merge may have acted on stands.
+        manifest.cutoff.lsn = told;
+        let longer = Grace::new(Steady::from(clock, base), Duration::from_secs(9 * GRACE));
+        assert_eq!(longer.cutoff(&manifest).lsn, told);
+    }
+}

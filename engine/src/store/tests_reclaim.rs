@@ -1,0 +1,377 @@
+//! What merges give back, and what they must not: trimmed, deleted, taken back, created again and forked logs, before and
+//! after the grace.
+
+use super::testing::{DIR, Hand};
+use super::{Steps, Store};
+use crate::config::Config;
+use crate::error::{ErrorKind, Result};
+use crate::io::mem::MemIo;
+use crate::read::ReadLimit;
+use crate::sync::Arc;
+
+use crate::types::{Cursor, Position};
+use crate::{Ack, Batch, LogBatch, Receipt};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
+const GRACE: u64 = 1000;
+
+struct World {
+    io: MemIo,
+    clock: Hand,
+    store: Store,
+    steps: Steps,
+}
+
+fn config() -> Config {
+    Config {
+        journal_file_bytes: 4 << 20,
+        memory_pool_bytes: 8 << 20,
+        flush_bytes: 4 << 20,
+        merge_width: 3,
+        grace: Duration::from_secs(GRACE),
+        ..Config::small()
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let (io, clock) = (MemIo::new(), Hand::default());
+        clock.pass(1_000_000_000);
+        Store::create_on(Arc::new(io.clone()), Arc::new(clock.clone()), Path::new(DIR), &config())
+            .expect("an empty disk");
+        let (store, steps) = opened(&io, &clock);
+        Self { io, clock, store, steps }
+    }
+
+    fn reopen(self) -> Self {
+        let Self { io, clock, store, steps } = self;
+        steps.close().expect("clean");
+        drop(store);
+        assert_eq!(crate::verify(Arc::new(io.clone()), Path::new(DIR), &mut |_, _| {}).expect("readable"), []);
+        let (store, steps) = opened(&io, &clock);
+        Self { io, clock, store, steps }
+    }
+
+    fn put<'a>(&mut self, log: &'a str, make: impl FnOnce(&mut LogBatch<'a>)) -> Result<Receipt> {
+        let mut batch = Batch::new();
+        make(batch.log(log));
+        self.append(batch)
+    }
+
+    fn append(&mut self, batch: Batch<'_>) -> Result<Receipt> {
+        let ack = self.store.append(batch)?;
+        self.answer(&ack)
+    }
+
+    fn answer(&mut self, ack: &Ack) -> Result<Receipt> {
+        loop {
+            if let Some(answer) = ack.try_get() {
+                return answer;
+            }
+            assert!(self.steps.commit().expect("a sound disk"), "nothing moves");
+        }
+    }
+
+    fn flush(&mut self) {
+        self.store.flush().expect("asked");
+        self.steps.flush().expect("a sound disk");
+    }
+
+    fn merge(&mut self) {
+        while self.steps.merge().expect("a sound disk") {}
+    }
+
+    /// Lets the grace of everything so far pass, and merges.
+    fn outwait(&mut self) {
+        self.flush();
+        self.clock.pass(GRACE + GRACE / 8);
+        self.merge();
+    }
+
+    fn records(&self, log: &str) -> Result<Vec<Vec<u8>>> {
+        let first = self.store.info(log)?.first_seq;
+        Ok(self.store.read(log, first, ALL)?.records.into_iter().map(|record| record.payload).collect())
+    }
+}
+
+fn opened(io: &MemIo, clock: &Hand) -> (Store, Steps) {
+    Store::open_stepped(Arc::new(io.clone()), Arc::new(clock.clone()), Path::new(DIR), config()).expect("a store")
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize, salt: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&salt.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn name(n: u64) -> String {
+    format!("users/{n}/log")
+}
+
+/// Fills 40 logs of 4 records, in two segments.
+fn filled() -> World {
+    let mut world = World::new();
+    for round in 0..2 {
+        for log in 0..40 {
+            let (name, a, b) = (name(log), noise(9000, 4 * log + 2 * round), noise(9000, 4 * log + 2 * round + 1));
+            world.put(&name, |log| _ = log.create_if_missing().record(&a).record(&b)).expect("durable");
+        }
+        world.flush();
+    }
+    world
+}
+
+#[test]
+fn what_is_deleted_is_kept_for_the_grace_and_then_given_back() {
+    let mut world = filled();
+    let full = world.store.stats().segment_bytes;
+    let old_head: Cursor = world.store.read(&name(0), 0, ALL).expect("there").next;
+    for log in (0..40).step_by(2) {
+        world.put(&name(log), |log| _ = log.delete()).expect("durable");
+    }
+    world.flush();
+    world.clock.pass(GRACE - 1);
+    world.merge();
+    assert_eq!(world.store.stats().dropped_records, 0, "the grace is not over");
+    // Taken back in time, wholly.
+    world.put(&name(38), |log| _ = log.undelete()).expect("in time");
+    world.outwait();
+    let stats = world.store.stats();
+    assert_eq!(stats.dropped_records, 19 * 4);
+    assert!(stats.segment_bytes * 10 < full * 6, "{} of {full} bytes are left", stats.segment_bytes);
+    for again in 0..2 {
+        for log in 0..40 {
+            let name = name(log);
+            if log % 2 == 1 || log == 38 {
+                let records = world.records(&name).expect("alive");
+                assert_eq!(records, (0..4).map(|n| noise(9000, 4 * log + n)).collect::<Vec<_>>(), "{name}");
+                continue;
+            }
+            assert!(world.store.info(&name).expect("where it ended is known").deleted);
+            assert_eq!(world.store.read(&name, 0, ALL).expect_err("deleted").kind(), ErrorKind::Deleted);
+            let error = world.put(&name, |log| _ = log.undelete()).expect_err("too late");
+            assert_eq!(error.kind(), ErrorKind::Deleted);
+            let error = world.put(&name, |log| _ = log.record(b"late")).expect_err("deleted");
+            assert_eq!(error.kind(), ErrorKind::Deleted);
+        }
+        assert_eq!(world.store.list("", None, 100).expect("listed").len(), 21);
+        world = world.reopen();
+        world.outwait();
+        assert_eq!(world.store.stats().dropped_records, 0, "once more, {again}");
+    }
+    // A log in its place goes on behind it, and no cursor into what is gone is taken for one into it.
+    let receipt = world.put(&name(0), |log| _ = log.create_with(b"new").record(b"anew")).expect("created");
+    assert_eq!(receipt.logs[0].first_seq, 5);
+    for _ in 0..2 {
+        let read = |position: Position| world.store.read(&name(0), position, ALL).map(|page| page.records.len());
+        let kinds = [ErrorKind::Trimmed, ErrorKind::Rewound];
+        assert!(kinds.contains(&read(old_head.into()).expect_err("it is gone").kind()));
+        assert_eq!(world.store.info(&name(0)).expect("there").first_seq, 5);
+        assert_eq!(world.records(&name(0)).expect("there"), [b"anew"]);
+        world.outwait();
+        world = world.reopen();
+    }
+    assert_eq!(world.store.list("", None, 100).expect("listed").len(), 22);
+}
+
+#[test]
+fn a_grace_that_is_made_longer_takes_nothing_back() {
+    let mut world = filled();
+    world.put(&name(0), |log| _ = log.delete()).expect("durable");
+    for log in 1..30 {
+        world.put(&name(log), |log| _ = log.delete()).expect("durable");
+    }
+    world.outwait();
+    assert!(world.store.stats().dropped_records > 0);
+    let World { io, clock, store, steps } = world;
+    steps.close().expect("clean");
+    drop(store);
+    let longer = Config { grace: Duration::from_secs(100 * GRACE), ..config() };
+    let (store, steps) =
+        Store::open_stepped(Arc::new(io.clone()), Arc::new(clock.clone()), Path::new(DIR), longer).expect("a store");
+    let mut world = World { io, clock, store, steps };
+    for log in 0..30 {
+        let error = world.put(&name(log), |log| _ = log.undelete()).expect_err("it is gone");
+        assert_eq!(error.kind(), ErrorKind::Deleted);
+    }
+}
+
+#[test]
+fn what_is_trimmed_is_given_back_and_the_rest_reads_on() {
+    let mut world = filled();
+    let full = world.store.stats().segment_bytes;
+    for log in 0..40 {
+        world.put(&name(log), |log| _ = log.trim(3)).expect("durable");
+    }
+    world.outwait();
+    let stats = world.store.stats();
+    assert_eq!(stats.dropped_records, 40 * 3);
+    assert!(stats.segment_bytes * 2 < full, "{} of {full} bytes are left", stats.segment_bytes);
+    for round in 0..6 {
+        for log in 0..40 {
+            let records = world.records(&name(log)).expect("alive");
+            assert_eq!(records[0], noise(9000, 4 * log + 3));
+            assert_eq!(records.len() as u64, 1 + round);
+            let error = world.store.read(&name(log), 2, ALL).expect_err("trimmed");
+            assert_eq!(error.kind(), ErrorKind::Trimmed);
+            let more = noise(300, round);
+            world.put(&name(log), |log| _ = log.record(&more)).expect("durable");
+        }
+        world.outwait();
+        world = world.reopen();
+    }
+    // All of a log, its end included.
+    for log in 0..40 {
+        world.put(&name(log), |log| _ = log.trim(10)).expect("durable");
+    }
+    world.outwait();
+    world = world.reopen();
+    for log in 0..40 {
+        assert_eq!(world.records(&name(log)).expect("alive"), [] as [Vec<u8>; 0]);
+        let receipt = world.put(&name(log), |log| _ = log.record(b"next")).expect("durable");
+        assert_eq!(receipt.logs[0].first_seq, 10);
+    }
+}
+
+#[test]
+fn a_fork_keeps_what_it_reads_of_its_parent() {
+    let mut world = filled();
+    for log in 0..20 {
+        let child = format!("{}/child", name(log));
+        let parent = name(log);
+        world.put(&child, |log| _ = log.fork(&parent, 3)).expect("durable");
+        let grandchild = format!("{}/grandchild", name(log));
+        let at = if log % 2 == 0 { 2 } else { 3 };
+        world.put(&grandchild, |log| _ = log.fork(&child, at)).expect("durable");
+    }
+    for log in 0..40 {
+        world.put(&name(log), |log| _ = log.delete()).expect("durable");
+        if log < 20 {
+            world.put(&format!("{}/child", name(log)), |log| _ = log.delete()).expect("durable");
+        }
+    }
+    world.outwait();
+    assert_eq!(world.store.stats().dropped_records, 20 * 4, "of those that nobody forked");
+    world = world.reopen();
+    for log in 0..20 {
+        let records = world.records(&format!("{}/grandchild", name(log))).expect("alive");
+        let want = if log % 2 == 0 { 2 } else { 3 };
+        assert_eq!(records, (0..want).map(|n| noise(9000, 4 * log + n)).collect::<Vec<_>>(), "log {log}");
+    }
+}
+
+#[test]
+fn a_batch_does_not_fork_a_log_that_it_changes() {
+    let mut world = filled();
+    let mut batch = Batch::new();
+    batch.log("child").fork("users/1/log", 2);
+    batch.log("users/1/log").record(b"more");
+    assert_eq!(world.append(batch).expect_err("two batches are needed").kind(), ErrorKind::Invalid);
+    // Two forks of one log are one pin.
+    let mut batch = Batch::new();
+    batch.log("a").fork("users/1/log", 2);
+    batch.log("b").fork("users/1/log", 4);
+    world.append(batch).expect("durable");
+}
+
+/// A small generator: the same numbers each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// What a log must be: its records that are kept by seq, its next seq, and when it was deleted.
+#[derive(Clone, Default)]
+struct Model {
+    records: BTreeMap<u64, Vec<u8>>,
+    next: u64,
+    deleted: Option<u64>,
+}
+
+#[test]
+fn logs_live_and_end_by_chance_and_nothing_is_lost_or_comes_back() {
+    for seed in 0..12 {
+        by_chance(seed);
+    }
+}
+
+fn by_chance(seed: u64) {
+    let (mut world, mut numbers) = (World::new(), Numbers(seed));
+    let mut model: BTreeMap<String, Model> = BTreeMap::new();
+    let (mut now, mut undeleted, mut refused) = (0, 0, 0);
+    for step in 0..900 {
+        let name = name(numbers.below(15));
+        let log = model.entry(name.clone()).or_default();
+        let payload = noise(20 + numbers.below(400) as usize, step);
+        match (log.next, log.deleted, numbers.below(20)) {
+            (0, None, _) => {
+                world.put(&name, |log| _ = log.create().record(&payload)).expect("durable");
+                log.records.insert(0, payload);
+                log.next = 1;
+            }
+            (_, None, 0) => {
+                world.put(&name, |log| _ = log.delete()).expect("durable");
+                log.deleted = Some(now);
+            }
+            (next, None, 1 | 2) => {
+                let kept = next - numbers.below(next + 1).min(3);
+                world.put(&name, |log| _ = log.trim(kept)).expect("durable");
+                log.records.retain(|seq, _| *seq >= kept);
+            }
+            (next, None, _) => {
+                let receipt = world.put(&name, |log| _ = log.record(&payload)).expect("durable");
+                assert_eq!(receipt.logs[0].first_seq, next);
+                log.records.insert(next, payload);
+                log.next += 1;
+            }
+            (_, Some(at), 0..=4) => match world.put(&name, |log| _ = log.undelete()) {
+                Ok(_) => (log.deleted, undeleted) = (None, undeleted + 1),
+                Err(error) => {
+                    assert!(error.kind() == ErrorKind::Deleted && at + GRACE <= now, "{error} at {now}, since {at}");
+                    refused += 1;
+                }
+            },
+            (next, Some(_), 5..=7) => {
+                let receipt = world.put(&name, |log| _ = log.create().record(&payload)).expect("durable");
+                assert_eq!(receipt.logs[0].first_seq, next + 1);
+                *log = Model { records: BTreeMap::from([(next + 1, payload)]), next: next + 2, deleted: None };
+            }
+            _ => {}
+        }
+        match numbers.below(12) {
+            0 => world.flush(),
+            1 => (0..numbers.below(4)).for_each(|_| _ = world.steps.merge().expect("a sound disk")),
+            2 => {
+                let passed = numbers.below(GRACE / 3);
+                world.clock.pass(passed);
+                now += passed;
+            }
+            3 if step % 5 == 0 => world = world.reopen(),
+            _ => {}
+        }
+        if step % 50 == 49 {
+            world.merge();
+            for (name, log) in &model {
+                match world.records(name) {
+                    Ok(records) => {
+                        assert!(log.deleted.is_none(), "{name} came back at step {step}");
+                        assert!(records.iter().eq(log.records.values()), "{name} at step {step}");
+                    }
+                    Err(error) => {
+                        let kind = if log.next == 0 { ErrorKind::NotFound } else { ErrorKind::Deleted };
+                        assert!(error.kind() == kind && (log.next == 0 || log.deleted.is_some()), "{name}: {error}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(undeleted > 0 && refused > 0, "{undeleted} taken back, {refused} refused");
+}
