@@ -123,26 +123,14 @@ impl Listing {
         }
         let names = self.logs.keys().chain(found.logs.keys());
         names
-            .filter(|name| self.shown(name) != self.shown_of(found, name))
+            .filter(|name| self.shown(self, name) != self.shown(found, name))
             .map(|name| self.differing(found, name))
             .next()
     }
 
-    fn shown(&self, name: &str) -> Option<Log> {
-        self.shown_of(self, name)
-    }
-
-    /// What counts of a log of `of`: where it was forgotten, nothing of a deleted one, and the timelines from the record before
-    /// the first one kept on.
-    fn shown_of(&self, of: &Self, name: &str) -> Option<Log> {
-        let mut log = of.logs.get(name).cloned()?;
-        if self.forgotten.contains(name) {
-            let before = log.first.saturating_sub(1);
-            let past = log.timelines.iter().rposition(|(_, first)| *first <= before).unwrap_or(0);
-            log.timelines.drain(..past);
-            log.timelines.iter_mut().for_each(|(_, first)| *first = before.max(*first));
-        }
-        Some(log).filter(|log| !(log.deleted && self.forgotten.contains(name)))
+    /// What counts of a log of `of`: of one that was forgotten, nothing unless it was created again.
+    fn shown<'a>(&self, of: &'a Self, name: &str) -> Option<&'a Log> {
+        of.logs.get(name).filter(|log| !(log.deleted && self.forgotten.contains(name)))
     }
 
     fn differing(&self, found: &Self, name: &str) -> String {

@@ -177,18 +177,18 @@ impl Told {
 
     /// The grace is over for all that was deleted so far: what nobody forked may be gone.
     pub fn outwaited(&mut self) {
-        for (name, log) in self.logs.iter_mut().filter(|(_, log)| log.shown.deleted && !log.pinned) {
-            (log.over, log.fork) = (true, None);
-            let before = log.shown.next.saturating_sub(1);
-            log.shown.timelines = log.shown.timelines.last().map(|(last, _)| (*last, before)).into_iter().collect();
-            self.forgotten.insert(name.clone());
+        for (name, log) in self.logs.iter_mut().filter(|(_, log)| log.shown.deleted) {
+            log.over = true;
+            if !log.pinned {
+                self.forgotten.insert(name.clone());
+            }
         }
     }
 
     /// What must be found.
     #[must_use]
     pub fn listing(&self) -> Listing {
-        let logs = self.logs.iter().filter(|(_, log)| !log.over).map(|(name, log)| {
+        let logs = self.logs.iter().filter(|(_, log)| !log.over || log.pinned).map(|(name, log)| {
             let mut shown = log.shown.clone();
             if !shown.deleted {
                 shown.records = log.records.range(shown.first..).map(|(_, record)| record.clone()).collect();
@@ -208,6 +208,10 @@ impl Log {
             Op::Create(metadata) => {
                 self.over = false;
                 if shown.deleted {
+                    if !self.pinned {
+                        self.fork = None;
+                    }
+                    self.forget();
                     // The skipped seq is never used for anything, and counts as written now.
                     self.written_by(timeline);
                     self.shown.next += 1;
@@ -238,6 +242,13 @@ impl Log {
             Op::Undelete => shown.deleted = false,
             Op::Metadata(metadata) => shown.metadata = listing::text(metadata),
         }
+    }
+
+    /// Of the timelines, only the last record's is of any use.
+    fn forget(&mut self) {
+        let shown = &mut self.shown;
+        let before = shown.next.saturating_sub(1);
+        shown.timelines = shown.timelines.last().map(|(last, first)| (*last, before.max(*first))).into_iter().collect();
     }
 
     fn begin(&mut self, lsn: u64) {

@@ -417,6 +417,15 @@ impl State {
                 self.changed.producers = entry.lsn;
             }
             self.producers.clear();
+            // Of what was before, only who wrote the last of it, and what forks of it read.
+            if let Some((last, first)) = self.timelines.pop() {
+                self.timelines = vec![(last, first.max(old_next - 1))];
+                self.written = self.written.split_off(&(old_next - 1));
+                self.changed.timelines = entry.lsn;
+            }
+            if self.pinned == 0 {
+                self.fork = None;
+            }
             self.written_by(entry.timeline, old_next, entry.lsn);
             (self.next, self.trim) = (old_next + 1, old_next + 1);
             self.cuts.push((self.deleted, self.trim));

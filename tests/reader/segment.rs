@@ -227,8 +227,8 @@ fn check_order(file: &str, stripes: &[Stripe]) -> Result<()> {
     Ok(())
 }
 
-/// Entries of the index without a chunk stand in merged segments alone, each for the whole of its log there. A merged
-/// one has a cutoff.
+/// Entries of the index without a chunk stand in merged segments alone, each last of its log there; that of a log that is
+/// gone for the whole of it. A merged segment has a cutoff.
 fn check_chunkless(file: &str, stripes: &[Stripe], meta: &SegmentMeta, cutoff: Option<u64>) -> Result<()> {
     let (merged, cutoff) = (cutoff.is_some(), cutoff.unwrap_or(0));
     let mut before = None;
@@ -240,7 +240,7 @@ fn check_chunkless(file: &str, stripes: &[Stripe], meta: &SegmentMeta, cutoff: O
         let changed_here = (meta.first_lsn..=meta.last_lsn.min(cutoff)).contains(&chunk.changed);
         let right = match (chunk.len, chunk.gone) {
             (0, true) => merged && alone && plain && of_gone && changed_here,
-            (0, false) => merged && alone && plain && chunk.digest == 0,
+            (0, false) => merged && chunk.last && plain && chunk.digest == 0,
             (_, gone) => !gone,
         };
         if !right {

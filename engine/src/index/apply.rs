@@ -7,6 +7,7 @@ use crate::format::state::{Issued, LogState, Phase, Producers};
 use crate::format::{Decoded, Malformed};
 use crate::limits::{PRODUCER_WINDOW, TIMELINES_PER_LOG_MAX};
 use crate::types::{Lsn, Seq, TimeUs, Timeline};
+use std::sync::Arc;
 
 /// Where an entry stands in the order of all.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,14 @@ pub fn apply_record(state: &mut LogState, seq: Seq, stamp: Stamp) -> Decoded<()>
 
 fn create(state: &mut LogState, create: Create<'_>, next_seq: Seq, stamp: Stamp) {
     if state.life.phase == Phase::Deleted {
+        // Of what was before, only who wrote the last record, and what forks of it read: it is as if it were gone.
+        if let Some((last, first)) = state.timelines.last().copied() {
+            state.timelines = Arc::new([(last, first.max(Seq(state.next_seq.0.saturating_sub(1))))]);
+            state.changed.timelines = stamp.lsn;
+        }
+        if state.life.pinned.is_none() {
+            state.life.fork = None;
+        }
         // The skipped seq counts as written by the present timeline, so that a cursor at the old head is invalid.
         note_timeline(state, state.next_seq, stamp);
         state.life.trim = next_seq;
@@ -95,7 +104,6 @@ fn create(state: &mut LogState, create: Create<'_>, next_seq: Seq, stamp: Stamp)
     state.life.closed = false;
     state.life.deleted_at = TimeUs(0);
     state.life.tag.clear();
-    // The fork stays: the log itself is trimmed past it, but logs that were forked from it still read through it.
     if *state.name != *create.name {
         state.name = create.name.into();
     }
