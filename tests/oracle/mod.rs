@@ -18,6 +18,7 @@ pub use model::{Answer, Creation, Log, Part, Phase, Producer, Refusal, State, Th
 use everlog::ErrorKind;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::rc::Rc;
 
 /// A promise that was not kept, in words.
 #[derive(Debug, PartialEq, Eq)]
@@ -166,6 +167,23 @@ impl Oracle {
         self.floor = self.floor.max(told);
         self.settle();
         Ok(())
+    }
+
+    /// The grace of all that was deleted so far may be over. From here on nobody may ask for such a log to be taken back but
+    /// who knows that it is too late; nobody may send it what a producer numbered unless it creates it anew.
+    ///
+    /// Panics if the fate of a batch is open.
+    pub fn age(&mut self) {
+        assert_eq!(self.open(), 0, "nothing is under way");
+        // What is answered and pending nevertheless changed nothing.
+        let pending = self.pending.iter_mut().map(|pending| &mut pending.after);
+        let history = self.history.iter_mut().map(|(_, state)| state);
+        let states = std::iter::once(&mut self.settled).chain(pending).chain(history);
+        for log in states.flat_map(State::values_mut) {
+            if log.phase == Phase::Deleted && !log.aged {
+                Rc::make_mut(log).aged = true;
+            }
+        }
     }
 
     fn settle(&mut self) {

@@ -155,6 +155,9 @@ pub struct Log {
     pub metadata: Vec<u8>,
     /// Its tag.
     pub tag: Vec<u8>,
+    /// It was deleted, and the grace may be over: only where it ended is certain to be known, and by asking for it to be
+    /// taken back one learns whether it was in time. See [`super::Oracle::age`].
+    pub aged: bool,
     /// Its producers, by id.
     pub producers: BTreeMap<Vec<u8>, Producer>,
     /// The records from `base` on, `base` being the trim point of the last creation.
@@ -245,6 +248,9 @@ fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, Error
         (None, Phase::Absent) => return Err(ErrorKind::NotFound),
         (None, Phase::Deleted) if !undeletes => return Err(ErrorKind::Deleted),
         _ => {}
+    }
+    if undeletes && log.phase == Phase::Deleted && log.aged {
+        return Err(ErrorKind::Deleted);
     }
     if part.expect_next.is_some_and(|seq| seq != log.next) {
         return Err(ErrorKind::Condition);
@@ -438,6 +444,9 @@ fn check_log(log: &Log, shown: Option<&Shown>) -> Option<String> {
         return Some(format!("it is {phase:?}, expected {:?}", log.phase));
     }
     let shown = shown.filter(|_| phase != Phase::Absent)?;
+    if log.aged {
+        return (shown.next != log.next).then(|| format!("it ended at {}, expected {}", shown.next, log.next));
+    }
     let (expected, got) = ((log.trim, log.next, log.closed), (shown.first, shown.next, shown.closed));
     if expected != got {
         return Some(format!("first seq, next seq and closed are {got:?}, expected {expected:?}"));

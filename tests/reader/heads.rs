@@ -195,15 +195,8 @@ fn read_manifest(file: &str, all: &[u8], version: u64, identity: &Identity) -> R
         for sum in &mut sums {
             *sum = bytes.u64()?;
         }
-        let meta = SegmentMeta {
-            id,
-            bytes: len,
-            first_lsn,
-            last_lsn,
-            sums,
-            ends: bytes.u64()?,
-            digest: bytes.array()?,
-        };
+        let meta =
+            SegmentMeta { id, bytes: len, first_lsn, last_lsn, sums, ends: bytes.u64()?, digest: bytes.array()? };
         let behind = segments.last().is_none_or(|before| before.last_lsn < first_lsn);
         if !behind || first_lsn > last_lsn || id >= next_segment || last_lsn > flushed.last_lsn {
             return Err(bytes.wrong("a segment overlaps another one, or what is not flushed, or has a new id"));

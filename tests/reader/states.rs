@@ -192,7 +192,8 @@ impl Checking<'_> {
             lsn if lsn >= self.segment.first_lsn => (1, None),
             lsn => (2, self.covering(lsn)),
         };
-        if !self.state.gone && !(unknown && mark == 1) {
+        let taken_over = self.state.gone || (unknown && mark == 1);
+        if !taken_over {
             let found = (mark, self.covering(before));
             self.same(&format!("the mark of the group {what}, and the segment that has it"), &expected, &found)?;
         }

@@ -21,6 +21,8 @@ pub struct Traffic {
     /// What producers sent, newest last.
     sent: Vec<Part>,
     made: u64,
+    /// Whether the grace of aged logs is over for certain.
+    pub outwaited: bool,
 }
 
 impl Traffic {
@@ -29,7 +31,7 @@ impl Traffic {
     pub fn new(mut rng: Rng) -> Self {
         let count = rng.between(1, 7);
         let logs = (0..count).map(|i| format!("users/u{}/c{i}", i % 3)).collect();
-        Self { rng, logs, sent: Vec::new(), made: 0 }
+        Self { rng, logs, sent: Vec::new(), made: 0, outwaited: false }
     }
 
     /// From here on what they do follows from `rng`.
@@ -89,6 +91,7 @@ impl Traffic {
         if let [part] = &mut parts[..]
             && !part.records.is_empty()
             && self.rng.chance(40)
+            && (part.create.is_some() || state.get(&part.log).is_none_or(|log| !log.aged))
         {
             self.number(part, state.get(&part.log).map(|log| &**log));
         }
@@ -106,6 +109,9 @@ impl Traffic {
     #[must_use]
     pub fn repeatable(&self, state: &State, part: &Part) -> bool {
         let Some((id, epoch, number)) = &part.producer else { return true };
+        if state.get(&part.log).is_some_and(|log| log.aged) {
+            return false;
+        }
         let known = state.get(&part.log).and_then(|log| log.producers.get(id));
         known.is_none_or(|known| known.epoch != *epoch || *number >= known.oldest())
     }
@@ -124,7 +130,8 @@ impl Traffic {
                 part.create = Some(Creation::IfMissing);
                 part.records = self.records(1, room);
             }
-            (Phase::Deleted, 60..75) | (Phase::Live, 10..11) => part.then = Some(Then::Undelete),
+            (Phase::Deleted, 60..75) if !log.aged || self.outwaited => part.then = Some(Then::Undelete),
+            (Phase::Live, 10..11) => part.then = Some(Then::Undelete),
             (Phase::Live, 11..17) => part.then = Some(Then::Trim(log.trim + self.rng.below(log.next - log.trim + 1))),
             (Phase::Live, 17..21) => part.then = Some(Then::Delete),
             (Phase::Live, 21..25) => part.then = Some(Then::Metadata(self.word(200))),

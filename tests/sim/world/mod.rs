@@ -34,6 +34,8 @@ use std::time::Duration;
 
 /// Passes after which a store that still owes an answer is stuck.
 const PATIENCE: usize = 400;
+/// For how long deletions can be taken back: longer than a world lasts, unless it waits for it.
+const GRACE: Duration = Duration::from_secs(600);
 /// Attempts after which a store that does not open will not.
 const OPENINGS: usize = 10;
 
@@ -214,6 +216,7 @@ impl World {
             memory_pool_bytes: 2 * flush_bytes + self.rng.between(32, 128) as usize * 1024,
             flush_bytes,
             merge_width: self.rng.between(2, 5) as usize,
+            grace: GRACE,
             in_flight: self.rng.between(in_flight.start, in_flight.end) as usize,
             heads_max: self.rng.between(1, 9) as usize,
             when_full: WhenFull::Reject,
@@ -273,6 +276,8 @@ impl World {
     /// after a lie.
     fn open(&mut self, disturbed: bool) -> Result<Option<Running>, Violation> {
         self.ended_at = self.disk.ops();
+        // The steady clock goes on from the last stamp on disk, so that the grace may not be over yet.
+        self.traffic.outwaited = false;
         for attempt in 0.. {
             if disturbed && self.is_left_to_chance() && attempt < 4 {
                 if self.rng.chance(35) {

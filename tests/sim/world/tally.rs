@@ -29,6 +29,10 @@ pub struct Tally {
     pub flushes: u64,
     /// Merges that were committed.
     pub merges: u64,
+    /// Times that a grace was waited for, and was over for certain.
+    pub outwaited: u64,
+    /// Records that merges left out.
+    pub dropped: u64,
     /// Operations that were made to fail.
     pub failed: u64,
     /// Operations refused for want of room or descriptors.
@@ -74,5 +78,8 @@ impl Tally {
         self.lies += lies;
         self.named += named;
         self.rolled_back += rolled_back;
+        let Self { outwaited, dropped, .. } = other;
+        self.outwaited += outwaited;
+        self.dropped += dropped;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every answer goes before the oracle, and none is expected that an excuse covers.
 
-use super::{PATIENCE, Running, Told, World, violation, words};
+use super::{GRACE, PATIENCE, Running, Scenario, Told, World, violation, words};
 use crate::oracle::{Part, Violation};
 use everlog::{Batch, Error, ErrorKind, ReadLimit, Store};
 use std::time::Duration;
@@ -41,12 +41,41 @@ impl World {
             72..80 => self.flush(running),
             80..85 => self.merge(running),
             85..94 => self.read_something(&running.store),
-            94..98 => {
+            94..97 => {
                 self.clock.advance(Duration::from_millis(self.rng.below(25)));
                 Ok(())
             }
+            99 if self.rng.chance(50) => self.outwait(running),
             _ => self.settle(running),
         }
+    }
+
+    /// Lets the grace pass of all that was deleted or trimmed, and merges. Whether it is over is certain only if all of
+    /// that had been flushed; and not tried where a disk that lies may bring it back.
+    fn outwait(&mut self, running: &mut Running) -> Result<(), Violation> {
+        self.settle(running)?;
+        let lies = matches!(self.plan.scenario, Scenario::Lost | Scenario::Misdirected | Scenario::Stale);
+        if lies || self.disk.crashed().is_some() || self.poisoned || !self.waiting.is_empty() {
+            return Ok(());
+        }
+        let asked = running.store.flush().is_ok();
+        let result = running.steps.flush();
+        self.collect(&running.store)?;
+        self.sound(result, "a pass of the flusher")?;
+        self.look_at_latch(&running.store)?;
+        if self.oracle.open() > 0 || self.disk.crashed().is_some() {
+            return Ok(());
+        }
+        self.clock.advance(GRACE + GRACE / 8);
+        self.oracle.age();
+        self.traffic.outwaited = asked && running.store.stats().memtable_bytes == 0;
+        self.tally.outwaited += u64::from(self.traffic.outwaited);
+        for _ in 0..self.rng.below(30) {
+            if self.disk.crashed().is_none() {
+                self.merge(running)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn append(&mut self, store: &Store, parts: &[Part]) -> Result<(), Violation> {
@@ -129,10 +158,12 @@ impl World {
 
     /// A step of a merge. One that has stopped at a file that cannot be read leaves it alone from then on.
     fn merge(&mut self, running: &mut Running) -> Result<(), Violation> {
-        let before = running.store.stats().merges;
+        let before = running.store.stats();
         let result = running.steps.merge();
         self.sound(result, "a step of a merge")?;
-        self.tally.merges += running.store.stats().merges - before;
+        let after = running.store.stats();
+        self.tally.merges += after.merges - before.merges;
+        self.tally.dropped += after.dropped_records - before.dropped_records;
         Ok(())
     }
 
