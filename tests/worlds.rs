@@ -35,7 +35,17 @@ mod simulated {
     #[test]
     fn no_crash_takes_what_was_acknowledged_or_leaves_what_was_not_whole() {
         scenario(Scenario::Crash, |t| {
-            vec![t.acknowledged, t.refused, t.kept, t.lost, t.power_losses, t.in_recovery, t.merges, t.outwaited, t.dropped]
+            vec![
+                t.acknowledged,
+                t.refused,
+                t.kept,
+                t.lost,
+                t.power_losses,
+                t.in_recovery,
+                t.merges,
+                t.outwaited,
+                t.dropped,
+            ]
         });
     }
 

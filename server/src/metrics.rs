@@ -138,7 +138,7 @@ impl Collector for Engine {
 
 type Figure = (&'static str, &'static str, Option<Unit>, u64);
 
-fn counters(stats: &Stats) -> [Figure; 14] {
+fn counters(stats: &Stats) -> [Figure; 15] {
     [
         ("payload", "Payload bytes that became durable", Some(Unit::Bytes), stats.payload_bytes),
         ("records", "Records that became durable", None, stats.records),
@@ -148,6 +148,12 @@ fn counters(stats: &Stats) -> [Figure; 14] {
         ("flush_failures", "Passes of the flush that failed and are tried again", None, stats.flush_failures),
         ("merges", "Merges of segments", None, stats.merges),
         ("merge_failures", "Steps of merges that failed and are tried again", None, stats.merge_failures),
+        (
+            "dropped_records",
+            "Records given back: deleted or trimmed for longer than the grace",
+            None,
+            stats.dropped_records,
+        ),
         ("manifests", "Manifest versions committed", None, stats.manifests),
         ("segment_rewrites", "Segments written anew since they did not read back", None, stats.segment_rewrites),
         (

@@ -169,7 +169,8 @@ impl Appender {
         for (log, parent) in batch.logs.iter().zip(parents) {
             if let (Some(parent), LogOp::Fork { parent: name, .. }) = (parent, log.ops[0]) {
                 let inner = self.index.resolve(parent, Some(name))?;
-                bytes += (inner.staged.timelines.len() + 1) * TIMELINE_BYTES + inner.staged.metadata.len() + 4 + PIN_BYTES;
+                bytes +=
+                    (inner.staged.timelines.len() + 1) * TIMELINE_BYTES + inner.staged.metadata.len() + 4 + PIN_BYTES;
             }
         }
         let batch_bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
@@ -405,7 +406,8 @@ fn pins(
         let state = &guards[&parent.id].staged;
         let (kept, life) = (state.life.trim, &state.life);
         let reads_it = life.fork.is_none_or(|(_, forked_at)| forked_at < fork.seq);
-        let is_pinned = life.pinned.is_some_and(|from| from <= kept) || pins.iter().any(|(slot, _)| slot.id == parent.id);
+        let is_pinned =
+            life.pinned.is_some_and(|from| from <= kept) || pins.iter().any(|(slot, _)| slot.id == parent.id);
         if reads_it && !is_pinned {
             let payload = first_kept_payload(kept).into();
             let pin = Planned { kind: Kind::Pin, seq: state.next_seq, payload, producer: None, tag: None };

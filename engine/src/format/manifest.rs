@@ -122,9 +122,8 @@ impl Manifest {
     pub fn encode(&self) -> Vec<u8> {
         assert!(in_order(&self.segments), "a manifest's segments are in the order of their LSNs and do not overlap");
         assert!(self.marks.len() <= MARKS_MAX, "marks are thinned out");
-        let lists = self.marks.len() * MARK_LEN
-            + self.timelines.len() * TIMELINE_LEN
-            + self.segments.len() * SEGMENT_META_LEN;
+        let lists =
+            self.marks.len() * MARK_LEN + self.timelines.len() * TIMELINE_LEN + self.segments.len() * SEGMENT_META_LEN;
         let mut out = Vec::with_capacity(FIXED_LEN + lists + DIGEST_LEN);
         out.put(MAGIC);
         put(&mut out, u64::from(FORMAT_VERSION));

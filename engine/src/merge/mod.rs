@@ -27,8 +27,8 @@ use crate::index::Index;
 use crate::index::grace::Grace;
 use crate::index::set::SegmentSet;
 use crate::poison::Poison;
-use crate::sync::Arc;
 use crate::segment::Segment;
+use crate::sync::Arc;
 use crate::types::{Lsn, SegmentId};
 use job::{Job, Progress};
 use pick::{Due, Sizes};
@@ -63,9 +63,21 @@ pub struct Merger {
 impl Merger {
     /// The merges of a store with these settings. Nothing is begun.
     #[must_use]
-    pub fn new(catalog: Arc<Catalog>, index: Arc<Index>, poison: Arc<Poison>, grace: Arc<Grace>, config: &Config) -> Self {
+    pub fn new(
+        catalog: Arc<Catalog>, index: Arc<Index>, poison: Arc<Poison>, grace: Arc<Grace>, config: &Config,
+    ) -> Self {
         let sizes = Sizes { width: config.merge_width, flushed: config.flush_bytes as u64 };
-        Self { catalog, index, poison, sizes, jobs: Vec::new(), unreadable: BTreeSet::new(), grace, looked: BTreeMap::new(), failing: None }
+        Self {
+            catalog,
+            index,
+            poison,
+            sizes,
+            jobs: Vec::new(),
+            unreadable: BTreeSet::new(),
+            grace,
+            looked: BTreeMap::new(),
+            failing: None,
+        }
     }
 
     /// One step: begins a merge if one is due that goes before the one under way, and does a bounded part of it. True

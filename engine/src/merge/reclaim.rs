@@ -116,9 +116,7 @@ impl Reclaim {
     /// Whether the name of a log of which nothing may have been kept goes as well, from a merge that ends with `last`: the log
     /// is gone, or was created again since and is named where it was. A name too many does no harm.
     pub(super) fn is_unnamed(&self, log: LogId, last: Lsn) -> bool {
-        self.state(log).is_ok_and(|state| {
-            state.life.created > last || matches!(self.look(log), Ok(Kept::Nothing(_)))
-        })
+        self.state(log).is_ok_and(|state| state.life.created > last || matches!(self.look(log), Ok(Kept::Nothing(_))))
     }
 
     /// The part of the segment's chunks, by their bytes, that a merge would leave out, as a sample of them tells.

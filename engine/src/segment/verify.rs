@@ -248,7 +248,8 @@ impl Check<'_> {
             match self.segment.state_record(stripe, at) {
                 Ok((record, end)) => {
                     self.next_state = Some(end);
-                    (record.ends() != ends).then(|| "the index and the log's state record say otherwise of its end".to_owned())
+                    (record.ends() != ends)
+                        .then(|| "the index and the log's state record say otherwise of its end".to_owned())
                 }
                 Err(e) => Some(e.message().to_owned()),
             }
@@ -372,8 +373,8 @@ impl Check<'_> {
             ends: meta.ends,
         };
         if self.complete && self.counted != said {
-            let finding =
-                self.finding(0, "logs, records, entries, ends or bytes are not as many as the manifest and the footer say");
+            let finding = self
+                .finding(0, "logs, records, entries, ends or bytes are not as many as the manifest and the footer say");
             self.report(finding);
         }
         // A wrong digest says nothing new where a part of the file is known to be wrong.

@@ -17,8 +17,8 @@ use crate::format::entry::Kind;
 use crate::format::identity::Identity;
 use crate::format::manifest::SegmentMeta;
 use crate::format::segment::{
-    ENTRIES_PER_BLOCK, FLAG_COMPRESSED, FLAG_CONTROL, FLAG_ENDS, FLAG_GONE, FLAG_LAST, Footer, Header, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN,
-    Key, NameEntry, Origin, Place, Places, STRIPE_ENTRIES, STRIPE_LEN, STRIPES_PER_BLOCK, Stripe,
+    ENTRIES_PER_BLOCK, FLAG_COMPRESSED, FLAG_CONTROL, FLAG_ENDS, FLAG_GONE, FLAG_LAST, Footer, Header, INDEX_ENTRY_LEN,
+    IndexEntry, KEY_LEN, Key, NameEntry, Origin, Place, Places, STRIPE_ENTRIES, STRIPE_LEN, STRIPES_PER_BLOCK, Stripe,
 };
 use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
 use crate::io::{Io, OpenMode};

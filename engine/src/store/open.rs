@@ -79,7 +79,8 @@ pub(super) fn open(
         timelines: loaded.timelines.clone(),
         next_segment: repair::next_segment(&*io, dir, &loaded.manifest)?,
     }));
-    let merger = Merger::new(Arc::clone(&catalog), Arc::clone(&loaded.index), Arc::clone(&poison), Arc::clone(&grace), config);
+    let merger =
+        Merger::new(Arc::clone(&catalog), Arc::clone(&loaded.index), Arc::clone(&poison), Arc::clone(&grace), config);
     let mut flusher = Flusher::new(FlusherParts {
         catalog,
         index: Arc::clone(&loaded.index),

@@ -69,16 +69,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let config = args.common.config();
     Store::create(&args.common.data, &config)?;
     let store = Store::open(&args.common.data, config)?;
-    let mut filler = Filler::new(args, &store);
+    let settings = Settings { logs: args.logs, records_per_log: args.records_per_log, bytes: args.record_bytes };
+    let mut filler = Filler::new(settings, &store);
     let start = Instant::now();
     match args.order {
-        Order::Rounds => {
-            for round in 0..args.records_per_log {
-                for log in 0..args.logs {
-                    filler.append(log, round, 1)?;
-                }
-            }
-        }
+        Order::Rounds => filler.rounds()?,
         Order::ByLog => {
             for log in 0..args.logs {
                 for first in (0..args.records_per_log).step_by(RECORDS_PER_APPEND as usize) {
@@ -112,12 +107,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is filled in.
+#[derive(Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) logs: u64,
+    pub(super) records_per_log: u64,
+    /// Of a record.
+    pub(super) bytes: usize,
+}
+
 /// Appends, and notes when each tenth of the logs existed.
-struct Filler<'a> {
+pub(super) struct Filler<'a> {
     store: &'a Store,
+    settings: Settings,
     payloads: Payloads,
     random: Random,
-    logs: u64,
     under_way: VecDeque<(bool, Ack)>,
     created: u64,
     tenths: Vec<(u64, Instant)>,
@@ -126,18 +130,28 @@ struct Filler<'a> {
 }
 
 impl<'a> Filler<'a> {
-    fn new(args: &Args, store: &'a Store) -> Self {
+    pub(super) fn new(settings: Settings, store: &'a Store) -> Self {
         Self {
             store,
-            payloads: Payloads::new(args.record_bytes),
+            settings,
+            payloads: Payloads::new(settings.bytes),
             random: Random::new(1),
-            logs: args.logs,
             under_way: VecDeque::with_capacity(UNDER_WAY),
             created: 0,
             tenths: Vec::with_capacity(10),
             appended: 0,
-            progress: Progress::new("filling", args.logs * args.records_per_log),
+            progress: Progress::new("filling", settings.logs * settings.records_per_log),
         }
+    }
+
+    /// One record for each log in turn, as often as each is to have records.
+    pub(super) fn rounds(&mut self) -> Result<(), Failure> {
+        for round in 0..self.settings.records_per_log {
+            for log in 0..self.settings.logs {
+                self.append(log, round, 1)?;
+            }
+        }
+        self.settle(0)
     }
 
     /// Appends `records` records to a log, whose first one creates it.
@@ -174,7 +188,7 @@ impl<'a> Filler<'a> {
             };
             if creates {
                 self.created += 1;
-                if self.created == self.logs * (self.tenths.len() as u64 + 1) / 10 {
+                if self.created == self.settings.logs * (self.tenths.len() as u64 + 1) / 10 {
                     self.tenths.push((self.created, Instant::now()));
                 }
             }

@@ -10,6 +10,7 @@ mod open;
 mod payload;
 mod process;
 mod read;
+mod reclaim;
 
 use std::path::PathBuf;
 
@@ -32,6 +33,9 @@ pub enum Command {
     /// Read logs chosen at random, each of them wholly, with nothing of them in the page cache
     #[command(after_help = "Example:\n  everlog bench read --data ./scratch --sample 1000 --json")]
     Read(read::Args),
+    /// Create a store, delete half of its logs, and see what comes back of the disk after the grace
+    #[command(after_help = reclaim::EXAMPLES)]
+    Reclaim(reclaim::Args),
     /// Append to streams of a running server, over HTTP
     #[command(after_help = http::EXAMPLES)]
     Http(http::Args),
@@ -43,6 +47,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Fill(args) => fill::run(args),
         Command::Open(args) => open::run(args),
         Command::Read(args) => read::run(args),
+        Command::Reclaim(args) => reclaim::run(args),
         Command::Http(args) => http::run(args),
     }
 }
