@@ -104,6 +104,8 @@ pub struct Log {
     /// The LSN of its last entry.
     pub last: u64,
     pub forked_at: Option<u64>,
+    /// A fork of it pinned it.
+    pub pinned: bool,
     /// All that a reader of it was ever able to see, and for a fork what it took over from its parent.
     pub records: BTreeMap<u64, Rc<Record>>,
     pub producers: BTreeMap<&'static [u8], Producer>,
@@ -206,6 +208,10 @@ impl Log {
 
     fn create(&mut self, metadata: &[u8], lsn: u64, timeline: Timeline) {
         if self.phase == Phase::Deleted {
+            // Of what was before, forks alone see anything; the log knows who wrote the last of it.
+            let before = self.next.saturating_sub(1);
+            self.timelines = self.timelines.last().map(|(last, first)| (*last, before.max(*first))).into_iter().collect();
+            self.forked_at = self.forked_at.filter(|_| self.pinned);
             // The seq behind the old head has no record, and counts as written now.
             self.written_by(timeline, self.next);
             self.next += 1;
@@ -252,21 +258,44 @@ impl Map {
         if let Some(kind) = parts.iter().find_map(malformed) {
             return (Err(kind), self.clone());
         }
+        let forks_another_part = |part: &Part| match part.does[0] {
+            Do::Fork { parent, .. } => parts.iter().any(|other| other.log == parent && other.log != part.log),
+            _ => false,
+        };
+        if parts.iter().any(forks_another_part) {
+            return (Err(ErrorKind::Invalid), self.clone());
+        }
         let verdicts: Vec<Verdict> = parts.iter().map(|part| self.judge(part)).collect();
         if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Repeated(_))) {
             let answers = verdicts.into_iter().zip(parts).map(|(verdict, part)| self.repeat(verdict, part));
             return (answers.collect(), self.clone());
         }
         let mut after = self.clone();
-        let mut answers = Vec::new();
+        let (mut answers, mut forks) = (Vec::new(), Vec::new());
         for (verdict, part) in verdicts.into_iter().zip(parts) {
             match verdict {
-                Verdict::Go(does) => answers.push(self.carry_out(&mut after, part, &does)),
+                Verdict::Go(does) => {
+                    answers.push(self.carry_out(&mut after, part, &does));
+                    forks.extend(does.iter().filter_map(|what| match what {
+                        Do::Fork { parent, at } => Some((*parent, *at)),
+                        _ => None,
+                    }));
+                }
                 Verdict::Refused(kind) => return (Err(kind), self.clone()),
                 Verdict::Repeated(_) => unreachable!("looked for just now"),
             }
         }
+        forks.into_iter().for_each(|(parent, at)| after.pin(parent, at));
         (Ok(answers), after)
+    }
+
+    /// The log that is forked at a seq is pinned, unless it is already, or another one is read there, which is.
+    fn pin(&mut self, parent: &'static str, at: u64) {
+        let log = Rc::make_mut(self.logs.get_mut(parent).expect("what is forked is there"));
+        if !log.pinned && log.forked_at.is_none_or(|forked_at| forked_at < at) {
+            self.lsn += 1;
+            (log.pinned, log.last) = (true, self.lsn);
+        }
     }
 
     fn judge(&self, part: &Part) -> Verdict {
