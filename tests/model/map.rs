@@ -210,7 +210,8 @@ impl Log {
         if self.phase == Phase::Deleted {
             // Of what was before, forks alone see anything; the log knows who wrote the last of it.
             let before = self.next.saturating_sub(1);
-            self.timelines = self.timelines.last().map(|(last, first)| (*last, before.max(*first))).into_iter().collect();
+            self.timelines =
+                self.timelines.last().map(|(last, first)| (*last, before.max(*first))).into_iter().collect();
             self.forked_at = self.forked_at.filter(|_| self.pinned);
             // The seq behind the old head has no record, and counts as written now.
             self.written_by(timeline, self.next);

@@ -9,6 +9,7 @@
 
 use crate::clock::Steady;
 use crate::format::manifest::{MARKS_MAX, Manifest, Mark};
+use crate::sync::{AtomicU64, Ordering};
 use crate::types::{Lsn, TimeUs};
 use std::time::Duration;
 
@@ -20,13 +21,17 @@ const _: () = assert!((MARKS_PER_GRACE as usize + 2) * 2 < MARKS_MAX);
 pub struct Grace {
     steady: Steady,
     period_us: u64,
+    /// The greatest cutoff that anybody was told, LSN and time: what was decided by an older version of the manifest stands.
+    /// Both are put there with SeqCst, and order against the locks of the logs that are decided on.
+    told: (AtomicU64, AtomicU64),
 }
 
 impl Grace {
     /// What is given up is kept for `period` of the steady clock.
     #[must_use]
     pub fn new(steady: Steady, period: Duration) -> Self {
-        Self { steady, period_us: u64::try_from(period.as_micros()).unwrap_or(u64::MAX) }
+        let period_us = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
+        Self { steady, period_us, told: Default::default() }
     }
 
     /// The steady clock.
@@ -38,12 +43,14 @@ impl Grace {
     /// What the grace is over for: deletions and trims up to that LSN, and what expired up to that time.
     #[must_use]
     pub fn cutoff(&self, manifest: &Manifest) -> Mark {
-        let time = TimeUs(self.now().0.saturating_sub(self.period_us));
+        let time = TimeUs(self.now().0.saturating_sub(self.period_us)).max(manifest.cutoff.time);
         // What the version says of itself is a mark as well.
         let newest = Mark { lsn: manifest.flushed.last_lsn, time: manifest.steady };
-        let over = manifest.marks.iter().chain([&newest]).rev().find(|mark| mark.time <= time);
+        let over = manifest.marks.iter().chain([&newest]).rev().find(|mark| TimeUs(0) < mark.time && mark.time <= time);
         let lsn = over.map_or(Lsn(0), |mark| mark.lsn);
-        Mark { lsn: lsn.max(manifest.cutoff.lsn), time: time.max(manifest.cutoff.time) }
+        let lsn = lsn.max(manifest.cutoff.lsn);
+        let before = (self.told.0.fetch_max(lsn.0, Ordering::SeqCst), self.told.1.fetch_max(time.0, Ordering::SeqCst));
+        Mark { lsn: lsn.max(Lsn(before.0)), time: time.max(TimeUs(before.1)) }
     }
 
     /// To be called with what is about to become a new version of the manifest, before it names what is flushed now: keeps
@@ -68,7 +75,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::format::manifest::tests::sample;
-    use crate::sync::{Arc, AtomicU64, Ordering};
+    use crate::sync::Arc;
 
     #[derive(Default)]
     struct Hand(AtomicU64);

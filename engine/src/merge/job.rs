@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, Kind};
 use crate::format::manifest::{Mark, SegmentMeta};
+use crate::format::state::Phase;
 use crate::index::history;
 use crate::segment::{Cursor, Members, Name, Names, Origin, Segment, SegmentWriter};
 use crate::sync::Arc;
@@ -242,7 +243,7 @@ impl Job {
             return self.writer().end_gone(next_seq, changed, last);
         }
         if let Some(reclaim) = self.reclaim.as_ref().filter(|_| log.hole > Seq(0))
-            && reclaim.state(log.id).is_ok_and(|state| !state.life.is_gone() && state.life.trim < log.hole)
+            && reclaim.state(log.id).is_ok_and(|state| state.life.phase == Phase::Live && state.life.trim < log.hole)
         {
             return Err(misfit(log.id, changed, "records are missing that its log has not given up"));
         }

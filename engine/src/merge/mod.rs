@@ -91,10 +91,7 @@ impl Merger {
         let begun = self.begin();
         self.index.set_merges_under_way(self.jobs.len());
         // A larger one under way goes on; whatever hinders this one is told once there is nothing else to do.
-        if self.jobs.is_empty() {
-            begun?;
-        }
-        let Some(job) = self.jobs.last_mut() else { return Ok(false) };
+        let Some(job) = self.jobs.last_mut() else { return begun };
         match job.step(&self.catalog) {
             Ok(Progress { read, dropped, written: None }) => self.count(read, dropped),
             Ok(Progress { read, dropped, written: Some(meta) }) => {
@@ -104,7 +101,7 @@ impl Merger {
                 self.index.metrics.merge_bytes.add(bytes);
                 if let Err(error) = self.catalog.commit_merge(job.inputs(), meta, job.cutoff()) {
                     self.catalog.abandon(id);
-                    self.failing = Some(job.level());
+                    self.note_failure(&job);
                     return Err(error);
                 }
                 self.index.metrics.merges.add(1);
@@ -124,12 +121,20 @@ impl Merger {
         }
     }
 
+    /// A merge failed that may succeed another time. A segment that was to be rewritten alone is looked at again.
+    fn note_failure(&mut self, job: &Job) {
+        match job.inputs() {
+            [alone] => _ = self.looked.remove(alone),
+            _ => self.failing = Some(job.level()),
+        }
+    }
+
     fn failed(&mut self, error: Error) -> Error {
         let job = self.jobs.pop().expect("it was worked on");
         // A file that cannot be read stays so; what is wanting may come back.
         let input = job.unreadable().filter(|_| !error.is_shortage() && !self.poison.is_set());
         if input.is_none() {
-            self.failing = Some(job.level());
+            self.note_failure(&job);
         }
         job.abandon(&self.catalog);
         if let Some(id) = input {
@@ -141,8 +146,8 @@ impl Merger {
         error
     }
 
-    /// Begins the smallest merge that is due, if it goes before those under way.
-    fn begin(&mut self) -> Result<()> {
+    /// Begins the smallest merge that is due, if it goes before those under way. True if anything was done.
+    fn begin(&mut self) -> Result<bool> {
         let set = self.index.set();
         let taken: BTreeSet<_> = self.jobs.iter().flat_map(Job::inputs).chain(&self.unreadable).copied().collect();
         let bytes: Vec<_> =
@@ -154,11 +159,12 @@ impl Merger {
         if self.jobs.len() < JOBS_MAX && self.jobs.last().is_none_or(|job| level < job.level()) {
             self.begin_job(&set, range, level)?;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn begin_job(&mut self, set: &SegmentSet, range: Range<usize>, level: u32) -> Result<()> {
         let inputs = set.segments[range].to_vec();
+        let (first, segments) = (inputs[0].meta().id, inputs.len());
         let cutoff = self.grace.cutoff(&set.manifest);
         let reclaim = Reclaim::new(&self.index, set, cutoff, inputs[0].meta().first_lsn);
         match Job::begin(&self.catalog, inputs, level, reclaim) {
@@ -169,6 +175,7 @@ impl Merger {
             Err((error, id)) => {
                 match id.filter(|_| !error.is_shortage()) {
                     Some(id) => self.set_aside(id, &error),
+                    None if segments == 1 => _ = self.looked.remove(&first),
                     None => self.failing = Some(level),
                 }
                 Err(error)
@@ -177,28 +184,30 @@ impl Merger {
     }
 
     /// Looks at one segment that was not looked at since the grace was over for more, and begins to rewrite it alone if much
-    /// of it may be left out. Only while nothing else is to be done.
-    fn begin_alone(&mut self, set: &SegmentSet) -> Result<()> {
+    /// of it may be left out. Only while nothing else is to be done. True if there was one to look at.
+    fn begin_alone(&mut self, set: &SegmentSet) -> Result<bool> {
         let cutoff = self.grace.cutoff(&set.manifest);
         self.looked.retain(|id, _| set.segments.iter().any(|segment| segment.meta().id == *id));
         let is_new = |segment: &Arc<Segment>| {
             let meta = segment.meta();
-            meta.records > 0
+            meta.entries > 0
                 && !self.unreadable.contains(&meta.id)
                 && self.looked.get(&meta.id).is_none_or(|looked| *looked < cutoff.lsn)
         };
-        if !self.jobs.is_empty() || self.failing.is_some() {
-            return Ok(());
+        if !self.jobs.is_empty() || cutoff.lsn == Lsn(0) {
+            return Ok(false);
         }
-        let Some(n) = set.segments.iter().position(is_new) else { return Ok(()) };
+        let Some(n) = set.segments.iter().position(is_new) else { return Ok(false) };
         let segment = &set.segments[n];
         self.looked.insert(segment.meta().id, cutoff.lsn);
-        let Some(mut reclaim) = Reclaim::new(&self.index, set, cutoff, segment.meta().first_lsn) else { return Ok(()) };
+        let Some(mut reclaim) = Reclaim::new(&self.index, set, cutoff, segment.meta().first_lsn) else {
+            return Ok(true);
+        };
         if reclaim.dead_share(segment).is_ok_and(|share| share >= DEAD_SHARE) {
             let level = self.sizes.level(segment.meta().bytes);
             self.begin_job(set, n..n + 1, level)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn count(&self, read: u64, dropped: u64) {

@@ -98,8 +98,11 @@ impl Reclaim {
             return Ok(pinned.map_or(Kept::Nothing(state), Kept::From));
         }
         let Some(old) = self.old.state(log)? else { return Ok(Kept::From(Seq(0))) };
-        // A creation in the place of a deleted log ended for good what was there, and it says itself that it kept nothing.
-        let recreated = old.life.phase == Phase::Deleted && state.life.created > old.changed.life;
+        // A creation in the place of a deleted log ended for good what was there. Only one that the cutoff covers counts: what
+        // is staged may not come to pass, and of what was deleted again before it the grace is not over.
+        let recreated = old.life.phase == Phase::Deleted
+            && state.life.created > old.changed.life
+            && state.life.created <= self.cutoff.lsn;
         let from = if recreated { old.next_seq } else { old.life.trim };
         Ok(Kept::From(from.min(state.life.trim).min(pinned.unwrap_or(from))))
     }
@@ -116,7 +119,11 @@ impl Reclaim {
     /// Whether the name of a log of which nothing may have been kept goes as well, from a merge that ends with `last`: the log
     /// is gone, or was created again since and is named where it was. A name too many does no harm.
     pub(super) fn is_unnamed(&self, log: LogId, last: Lsn) -> bool {
-        self.state(log).is_ok_and(|state| state.life.created > last || matches!(self.look(log), Ok(Kept::Nothing(_))))
+        let flushed = self.index.set().flushed();
+        self.state(log).is_ok_and(|state| {
+            let named_later = last < state.life.created && state.life.created <= flushed;
+            named_later || matches!(self.look(log), Ok(Kept::Nothing(_)))
+        })
     }
 
     /// The part of the segment's chunks, by their bytes, that a merge would leave out, as a sample of them tells.
