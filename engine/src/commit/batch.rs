@@ -149,19 +149,20 @@ impl<'a> LogBatch<'a> {
         self
     }
 
-    /// Gives up the records below `first_kept`.
+    /// Gives up the records below `first_kept`. Their space comes back after [`crate::Config::grace`].
     pub fn trim(&mut self, first_kept: u64) -> &mut Self {
         self.ops.push(LogOp::Trim(first_kept));
         self
     }
 
-    /// Deletes the log. [`Self::undelete`] takes it back.
+    /// Deletes the log. [`Self::undelete`] takes it back for as long as [`crate::Config::grace`] lasts; then its space comes
+    /// back, and only where it ended stays known.
     pub fn delete(&mut self) -> &mut Self {
         self.ops.push(LogOp::Delete);
         self
     }
 
-    /// Takes a deletion back.
+    /// Takes a deletion back. After [`crate::Config::grace`] it is refused as [`ErrorKind::Deleted`].
     pub fn undelete(&mut self) -> &mut Self {
         self.ops.push(LogOp::Undelete);
         self

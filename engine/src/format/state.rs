@@ -91,7 +91,7 @@ pub struct Life {
     pub tag: Vec<u8>,
     /// The parent and the seq of the fork.
     pub fork: Option<(LogId, Seq)>,
-    /// The lowest seq that logs forked from it read; None if none ever was.
+    /// The first seq that it kept when it was forked first, which forks may read from on; None if it never was.
     pub pinned: Option<Seq>,
 }
 

@@ -91,6 +91,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_told_by_an_older_version_stands() {
+        let clock = Arc::new(Hand::default());
+        let grace = Grace::new(Steady::from(clock.clone(), TimeUs(1)), Duration::from_secs(100));
+        let older = Manifest { steady: TimeUs(1), cutoff: Mark::default(), marks: Vec::new(), ..sample() };
+        clock.0.store(99, Ordering::Relaxed);
+        let mut newer = older.clone();
+        newer.marks = vec![Mark { lsn: Lsn(3), time: TimeUs(1) }];
+        newer.flushed.last_lsn = Lsn(30);
+        newer.steady = grace.now();
+        clock.0.store(101, Ordering::Relaxed);
+        assert_eq!(grace.cutoff(&older).lsn, older.flushed.last_lsn);
+        assert_eq!(grace.cutoff(&newer).lsn, older.flushed.last_lsn);
+    }
+
+    #[test]
     fn a_cutoff_is_never_early_never_goes_back_and_comes_within_a_part_of_the_grace() {
         const GRACE: u64 = 3200;
         let clock = Arc::new(Hand::default());

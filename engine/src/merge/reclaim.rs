@@ -5,6 +5,9 @@
 //! looked up, in memory and on disk. Segments older than the inputs need not be asked: what they say, a newer one repeats
 //! or takes back.
 //!
+//! What is staged may not come to pass. So only what the cutoff covers, which is durable, ends anything; what is staged can
+//! only take an end back.
+//!
 //! Invariants: what cannot be read costs nothing but space; of a log whose deletion may still be taken back, which its
 //! slot's lock decides, everything is kept; and a record that is left out lies below what the log's state calls kept, by
 //! which every reader begins.

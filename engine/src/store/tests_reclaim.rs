@@ -179,6 +179,37 @@ fn what_is_deleted_is_kept_for_the_grace_and_then_given_back() {
 }
 
 #[test]
+fn a_creation_that_is_not_durable_ends_nothing() {
+    let mut world = filled();
+    for log in 0..30 {
+        world.put(&name(log), |log| _ = log.delete()).expect("durable");
+    }
+    world.flush();
+    world.clock.pass(GRACE - 10);
+    for log in 0..30 {
+        world.put(&name(log), |log| _ = log.undelete()).expect("in time");
+        world.put(&name(log), |log| _ = log.delete()).expect("durable");
+    }
+    world.clock.pass(20);
+    // The grace of the first deletions is over, which were taken back; that of the second ones is not.
+    for log in 0..30 {
+        let (mut batch, name) = (Batch::new(), name(log));
+        batch.log(&name).create();
+        drop(world.store.append(batch).expect("staged"));
+    }
+    world.merge();
+    let World { io, clock, store, steps } = world;
+    // The process is killed with the creations in memory alone.
+    drop((store, steps));
+    let (store, steps) = opened(&io, &clock);
+    let mut world = World { io, clock, store, steps };
+    for log in 0..30 {
+        world.put(&name(log), |log| _ = log.undelete()).expect("in time");
+        assert_eq!(world.records(&name(log)).expect("alive").len(), 4);
+    }
+}
+
+#[test]
 fn a_grace_that_is_made_longer_takes_nothing_back() {
     let mut world = filled();
     world.put(&name(0), |log| _ = log.delete()).expect("durable");
