@@ -12,7 +12,7 @@ use crate::format::entry::{Entry, Kind};
 use crate::format::manifest::{Mark, SegmentMeta};
 use crate::format::state::Phase;
 use crate::index::history;
-use crate::segment::{Cursor, Members, Name, Names, Origin, Segment, SegmentWriter};
+use crate::segment::{Cursor, Group, Members, Name, Names, Origin, Segment, SegmentWriter, StateRecord};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn, SegmentId, Seq, TimeUs};
 
@@ -53,6 +53,10 @@ struct OpenLog {
     time: TimeUs,
     /// What is to be kept of it.
     kept: Kept,
+    /// Entries below this mean nothing.
+    floor: Lsn,
+    /// Whether anything of it was written.
+    written: bool,
     /// Where the last hole in its seqs ends.
     hole: Seq,
     /// What each input that is done with says of it.
@@ -159,8 +163,17 @@ impl Job {
                 };
                 self.writer().begin_log(id);
                 let kept = self.reclaim.as_mut().map_or(Kept::From(Seq(0)), |reclaim| reclaim.kept(id));
-                let (time, hole, parts) = (TimeUs(0), Seq(0), Vec::new());
-                self.log = Some(OpenLog { id, cursor: 0, next_seq: None, time, kept, hole, parts });
+                self.log = Some(OpenLog {
+                    id,
+                    cursor: 0,
+                    next_seq: None,
+                    time: TimeUs(0),
+                    kept,
+                    floor: self.reclaim.as_ref().map_or(Lsn(0), Reclaim::floor),
+                    written: false,
+                    hole: Seq(0),
+                    parts: Vec::new(),
+                });
             }
             let (bytes, left_out) = self.read_on()?;
             (read, dropped) = (read + bytes, dropped + left_out);
@@ -205,7 +218,8 @@ impl Job {
             let keep = match &log.kept {
                 Kept::From(seq) => !is_record || *seq <= body.seq,
                 Kept::Nothing(_) => false,
-            };
+            } && log.floor <= entry.lsn;
+            log.written |= keep;
             dropped += u64::from(is_record && !keep);
             if keep && written.is_ok() {
                 written = writer.entry(entry.lsn, entry.time, body.kind, body.seq, entry.body);
@@ -234,6 +248,16 @@ impl Job {
     fn end_log(&mut self) -> Result<()> {
         let log = self.log.take().expect("a log was begun");
         self.reading = Some(log.cursor - 1);
+        if log.floor > Lsn(0) {
+            self.gone.add(log.id);
+        }
+        let newest = &log.parts.last().expect("a log that is merged is in an input").last;
+        if let (false, Some(StateRecord { timelines: Group::Here(timelines), .. })) = (log.written, newest.gone()) {
+            // It may have been created again since, but not in any of these.
+            self.reading = None;
+            let last = timelines.last().map(|(last, _)| *last).unwrap_or_default();
+            return self.writer().end_gone(newest.next_seq(), newest.state_lsn, last);
+        }
         let (next_seq, changed, record) = merged(log.id, &log.parts, self.first_lsn)?;
         if let Kept::Nothing(state) = &log.kept {
             self.reading = None;
@@ -260,7 +284,7 @@ impl Job {
             self.reading = names.failed;
             let Some(name) = next.transpose()? else { return Ok(true) };
             let left_out = self.gone.may_hold(name.1)
-                && self.reclaim.as_ref().is_some_and(|reclaim| reclaim.is_unnamed(name.1, self.last_lsn));
+                && self.reclaim.as_ref().is_some_and(|reclaim| reclaim.is_unnamed(name.1, name.2, self.last_lsn));
             if !left_out {
                 writer.name(&name)?;
             }

@@ -43,6 +43,8 @@ pub(super) struct Reclaim {
     old: SegmentSet,
     /// Who is asked, from the oldest input on.
     ends: Vec<Ends>,
+    /// The first LSN of the newest of them that calls the log gone that was asked for last; 0 if none does.
+    floor: Lsn,
 }
 
 impl Reclaim {
@@ -57,7 +59,7 @@ impl Reclaim {
         }
         let covered = set.segments.iter().take_while(|segment| segment.meta().last_lsn <= cutoff.lsn);
         let old = SegmentSet { manifest: set.manifest.clone(), segments: covered.cloned().collect() };
-        Some(Self { index: Arc::clone(index), cutoff, old, ends })
+        Some(Self { index: Arc::clone(index), cutoff, old, ends, floor: Lsn(0) })
     }
 
     /// What the grace is over for.
@@ -78,10 +80,13 @@ impl Reclaim {
 
     /// Whether any segment says that something of the log ended. One that cannot be read says nothing.
     fn ended(&mut self, log: LogId) -> bool {
-        let mut ended = false;
+        let (mut ended, mut floor) = (false, Lsn(0));
         self.ends.retain_mut(|ends| match ends.has(log) {
             Ok(has) => {
-                ended |= has;
+                ended |= has.is_some();
+                if has == Some(true) {
+                    floor = floor.max(ends.segment().meta().first_lsn);
+                }
                 true
             }
             Err(error) => {
@@ -90,7 +95,14 @@ impl Reclaim {
                 false
             }
         });
+        self.floor = floor;
         ended
+    }
+
+    /// Entries below this LSN mean nothing of the log that [`Self::kept`] was asked for last: it is gone by the word of a
+    /// segment that begins there.
+    pub(super) fn floor(&self) -> Lsn {
+        self.floor
     }
 
     /// What is to be kept of a log of which something ended.
@@ -119,14 +131,17 @@ impl Reclaim {
         }
     }
 
-    /// Whether the name of a log of which nothing may have been kept goes as well, from a merge that ends with `last`: the log
-    /// is gone, or was created again since and is named where it was. A name too many does no harm.
-    pub(super) fn is_unnamed(&self, log: LogId, last: Lsn) -> bool {
+    /// Whether the name of a log goes as well of whose creation at `created` nothing may have been kept: it was gone since
+    /// then, is gone, or was created again since and is named where it was. A name too many does no harm.
+    pub(super) fn is_unnamed(&self, log: LogId, created: Lsn, last: Lsn) -> bool {
+        let calls_it_gone = |segment: &Segment| matches!(segment.head(log), Ok(Some(entry)) if entry.gone().is_some());
+        let mut later = self.ends.iter().map(Ends::segment).filter(|segment| created < segment.meta().first_lsn);
         let flushed = self.index.set().flushed();
-        self.state(log).is_ok_and(|state| {
-            let named_later = last < state.life.created && state.life.created <= flushed;
-            named_later || matches!(self.look(log), Ok(Kept::Nothing(_)))
-        })
+        later.any(calls_it_gone)
+            || self.state(log).is_ok_and(|state| {
+                let named_later = last < state.life.created && state.life.created <= flushed;
+                named_later || matches!(self.look(log), Ok(Kept::Nothing(_)))
+            })
     }
 
     /// The part of the segment's chunks, by their bytes, that a merge would leave out, as a sample of them tells.

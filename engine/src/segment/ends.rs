@@ -15,8 +15,8 @@ pub struct Ends {
     segment: Arc<Segment>,
     /// The next stripe to be looked at.
     next: usize,
-    /// What the one before has, in ascending order.
-    logs: Vec<LogId>,
+    /// What the one before has, in ascending order, and whether it is gone.
+    logs: Vec<(LogId, bool)>,
     at: usize,
 }
 
@@ -33,29 +33,30 @@ impl Ends {
         &self.segment
     }
 
-    /// Whether the segment says of the log that something of it may be given back. To be asked for logs in ascending order.
+    /// Whether the segment says of the log that something of it may be given back; and then, whether that it is gone. To be
+    /// asked for logs in ascending order.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
-    pub fn has(&mut self, log: LogId) -> Result<bool> {
+    pub fn has(&mut self, log: LogId) -> Result<Option<bool>> {
         loop {
-            self.at += self.logs[self.at..].iter().take_while(|other| **other < log).count();
-            if let Some(next) = self.logs.get(self.at) {
-                return Ok(*next == log);
+            self.at += self.logs[self.at..].iter().take_while(|(other, _)| *other < log).count();
+            if let Some((next, gone)) = self.logs.get(self.at) {
+                return Ok((*next == log).then_some(*gone));
             }
             let stripes = &self.segment.stripes;
             while stripes.get(self.next + 1).is_some_and(|after| after.first.log < log) {
                 self.next += 1;
             }
             if stripes.get(self.next).is_none_or(|stripe| stripe.first.log > log) {
-                return Ok(false);
+                return Ok(None);
             }
             (self.logs, self.at) = (self.stripe(self.next)?, 0);
             self.next += 1;
         }
     }
 
-    fn stripe(&self, stripe: usize) -> Result<Vec<LogId>> {
+    fn stripe(&self, stripe: usize) -> Result<Vec<(LogId, bool)>> {
         let (view, place) = (&self.segment.view, self.segment.stripes[stripe].index());
         let run = view.io.read_at(&view.file, place.first * BLOCK as u64, place.blocks as usize * BLOCK)?;
         let mut logs = Vec::new();
@@ -65,7 +66,7 @@ impl Ends {
             for i in 0..block.len() {
                 let entry = self.segment.index_entry(at, &block, i)?;
                 if entry.ends() {
-                    logs.push(entry.log);
+                    logs.push((entry.log, entry.gone().is_some()));
                 }
             }
         }
