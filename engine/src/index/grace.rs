@@ -43,12 +43,13 @@ impl Grace {
     /// What the grace is over for: deletions and trims up to that LSN, and what expired up to that time.
     #[must_use]
     pub fn cutoff(&self, manifest: &Manifest) -> Mark {
-        let time = TimeUs(self.now().0.saturating_sub(self.period_us)).max(manifest.cutoff.time);
+        // By this clock alone: after a crash it may be behind what an older cutoff says.
+        let time = TimeUs(self.now().0.saturating_sub(self.period_us));
         // What the version says of itself is a mark as well.
         let newest = Mark { lsn: manifest.flushed.last_lsn, time: manifest.steady };
         let over = manifest.marks.iter().chain([&newest]).rev().find(|mark| TimeUs(0) < mark.time && mark.time <= time);
         let lsn = over.map_or(Lsn(0), |mark| mark.lsn);
-        let lsn = lsn.max(manifest.cutoff.lsn);
+        let (lsn, time) = (lsn.max(manifest.cutoff.lsn), time.max(manifest.cutoff.time));
         let before = (self.told.0.fetch_max(lsn.0, Ordering::SeqCst), self.told.1.fetch_max(time.0, Ordering::SeqCst));
         Mark { lsn: lsn.max(Lsn(before.0)), time: time.max(TimeUs(before.1)) }
     }
@@ -103,6 +104,17 @@ mod tests {
         clock.0.store(101, Ordering::Relaxed);
         assert_eq!(grace.cutoff(&older).lsn, older.flushed.last_lsn);
         assert_eq!(grace.cutoff(&newer).lsn, older.flushed.last_lsn);
+    }
+
+    #[test]
+    fn a_clock_that_fell_behind_a_cutoff_begins_anew() {
+        let clock = Arc::new(Hand::default());
+        let grace = Grace::new(Steady::from(clock.clone(), TimeUs(1)), Duration::from_secs(100));
+        let cutoff = Mark { lsn: Lsn(2), time: TimeUs(1 << 40) };
+        let manifest = Manifest { steady: TimeUs(2), cutoff, marks: Vec::new(), ..sample() };
+        assert_eq!(grace.cutoff(&manifest).lsn, Lsn(2), "what was written since is not older than the grace");
+        clock.0.store(101, Ordering::Relaxed);
+        assert_eq!(grace.cutoff(&manifest).lsn, manifest.flushed.last_lsn);
     }
 
     #[test]
