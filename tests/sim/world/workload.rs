@@ -45,7 +45,7 @@ impl World {
                 self.clock.advance(Duration::from_millis(self.rng.below(25)));
                 Ok(())
             }
-            99 if self.rng.chance(50) => self.outwait(running),
+            99 if self.rng.chance(30) => self.outwait(running),
             _ => self.settle(running),
         }
     }
