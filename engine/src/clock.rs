@@ -65,3 +65,31 @@ impl Steady {
         TimeUs(self.base.0.saturating_add(u64::try_from(passed.as_micros()).unwrap_or(u64::MAX)))
     }
 }
+
+#[cfg(all(test, not(everlog_loom)))]
+pub(crate) mod testing {
+    use super::Clock;
+    use crate::sync::{AtomicU64, Ordering};
+    use crate::types::TimeUs;
+    use std::time::Duration;
+
+    /// A monotonic clock that is moved by hand, in nanoseconds; the wall clock stands at 0.
+    #[derive(Default)]
+    pub(crate) struct Hand(pub(crate) AtomicU64);
+
+    impl Hand {
+        pub(crate) fn set_secs(&self, seconds: u64) {
+            self.0.store(seconds * 1_000_000_000, Ordering::Relaxed);
+        }
+    }
+
+    impl Clock for Hand {
+        fn wall(&self) -> TimeUs {
+            TimeUs(0)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_nanos(self.0.load(Ordering::Relaxed))
+        }
+    }
+}

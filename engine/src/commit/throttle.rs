@@ -84,21 +84,8 @@ impl Throttle {
 #[cfg(all(test, not(everlog_loom)))]
 mod tests {
     use super::*;
+    use crate::clock::testing::Hand;
     use crate::index::testing::empty;
-    use crate::types::TimeUs;
-
-    #[derive(Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn wall(&self) -> TimeUs {
-            TimeUs(0)
-        }
-
-        fn monotonic(&self) -> Duration {
-            Duration::from_nanos(self.0.load(Ordering::Relaxed))
-        }
-    }
 
     fn throttle() -> (Throttle, Arc<Hand>, Arc<Index>) {
         let (index, clock) = (Arc::new(empty(1000)), Arc::new(Hand::default()));

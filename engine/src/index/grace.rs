@@ -71,37 +71,24 @@ impl Grace {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(everlog_loom)))]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
+    use crate::clock::testing::Hand;
     use crate::format::manifest::tests::sample;
     use crate::sync::Arc;
-
-    #[derive(Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn wall(&self) -> TimeUs {
-            TimeUs(0)
-        }
-
-        fn monotonic(&self) -> Duration {
-            Duration::from_secs(self.0.load(Ordering::Relaxed))
-        }
-    }
 
     #[test]
     fn what_was_told_by_an_older_version_stands() {
         let clock = Arc::new(Hand::default());
         let grace = Grace::new(Steady::from(clock.clone(), TimeUs(1)), Duration::from_secs(100));
         let older = Manifest { steady: TimeUs(1), cutoff: Mark::default(), marks: Vec::new(), ..sample() };
-        clock.0.store(99, Ordering::Relaxed);
+        clock.set_secs(99);
         let mut newer = older.clone();
         newer.marks = vec![Mark { lsn: Lsn(3), time: TimeUs(1) }];
         newer.flushed.last_lsn = Lsn(30);
         newer.steady = grace.now();
-        clock.0.store(101, Ordering::Relaxed);
+        clock.set_secs(101);
         assert_eq!(grace.cutoff(&older).lsn, older.flushed.last_lsn);
         assert_eq!(grace.cutoff(&newer).lsn, older.flushed.last_lsn);
     }
@@ -113,7 +100,7 @@ mod tests {
         let cutoff = Mark { lsn: Lsn(2), time: TimeUs(1 << 40) };
         let manifest = Manifest { steady: TimeUs(2), cutoff, marks: Vec::new(), ..sample() };
         assert_eq!(grace.cutoff(&manifest).lsn, Lsn(2), "what was written since is not older than the grace");
-        clock.0.store(101, Ordering::Relaxed);
+        clock.set_secs(101);
         assert_eq!(grace.cutoff(&manifest).lsn, manifest.flushed.last_lsn);
     }
 
@@ -132,7 +119,7 @@ mod tests {
                 2000 => 20 * GRACE,
                 _ => 1 + step * 7919 % 40,
             };
-            clock.0.store(now, Ordering::Relaxed);
+            clock.set_secs(now);
             for flush in [false, true] {
                 if flush && step % 3 == 0 {
                     grace.mark(&mut manifest);
