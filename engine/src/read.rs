@@ -67,18 +67,18 @@ pub struct Page {
     pub created: Lsn,
 }
 
-/// Reads the log `name` from `from` on.
+/// Reads the log `name` from `from` on, at `now` of the steady clock.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`], [`ErrorKind::Deleted`], [`ErrorKind::Trimmed`] below the first seq that is kept,
 /// [`ErrorKind::Rewound`] for a cursor of another history, [`ErrorKind::Invalid`] for a seq past the log's end,
 /// [`ErrorKind::Damaged`].
-pub fn read(index: &Index, name: &str, from: Position, limit: ReadLimit) -> Result<Page> {
+pub fn read(index: &Index, name: &str, from: Position, limit: ReadLimit, now: TimeUs) -> Result<Page> {
     crate::names::check(name)?;
     let slot = index.heads.get(index.log_id(name));
     let view = {
         let inner = index.resolve_visible(&slot, Some(name))?;
-        View::new(&inner, name, from, limit)?
+        View::new(&inner, name, from, limit, now)?
     };
     let chain = ancestors(index, slot.id, &view, limit)?;
     view.page(index, &chain, name, limit)
@@ -88,12 +88,12 @@ pub fn read(index: &Index, name: &str, from: Position, limit: ReadLimit) -> Resu
 ///
 /// # Errors
 /// As there, and [`ErrorKind::WouldBlock`] for any others.
-pub fn try_read(index: &Index, name: &str, from: Position, limit: ReadLimit) -> Result<Page> {
+pub fn try_read(index: &Index, name: &str, from: Position, limit: ReadLimit, now: TimeUs) -> Result<Page> {
     crate::names::check(name)?;
     let slot = index.heads.get(index.log_id(name));
     let view = {
         let inner = index.try_resolve_visible(&slot, name)?;
-        View::new(&inner, name, from, limit)?
+        View::new(&inner, name, from, limit, now)?
     };
     let end = view.visible.next_seq;
     let inherits = view.visible.fork.is_some_and(|(_, at)| view.from < at);
@@ -113,13 +113,13 @@ struct View {
 }
 
 impl View {
-    fn new(inner: &SlotInner, name: &str, from: Position, limit: ReadLimit) -> Result<Self> {
+    fn new(inner: &SlotInner, name: &str, from: Position, limit: ReadLimit, now: TimeUs) -> Result<Self> {
         let visible = inner.visible;
         // What is staged adds timelines behind the visible end alone. No reader may learn of them, not even by being
         // told where a history parts from the log's.
         let durable = |(_, first): &&(Timeline, Seq)| *first < visible.next_seq;
         let timelines: Vec<_> = inner.staged.timelines.iter().filter(durable).copied().collect();
-        let from = start(&visible, &timelines, name, from)?;
+        let from = start(&visible, &timelines, name, from, now)?;
         Ok(Self { visible, timelines, from, memory: in_memory(&inner.mem, from, limit) })
     }
 
@@ -146,7 +146,7 @@ fn named(error: Error, id: LogId, name: &str) -> Error {
 }
 
 /// The seq that a read from `from` begins with.
-fn start(visible: &Visible, timelines: &[(Timeline, Seq)], name: &str, from: Position) -> Result<Seq> {
+fn start(visible: &Visible, timelines: &[(Timeline, Seq)], name: &str, from: Position, now: TimeUs) -> Result<Seq> {
     let (from, cursor) = match from {
         Position::Start => (visible.trim.0, None),
         Position::Seq(seq) => (seq, None),
@@ -156,6 +156,7 @@ fn start(visible: &Visible, timelines: &[(Timeline, Seq)], name: &str, from: Pos
     let (kind, what, expected) = match visible.phase {
         Phase::Absent => (ErrorKind::NotFound, "the log does not exist".to_owned(), None),
         Phase::Deleted => (ErrorKind::Deleted, "the log was deleted".to_owned(), None),
+        Phase::Live if visible.has_expired(now) => (ErrorKind::Deleted, "the log expired".to_owned(), None),
         Phase::Live if from < visible.trim.0 => {
             (ErrorKind::Trimmed, format!("seq {from} lies below what is kept"), Some(visible.trim.0))
         }

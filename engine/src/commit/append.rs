@@ -6,7 +6,7 @@
 use super::ack::{Ack, LogReceipt, Pending, Receipt};
 use super::batch::{Batch, LogBatch, LogOp};
 use super::lane::{Group, Lane, LaneInner, StagedEntry};
-use super::plan::{Parent, Planned, Verdict, plan};
+use super::plan::{Now, Parent, Planned, Verdict, first_asked, plan};
 use super::throttle::{Throttle, Turn};
 use crate::config::WhenFull;
 use crate::error::{Error, ErrorKind, Result};
@@ -188,7 +188,10 @@ impl Appender {
         let entries: usize = batch.logs.iter().map(|log| log.ops.len()).sum();
         let bytes: usize = batch.logs.iter().map(LogBatch::encoded_max).sum();
         let pins = batch.logs.iter().filter(|log| matches!(log.ops[0], LogOp::Fork { .. })).count() * PIN_POOL_BYTES;
-        let bytes = bytes + forks + entries * ENTRY_OVERHEAD + batch.logs.len() * SLOT_BYTES + pins;
+        // In the place of a log that expired, a deletion goes first.
+        let creations = batch.logs.iter().filter(|log| matches!(log.ops[0], LogOp::Create { .. })).count();
+        let overhead = (entries + creations) * ENTRY_OVERHEAD;
+        let bytes = bytes + forks + overhead + batch.logs.len() * SLOT_BYTES + pins;
         let pool = &self.index.pool;
         if bytes > pool.bytes_max() {
             let max = pool.bytes_max();
@@ -276,7 +279,8 @@ impl Appender {
             });
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
             let over = || self.grace.cutoff(&self.index.set().manifest);
-            plans.push(plan(slot.id, inner, log, parent.as_ref(), set, &over)?);
+            let now = Now { time: self.grace.now(), over: &over };
+            plans.push(plan(slot.id, inner, log, parent.as_ref(), set, &now)?);
         }
         Ok(plans)
     }
@@ -337,7 +341,7 @@ impl Appender {
                 receipt.logs.push(LogReceipt { producer_highest, ..at_present(&inner.staged, false) });
                 continue;
             }
-            let first_seq = planned.first().map_or(inner.staged.next_seq, |p| p.seq);
+            let first_seq = planned[first_asked(planned)].seq;
             used += self.put(&mut lane, slot, inner, planned);
             receipt.logs.push(LogReceipt {
                 first_seq: first_seq.0,

@@ -9,6 +9,7 @@ use crate::limits::{
 use crate::names;
 use crate::types::{Cursor, Lsn};
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// Records and control operations that become durable and visible together or not at all.
 ///
@@ -46,6 +47,7 @@ pub(crate) enum LogOp<'a> {
     Delete,
     Undelete,
     Metadata(&'a [u8]),
+    Expire(Option<Duration>),
 }
 
 /// A producer's numbers as the caller gives them.
@@ -162,9 +164,18 @@ impl<'a> LogBatch<'a> {
         self
     }
 
-    /// Takes a deletion back. After [`crate::Config::grace`] it is refused as [`ErrorKind::Deleted`].
+    /// Takes a deletion back, or that the log expired; it does not expire then. After [`crate::Config::grace`] it is refused
+    /// as [`ErrorKind::Deleted`].
     pub fn undelete(&mut self) -> &mut Self {
         self.ops.push(LogOp::Undelete);
+        self
+    }
+
+    /// Has the log expire in `after`, whatever was said of that before; never if it is None. A log that has expired is as a
+    /// deleted one: its grace begins then. Time is that of a clock which stands still while the store is closed, and goes
+    /// back to its last stamp on disk if that was not closed cleanly: a log may expire late, and never early.
+    pub fn expire(&mut self, after: Option<Duration>) -> &mut Self {
+        self.ops.push(LogOp::Expire(after));
         self
     }
 
@@ -260,10 +271,11 @@ impl<'a> LogBatch<'a> {
             .ops
             .iter()
             .map(|op| match op {
-                LogOp::Create { metadata, .. } => ENTRY + self.name.len() + metadata.len() + 4,
+                // In the place of a log that expired, a deletion goes first.
+                LogOp::Create { metadata, .. } => 2 * ENTRY + self.name.len() + metadata.len() + 4,
                 LogOp::Fork { .. } => ENTRY + self.name.len() + 4 + 16 + 10 + 2,
                 LogOp::Record(payload) | LogOp::Metadata(payload) => ENTRY + payload.len(),
-                LogOp::Trim(_) => ENTRY + 10,
+                LogOp::Trim(_) | LogOp::Expire(_) => ENTRY + 10,
                 LogOp::Close | LogOp::Delete | LogOp::Undelete => ENTRY,
             })
             .sum();
@@ -286,6 +298,10 @@ impl<'a> LogBatch<'a> {
                 LogOp::Delete => (5, b""),
                 LogOp::Undelete => (6, b""),
                 LogOp::Metadata(metadata) => (7, metadata),
+                LogOp::Expire(after) => {
+                    made = after.map_or(Vec::new(), |after| after.as_nanos().to_le_bytes().to_vec());
+                    (9, &made)
+                }
                 LogOp::Fork { parent, at } => {
                     made = [&at.to_le_bytes(), parent.as_bytes()].concat();
                     (8, &made)

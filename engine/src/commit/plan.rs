@@ -5,15 +5,15 @@
 
 use super::batch::{LogBatch, LogOp, Numbered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, first_kept_payload};
+use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, expiry_payload, first_kept_payload};
 use crate::format::manifest::Mark;
-use crate::format::state::{Issued, LogState, Phase};
+use crate::format::state::{Issued, Life, LogState, Phase};
 use crate::index::set::SegmentSet;
 use crate::index::slot::{SlotInner, may_recall, recall_producer};
 use crate::index::{history, would_block};
 use crate::limits::{PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX};
 use crate::mutants::{self, Mutant};
-use crate::types::{LogId, Seq, Timeline};
+use crate::types::{LogId, Seq, TimeUs, Timeline};
 use std::borrow::Cow;
 use std::sync::Arc as Shared;
 
@@ -39,6 +39,11 @@ pub(super) struct Planned<'a> {
 }
 
 impl Planned<'_> {
+    /// A control operation without fields.
+    fn bare(kind: Kind, seq: Seq) -> Self {
+        Self { kind, seq, payload: Cow::default(), producer: None, tag: None }
+    }
+
     pub fn entry(&self) -> Entry<'_> {
         Entry {
             kind: self.kind,
@@ -52,20 +57,37 @@ impl Planned<'_> {
     }
 }
 
+/// The place of the first entry that the batch asked for: a deletion that others follow was put in front of them.
+pub(super) fn first_asked(entries: &[Planned<'_>]) -> usize {
+    usize::from(entries.len() > 1 && entries[0].kind == Kind::Delete)
+}
+
+/// How a log ended that is deleted, or has expired.
+fn ended(life: &Life) -> &'static str {
+    if life.phase == Phase::Live { "the log expired" } else { "the log was deleted" }
+}
+
 /// What a fork needs of its parent.
 pub(super) struct Parent {
     pub id: LogId,
     pub state: Shared<LogState>,
 }
 
-/// Decides. `parent` is given where the log is to be a fork; `set` unless the disk must not be waited for. `over` tells what
-/// the grace is over for by now.
+/// The time, as far as it decides.
+pub(super) struct Now<'a> {
+    /// By the steady clock.
+    pub time: TimeUs,
+    /// What the grace is over for by now.
+    pub over: &'a dyn Fn() -> Mark,
+}
+
+/// Decides. `parent` is given where the log is to be a fork; `set` unless the disk must not be waited for.
 ///
 /// # Errors
 /// [`ErrorKind::Damaged`], and [`ErrorKind::WouldBlock`] without `set`; everything else is a verdict.
 pub(super) fn plan<'a>(
     id: LogId, inner: &mut SlotInner, batch: &LogBatch<'a>, parent: Option<&Parent>, set: Option<&SegmentSet>,
-    over: &dyn Fn() -> Mark,
+    now: &Now<'_>,
 ) -> Result<Verdict<'a>> {
     let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
     if inner.staged.life.phase == Phase::Absent && !creates {
@@ -74,16 +96,17 @@ pub(super) fn plan<'a>(
     }
     let digest = batch.producer.map(|_| batch.digest());
     if let (Some(numbers), Some(digest)) = (batch.producer, digest) {
-        match check_producer(id, inner, batch, numbers, digest, set)? {
+        match check_producer(id, inner, batch, numbers, digest, set, now.time)? {
             Numbering::Next => {}
             Numbering::Repeated(issued, highest) => return Ok(Verdict::Duplicate(issued, highest)),
             Numbering::Wrong(error) => return Ok(Verdict::Refuse(error)),
         }
     }
-    Ok(match conditions(&inner.staged, batch, over).and_then(|()| entries(&inner.staged, batch, parent)) {
+    Ok(match conditions(&inner.staged, batch, now).and_then(|()| entries(&inner.staged, batch, parent, now.time)) {
         Ok(mut entries) => {
-            let (count, records) = (entries.len(), entries.iter().filter(|e| e.kind == Kind::Record).count());
-            if let Some(first) = entries.first_mut() {
+            let first = first_asked(&entries);
+            let (count, records) = (entries.len() - first, entries.iter().filter(|e| e.kind == Kind::Record).count());
+            if let Some(first) = entries.get_mut(first) {
                 first.tag = batch.tag;
                 first.producer = batch.producer.zip(digest).map(|(p, digest)| ProducerMark {
                     id: p.id,
@@ -108,7 +131,7 @@ enum Numbering {
 
 fn check_producer(
     id: LogId, inner: &mut SlotInner, batch: &LogBatch<'_>, numbers: Numbered<'_>, digest: u64,
-    set: Option<&SegmentSet>,
+    set: Option<&SegmentSet>, now: TimeUs,
 ) -> Result<Numbering> {
     let base = inner.base.as_ref().expect("planned on a slot whose state was looked up");
     let created_in_memory = inner.staged.life.created != base.life.created;
@@ -127,7 +150,7 @@ fn check_producer(
         let what = format!("the producer's number {} leaves a gap", numbers.number);
         Ok(Numbering::Wrong(wrong(ErrorKind::ProducerGap, what).expecting(expected).remedy("send that one first")))
     };
-    let newborn = matches!(batch.ops[0], LogOp::Create { .. }) && inner.staged.life.phase == Phase::Deleted;
+    let newborn = matches!(batch.ops[0], LogOp::Create { .. }) && inner.staged.life.phase_at(now) == Phase::Deleted;
     let Some(producer) = inner.staged.producers.list.get(numbers.id) else {
         if !newborn && inner.staged.producers.known as usize >= PRODUCERS_PER_LOG_MAX {
             let what = format!("the log knows {PRODUCERS_PER_LOG_MAX} producers already, and takes no other");
@@ -199,18 +222,29 @@ fn older_batch(
     Ok(batches.into_iter().find(|issued| issued.number == numbers.number))
 }
 
-fn conditions(state: &LogState, batch: &LogBatch<'_>, over: &dyn Fn() -> Mark) -> Result<()> {
-    let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
-    if state.life.phase == Phase::Deleted && !creates && batch.ops[0] != LogOp::Undelete {
-        return Err(Error::new(ErrorKind::Deleted, "the log was deleted").remedy("undelete it, or create it again"));
+/// Whether the log's end can no longer be taken back. To be asked under the log's lock, so that no merge sees it as ended for
+/// good and somebody else as taken back.
+fn is_over(state: &LogState, over: Mark) -> bool {
+    match state.life.phase {
+        Phase::Deleted => state.life.is_gone() || state.changed.life <= over.lsn,
+        Phase::Live | Phase::Absent => state.life.has_expired(over.time),
     }
-    // Under the log's lock, so that no merge sees it as deleted for good and somebody else as taken back.
-    if state.life.phase == Phase::Deleted && batch.ops[0] == LogOp::Undelete {
-        let gone = state.life.is_gone() || state.changed.life <= over().lsn;
-        if gone && !mutants::makes(Mutant::GraceForgotten) {
-            let what = "the log was deleted longer ago than deletions can be taken back";
-            return Err(Error::new(ErrorKind::Deleted, what).remedy("create it again"));
-        }
+}
+
+fn conditions(state: &LogState, batch: &LogBatch<'_>, now: &Now<'_>) -> Result<()> {
+    let creates = matches!(batch.ops[0], LogOp::Create { .. } | LogOp::Fork { .. });
+    let phase = state.life.phase_at(now.time);
+    if phase == Phase::Deleted && !creates && batch.ops[0] != LogOp::Undelete {
+        let what = ended(&state.life);
+        return Err(Error::new(ErrorKind::Deleted, what).remedy("undelete it, or create it again"));
+    }
+    if phase == Phase::Deleted
+        && batch.ops[0] == LogOp::Undelete
+        && is_over(state, (now.over)())
+        && !mutants::makes(Mutant::GraceForgotten)
+    {
+        let what = format!("{} longer ago than can be taken back", ended(&state.life));
+        return Err(Error::new(ErrorKind::Deleted, what).remedy("create it again"));
     }
     if let Some(created) = batch.expect_created
         && created != state.life.created
@@ -233,7 +267,7 @@ fn conditions(state: &LogState, batch: &LogBatch<'_>, over: &dyn Fn() -> Mark) -
             .remedy("read what came in between, and decide"));
     }
     if let Some(tag) = batch.tag
-        && (state.life.phase == Phase::Live || !creates)
+        && (phase == Phase::Live || !creates)
         && tag <= &state.life.tag[..]
     {
         return Err(Error::new(ErrorKind::Condition, "the tag is not greater than the log's")
@@ -243,25 +277,32 @@ fn conditions(state: &LogState, batch: &LogBatch<'_>, over: &dyn Fn() -> Mark) -
 }
 
 /// The entries, each checked against what those before it leave.
-fn entries<'a>(state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>) -> Result<Vec<Planned<'a>>> {
+fn entries<'a>(
+    state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>, now: TimeUs,
+) -> Result<Vec<Planned<'a>>> {
     let mut next = state.next_seq;
-    let mut closed = state.life.closed && state.life.phase == Phase::Live;
+    let phase = state.life.phase_at(now);
+    let mut closed = state.life.closed && phase == Phase::Live;
     let mut out = Vec::with_capacity(batch.ops.len());
     for op in &batch.ops {
         let (kind, payload) = match *op {
-            LogOp::Create { if_missing: true, .. } if state.life.phase == Phase::Live => continue,
+            LogOp::Create { if_missing: true, .. } if phase == Phase::Live => continue,
             LogOp::Create { metadata, .. } => {
-                if state.life.phase == Phase::Live {
+                if phase == Phase::Live {
                     return Err(Error::new(ErrorKind::Exists, "the log exists").expecting(next.0));
                 }
+                if phase != state.life.phase {
+                    // From here on something rests on its having expired, which no clock must be able to take back.
+                    out.push(Planned::bare(Kind::Delete, next));
+                }
                 // The seq behind a deleted log's head is skipped, so that a cursor there is known to be an old one.
-                next = if state.life.phase == Phase::Deleted { next.next() } else { next };
+                next = if phase == Phase::Deleted { next.next() } else { next };
                 (Kind::Create, Create { name: batch.name, metadata }.encode().into())
             }
             LogOp::Fork { at, .. } => {
                 let parent = parent.expect("the caller looked the parent up");
                 next = Seq(at);
-                (Kind::Fork, fork(state, batch.name, parent, Seq(at))?.into())
+                (Kind::Fork, fork(state, batch.name, parent, Seq(at), now)?.into())
             }
             LogOp::Record(_) if closed => {
                 return Err(Error::new(ErrorKind::Closed, "the log is closed").expecting(next.0));
@@ -278,7 +319,7 @@ fn entries<'a>(state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>) 
             }
             LogOp::Trim(first) => (Kind::Trim, first_kept_payload(Seq(first)).into()),
             LogOp::Delete => (Kind::Delete, Cow::default()),
-            LogOp::Undelete if state.life.phase == Phase::Live => {
+            LogOp::Undelete if phase == Phase::Live => {
                 return Err(Error::new(ErrorKind::Exists, "the log is not deleted"));
             }
             LogOp::Undelete => {
@@ -286,6 +327,11 @@ fn entries<'a>(state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>) 
                 (Kind::Undelete, Cow::default())
             }
             LogOp::Metadata(metadata) => (Kind::Metadata, metadata.into()),
+            LogOp::Expire(after) => {
+                let after = after.map(|after| u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
+                let expiry = after.map_or(TimeUs(0), |after| TimeUs(now.0.saturating_add(after).max(1)));
+                (Kind::Expire, expiry_payload(expiry).into())
+            }
         };
         out.push(Planned { kind, seq: next, payload, producer: None, tag: None });
         if kind == Kind::Record {
@@ -295,8 +341,8 @@ fn entries<'a>(state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>) 
     Ok(out)
 }
 
-fn fork(state: &LogState, name: &str, parent: &Parent, at: Seq) -> Result<Vec<u8>> {
-    match state.life.phase {
+fn fork(state: &LogState, name: &str, parent: &Parent, at: Seq, now: TimeUs) -> Result<Vec<u8>> {
+    match state.life.phase_at(now) {
         Phase::Absent => {}
         Phase::Live => return Err(Error::new(ErrorKind::Exists, "the log exists")),
         Phase::Deleted => {
@@ -305,9 +351,9 @@ fn fork(state: &LogState, name: &str, parent: &Parent, at: Seq) -> Result<Vec<u8
         }
     }
     let refuse = |kind, what: &str| Err(Error::new(kind, format!("the log to fork {what}")));
-    match parent.state.life.phase {
+    match parent.state.life.phase_at(now) {
         Phase::Absent => return refuse(ErrorKind::NotFound, "does not exist"),
-        Phase::Deleted => return refuse(ErrorKind::Deleted, "was deleted"),
+        Phase::Deleted => return refuse(ErrorKind::Deleted, "was deleted, or has expired"),
         Phase::Live if at > parent.state.next_seq => return refuse(ErrorKind::Invalid, "ends before that seq"),
         Phase::Live if at < parent.state.life.trim => return refuse(ErrorKind::Trimmed, "was trimmed past that seq"),
         Phase::Live => {}

@@ -6,7 +6,7 @@
 use super::bytes::{Reader, Sink, put_u32, varint_len};
 use super::{Decoded, Malformed};
 use crate::limits::{METADATA_BYTES_MAX, NAME_BYTES_MAX, PRODUCER_ID_BYTES_MAX, TAG_BYTES_MAX, TIMELINES_PER_LOG_MAX};
-use crate::types::{LogId, Seq, Timeline};
+use crate::types::{LogId, Seq, TimeUs, Timeline};
 
 /// The length of a batch's header: bytes of its entries (u32), number of entries (u32).
 pub const BATCH_HEADER_LEN: usize = 8;
@@ -39,6 +39,8 @@ pub enum Kind {
     Fork = 8,
     /// A fork of the log is made: from a seq on its records are kept.
     Pin = 9,
+    /// When the log expires is set.
+    Expire = 10,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
             7 => Self::Metadata,
             8 => Self::Fork,
             9 => Self::Pin,
+            10 => Self::Expire,
             _ => return None,
         })
     }
@@ -90,7 +93,8 @@ pub struct Entry<'a> {
     pub producer: Option<ProducerMark<'a>>,
     /// The log's new opaque tag.
     pub tag: Option<&'a [u8]>,
-    /// A record's payload, or a control operation's own fields: see [`Create`], [`ForkOf`], [`first_kept_payload`].
+    /// A record's payload, or a control operation's own fields: see [`Create`], [`ForkOf`], [`first_kept_payload`],
+    /// [`expiry_payload`].
     pub payload: &'a [u8],
 }
 
@@ -329,6 +333,17 @@ pub fn decode_first_kept(payload: &[u8]) -> Decoded<Seq> {
     let seq = Seq(reader.varint()?);
     reader.end()?;
     Ok(seq)
+}
+
+/// The payload of [`Kind::Expire`]: when the log expires, in microseconds of the steady clock, as a varint; 0 if never.
+#[must_use]
+pub fn expiry_payload(expiry: TimeUs) -> Vec<u8> {
+    first_kept_payload(Seq(expiry.0))
+}
+
+/// Reads the payload of [`Kind::Expire`].
+pub fn decode_expiry(payload: &[u8]) -> Decoded<TimeUs> {
+    decode_first_kept(payload).map(|Seq(expiry)| TimeUs(expiry))
 }
 
 /// A batch's header: the length of its entries in bytes, and how many there are.

@@ -85,7 +85,7 @@ pub struct Life {
     pub trim: Seq,
     /// When it was deleted.
     pub deleted_at: TimeUs,
-    /// When it expires, by the steady clock; 0 if never. Reserved: 0.
+    /// When it expires, by the steady clock; 0 if never.
     pub expiry: TimeUs,
     /// The opaque tag of the last batch that had one.
     pub tag: Vec<u8>,
@@ -222,6 +222,18 @@ impl Life {
     #[must_use]
     pub fn ends(&self) -> bool {
         self.phase == Phase::Deleted || self.trim > Seq(0) || self.expiry > TimeUs(0)
+    }
+
+    /// Where the log stands at `now` of the steady clock: one that has expired is as one that was deleted.
+    #[must_use]
+    pub fn phase_at(&self, now: TimeUs) -> Phase {
+        if self.phase == Phase::Live && self.has_expired(now) { Phase::Deleted } else { self.phase }
+    }
+
+    /// Whether the log was to expire at `now` of the steady clock or before.
+    #[must_use]
+    pub fn has_expired(&self, now: TimeUs) -> bool {
+        (1..=now.0).contains(&self.expiry.0)
     }
 
     /// Whether it is that of a log of which nothing but its end is known: see [`StateRecord::gone`].

@@ -2,7 +2,7 @@
 //!
 //! Whether an entry may be made at all is decided before, in `commit`; here it is only carried out.
 
-use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, decode_first_kept};
+use crate::format::entry::{Create, Entry, ForkOf, Kind, ProducerMark, decode_expiry, decode_first_kept};
 use crate::format::state::{Issued, LogState, Phase, Producers};
 use crate::format::{Decoded, Malformed};
 use crate::limits::{PRODUCER_WINDOW, TIMELINES_PER_LOG_MAX};
@@ -49,7 +49,10 @@ pub fn apply(state: &mut LogState, entry: &Entry<'_>, stamp: Stamp) -> Decoded<(
         Kind::Undelete => {
             state.life.phase = Phase::Live;
             state.life.deleted_at = TimeUs(0);
+            // Otherwise it could be over again in the same moment.
+            state.life.expiry = TimeUs(0);
         }
+        Kind::Expire => state.life.expiry = decode_expiry(entry.payload)?,
         Kind::Metadata => {
             state.metadata = entry.payload.to_vec();
             state.changed.metadata = stamp.lsn;
@@ -103,6 +106,7 @@ fn create(state: &mut LogState, create: Create<'_>, next_seq: Seq, stamp: Stamp)
     state.life.phase = Phase::Live;
     state.life.closed = false;
     state.life.deleted_at = TimeUs(0);
+    state.life.expiry = TimeUs(0);
     state.life.tag.clear();
     if *state.name != *create.name {
         state.name = create.name.into();

@@ -54,6 +54,12 @@ impl Grace {
         Mark { lsn: lsn.max(Lsn(before.0)), time: time.max(TimeUs(before.1)) }
     }
 
+    /// Whether the grace may be over for more than before, by what it was over for then and is now.
+    #[must_use]
+    pub fn is_news(&self, before: Mark, now: Mark) -> bool {
+        before.lsn < now.lsn || before.time.0.saturating_add(self.period_us / MARKS_PER_GRACE) < now.time.0
+    }
+
     /// To be called with what is about to become a new version of the manifest, before it names what is flushed now: keeps
     /// as a mark what the version before says of itself, if that is needed, and lets go of marks that nobody asks for.
     pub fn mark(&self, manifest: &mut Manifest) {

@@ -15,7 +15,7 @@ use crate::format::state::{LogState, Phase};
 use crate::format::{Decoded, Malformed};
 use crate::mutants::{self, Mutant};
 use crate::sync::{Mutex, MutexGuard};
-use crate::types::{LogId, Lsn, Seq};
+use crate::types::{LogId, Lsn, Seq, TimeUs};
 use crate::waiter::Target;
 use std::collections::VecDeque;
 use std::sync::{Arc as Shared, LazyLock};
@@ -71,9 +71,17 @@ pub struct Visible {
     pub created: Lsn,
     /// The parent and the seq of the fork.
     pub fork: Option<(LogId, Seq)>,
+    /// When it expires, by the steady clock; 0 if never.
+    pub expiry: TimeUs,
 }
 
 impl Visible {
+    /// Whether it was to expire at `now` of the steady clock or before.
+    #[must_use]
+    pub fn has_expired(&self, now: TimeUs) -> bool {
+        (1..=now.0).contains(&self.expiry.0)
+    }
+
     /// Of a state.
     #[must_use]
     pub fn of(state: &LogState) -> Self {
@@ -85,6 +93,7 @@ impl Visible {
             closed: state.life.closed,
             created: state.life.created,
             fork: state.life.fork,
+            expiry: state.life.expiry,
         }
     }
 }

@@ -23,6 +23,7 @@ mod state;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::Mark;
 use crate::index::Index;
 use crate::index::grace::Grace;
 use crate::index::set::SegmentSet;
@@ -54,7 +55,7 @@ pub struct Merger {
     unreadable: BTreeSet<SegmentId>,
     grace: Arc<Grace>,
     /// For which cutoff segments were looked at that may be worth rewriting alone.
-    looked: BTreeMap<SegmentId, Lsn>,
+    looked: BTreeMap<SegmentId, Mark>,
     /// The size class whose last merge failed for another reason. What is due there and above is nothing that appends
     /// have to wait for.
     failing: Option<u32>,
@@ -106,7 +107,7 @@ impl Merger {
                 }
                 self.index.metrics.merges.add(1);
                 // What it left is worth another look once the grace is over for more.
-                self.looked.insert(id, job.cutoff().lsn);
+                self.looked.insert(id, job.cutoff());
                 self.failing = self.failing.filter(|level| job.level() < *level);
             }
             Err(error) => return Err(self.failed(error)),
@@ -192,14 +193,14 @@ impl Merger {
             let meta = segment.meta();
             meta.entries > 0
                 && !self.unreadable.contains(&meta.id)
-                && self.looked.get(&meta.id).is_none_or(|looked| *looked < cutoff.lsn)
+                && self.looked.get(&meta.id).is_none_or(|looked| self.grace.is_news(*looked, cutoff))
         };
         if !self.jobs.is_empty() || cutoff.lsn == Lsn(0) {
             return Ok(false);
         }
         let Some(n) = set.segments.iter().position(is_new) else { return Ok(false) };
         let segment = &set.segments[n];
-        self.looked.insert(segment.meta().id, cutoff.lsn);
+        self.looked.insert(segment.meta().id, cutoff);
         let Some(mut reclaim) = Reclaim::new(&self.index, set, cutoff, segment.meta().first_lsn) else {
             return Ok(true);
         };

@@ -1,4 +1,4 @@
-//! What a merge need not keep of a log: what was deleted or trimmed, once its grace is over.
+//! What a merge need not keep of a log: what was deleted, expired or trimmed, once its grace is over.
 //!
 //! What ends a log lies in its newest state, and its records lie in segments of any age. So a merge asks, log by log, all
 //! segments from its inputs on whether they say of it that something ended, and only where one does the log's state is
@@ -20,7 +20,7 @@ use crate::index::set::SegmentSet;
 use crate::mutants::{self, Mutant};
 use crate::segment::{Ends, IndexEntry, Segment};
 use crate::sync::Arc;
-use crate::types::{LogId, Lsn, Seq};
+use crate::types::{LogId, Lsn, Seq, TimeUs};
 use std::sync::Arc as Shared;
 
 /// Index blocks by which the dead share of a segment is estimated.
@@ -51,7 +51,8 @@ impl Reclaim {
     /// For merges of segments of `set` from the first one that is not older than `first` on; None if there is nothing to
     /// leave out.
     pub(super) fn new(index: &Arc<Index>, set: &SegmentSet, cutoff: Mark, first: Lsn) -> Option<Self> {
-        let cutoff = if mutants::makes(Mutant::DroppedEarly) { Mark { lsn: set.flushed(), ..cutoff } } else { cutoff };
+        let all = Mark { lsn: set.flushed(), time: TimeUs(u64::MAX) };
+        let cutoff = if mutants::makes(Mutant::DroppedEarly) { all } else { cutoff };
         let asked = set.segments.iter().filter(|segment| first <= segment.meta().first_lsn && segment.meta().ends > 0);
         let ends: Vec<_> = asked.map(|segment| Ends::new(Arc::clone(segment))).collect();
         if cutoff.lsn == Lsn(0) || ends.is_empty() {
@@ -109,7 +110,13 @@ impl Reclaim {
     fn look(&self, log: LogId) -> Result<Kept> {
         let state = self.state(log)?;
         let pinned = state.life.pinned;
-        if state.life.is_gone() || (state.life.phase == Phase::Deleted && state.changed.life <= self.cutoff.lsn) {
+        let over = match state.life.phase {
+            Phase::Deleted => state.life.is_gone() || state.changed.life <= self.cutoff.lsn,
+            // A time that is only staged may not come to pass. One that passed cannot be put off any more.
+            Phase::Live => state.life.has_expired(self.cutoff.time) && state.changed.life <= self.index.watermark(),
+            Phase::Absent => false,
+        };
+        if over {
             return Ok(pinned.map_or(Kept::Nothing(state), Kept::From));
         }
         let Some(old) = self.old.state(log)? else { return Ok(Kept::From(Seq(0))) };

@@ -4,8 +4,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::state::{LogState, Phase};
 use crate::index::slot::{Slot, SlotInner, apply_mem, misfit};
 use crate::index::{Index, history};
-use crate::types::{Cursor, Lsn, Seq, Timeline};
+use crate::types::{Cursor, Lsn, Seq, TimeUs, Timeline};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Names taken from a segment at a time.
 const NAMES_AT_ONCE: usize = 256;
@@ -21,8 +22,10 @@ pub struct LogInfo {
     pub next_seq: u64,
     /// Whether it takes no more records.
     pub closed: bool,
-    /// Whether it is deleted.
+    /// Whether it is deleted, or has expired.
     pub deleted: bool,
+    /// What is left until it expires, if it is to expire; 0 once it has. See [`crate::LogBatch::expire`].
+    pub expires_in: Option<Duration>,
     /// The caller's metadata.
     pub metadata: Vec<u8>,
     /// The opaque tag of the last batch that had one; empty if none had.
@@ -52,13 +55,15 @@ impl LogInfo {
         history::cursor(&self.timelines, Seq(seq))
     }
 
-    fn new(name: &str, state: &LogState) -> Self {
+    fn new(name: &str, state: &LogState, now: TimeUs) -> Self {
+        let left = |expiry: TimeUs| Duration::from_micros(expiry.0.saturating_sub(now.0));
         Self {
             name: name.to_owned(),
             first_seq: state.life.trim.0,
             next_seq: state.next_seq.0,
             closed: state.life.closed,
-            deleted: state.life.phase == Phase::Deleted,
+            deleted: state.life.phase_at(now) == Phase::Deleted,
+            expires_in: Some(state.life.expiry).filter(|expiry| *expiry > TimeUs(0)).map(left),
             metadata: state.metadata.clone(),
             tag: state.life.tag.clone(),
             timelines: state.timelines.to_vec(),
@@ -69,30 +74,30 @@ impl LogInfo {
     }
 }
 
-/// What is durable of the log `name`.
-pub(super) fn info(index: &Index, name: &str) -> Result<LogInfo> {
+/// What is durable of the log `name`, at `now` of the steady clock.
+pub(super) fn info(index: &Index, name: &str, now: TimeUs) -> Result<LogInfo> {
     crate::names::check(name)?;
     let slot = index.heads.get(index.log_id(name));
     let inner = index.resolve_visible(&slot, Some(name))?;
-    durable_info(&slot, &inner, name)
+    durable_info(&slot, &inner, name, now)
 }
 
 /// As [`info`], without waiting for anything.
-pub(super) fn try_info(index: &Index, name: &str) -> Result<LogInfo> {
+pub(super) fn try_info(index: &Index, name: &str, now: TimeUs) -> Result<LogInfo> {
     crate::names::check(name)?;
     let slot = index.heads.get(index.log_id(name));
     let inner = index.try_resolve_visible(&slot, name)?;
-    durable_info(&slot, &inner, name)
+    durable_info(&slot, &inner, name, now)
 }
 
-fn durable_info(slot: &Slot, inner: &SlotInner, name: &str) -> Result<LogInfo> {
+fn durable_info(slot: &Slot, inner: &SlotInner, name: &str, now: TimeUs) -> Result<LogInfo> {
     if inner.visible.phase == Phase::Absent {
         return Err(Error::new(ErrorKind::NotFound, "the log does not exist").log(name));
     }
     let (staged, visible) = (&inner.staged, inner.visible);
     if staged.changed.life <= visible.lsn && staged.changed.metadata <= visible.lsn {
         // What is staged are records alone: they move the end, and add timelines behind it.
-        let mut info = LogInfo::new(name, staged);
+        let mut info = LogInfo::new(name, staged, now);
         info.next_seq = visible.next_seq.0;
         info.timelines.retain(|(_, first)| *first < visible.next_seq);
         return Ok(info);
@@ -101,11 +106,13 @@ fn durable_info(slot: &Slot, inner: &SlotInner, name: &str) -> Result<LogInfo> {
     for entry in &inner.mem {
         apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
     }
-    Ok(LogInfo::new(name, &state))
+    Ok(LogInfo::new(name, &state, now))
 }
 
 /// The logs with `prefix`, behind `after`, at most `limit`.
-pub(super) fn list(index: &Index, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
+pub(super) fn list(
+    index: &Index, prefix: &str, after: Option<&str>, limit: usize, now: TimeUs,
+) -> Result<Vec<LogInfo>> {
     let in_memory = created_in_memory(index, prefix)?;
     let set = index.set();
     let mut out = Vec::new();
@@ -135,7 +142,7 @@ pub(super) fn list(index: &Index, prefix: &str, after: Option<&str>, limit: usiz
             if !name.starts_with(prefix) || out.len() == limit {
                 return Ok(out);
             }
-            match info(index, name) {
+            match info(index, name, now) {
                 Ok(info) if !info.deleted => out.push(info),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -19,7 +19,7 @@ use crate::recovery::scan::{Facts, FileFacts, HeaderFacts};
 use crate::recovery::settle::Proven;
 use crate::segment::{self, Segment};
 use crate::sync::Arc;
-use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion};
+use crate::types::{BLOCK, FrameNo, JournalId, Lsn, ManifestVersion, TimeUs};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,13 @@ pub(super) struct Loaded {
     pub entries: u64,
     pub bytes: u64,
     pub metrics: Arc<Metrics>,
+}
+
+impl Loaded {
+    /// The greatest stamp of the steady clock on disk.
+    pub(super) fn stamped(&self) -> TimeUs {
+        self.facts.end_steady.max(self.manifest.steady)
+    }
 }
 
 /// Which of the frames that the scan accepts are put into the index.

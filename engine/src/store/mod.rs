@@ -27,6 +27,8 @@ mod tests_cursor;
 #[cfg(test)]
 mod tests_end;
 #[cfg(test)]
+mod tests_expire;
+#[cfg(test)]
 mod tests_full;
 #[cfg(test)]
 mod tests_life;
@@ -61,7 +63,7 @@ use crate::journal::Journal;
 use crate::poison::{Failed, Poison};
 use crate::read::{Page, ReadLimit, read, try_read};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
-use crate::types::{Position, StoreId};
+use crate::types::{Position, StoreId, TimeUs};
 use bell::Bell;
 use flush_signal::FlushSignal;
 use std::path::{Path, PathBuf};
@@ -121,6 +123,11 @@ impl Core {
     /// Fails once the store is closed: its files may be another process's by then.
     fn check_open(&self) -> Result<()> {
         if self.end.closed.load(Ordering::Acquire) { Err(subscription::closed()) } else { Ok(()) }
+    }
+
+    /// The time by the steady clock.
+    fn now(&self) -> TimeUs {
+        self.appender.grace.now()
     }
 
     /// Refuses every call from here on, and wakes all who wait for a log.
@@ -231,7 +238,7 @@ impl Store {
     /// past the log's end, [`ErrorKind::Damaged`].
     pub fn read(&self, log: &str, from: impl Into<Position>, limit: ReadLimit) -> Result<Page> {
         self.inner.core.check_open()?;
-        read(&self.inner.core.index, log, from.into(), limit)
+        read(&self.inner.core.index, log, from.into(), limit, self.inner.core.now())
     }
 
     /// [`Self::read`] of records that lie in memory, as those appended lately do; waits for nothing.
@@ -240,7 +247,7 @@ impl Store {
     /// As [`Self::read`], and [`ErrorKind::WouldBlock`] where it would have to wait.
     pub fn try_read(&self, log: &str, from: impl Into<Position>, limit: ReadLimit) -> Result<Page> {
         self.inner.core.check_open()?;
-        try_read(&self.inner.core.index, log, from.into(), limit)
+        try_read(&self.inner.core.index, log, from.into(), limit, self.inner.core.now())
     }
 
     /// [`Self::read`] as a future; the disk is waited for on a thread of the store's.
@@ -248,7 +255,7 @@ impl Store {
         let (core, log, from) = (Arc::clone(&self.inner.core), log.to_owned(), from.into());
         ReadFuture::start(self.inner.threads.lock().as_ref(), move || {
             core.check_open()?;
-            read(&core.index, &log, from, limit)
+            read(&core.index, &log, from, limit, core.now())
         })
     }
 
@@ -283,7 +290,7 @@ impl Store {
     /// [`ErrorKind::Invalid`], [`ErrorKind::NotFound`], [`ErrorKind::Damaged`]. A deleted log is found, and says so.
     pub fn info(&self, log: &str) -> Result<LogInfo> {
         self.inner.core.check_open()?;
-        listing::info(&self.inner.core.index, log)
+        listing::info(&self.inner.core.index, log, self.inner.core.now())
     }
 
     /// [`Self::info`] of a log whose state is in memory; waits for nothing.
@@ -292,17 +299,17 @@ impl Store {
     /// As [`Self::info`], and [`ErrorKind::WouldBlock`] where it would have to wait.
     pub fn try_info(&self, log: &str) -> Result<LogInfo> {
         self.inner.core.check_open()?;
-        listing::try_info(&self.inner.core.index, log)
+        listing::try_info(&self.inner.core.index, log, self.inner.core.now())
     }
 
     /// The logs whose names begin with `prefix`, by name, those behind `after` alone if it is given, at most `limit`.
-    /// Deleted logs are left out.
+    /// Logs that are deleted or have expired are left out.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`], [`ErrorKind::Io`].
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
         self.inner.core.check_open()?;
-        listing::list(&self.inner.core.index, prefix, after, limit)
+        listing::list(&self.inner.core.index, prefix, after, limit, self.inner.core.now())
     }
 
     /// Has everything that is durable now put into a segment, and waits for it. In a store that is driven step by

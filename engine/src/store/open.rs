@@ -66,8 +66,7 @@ pub(super) fn open(
     let journal = Journal::new(ring, end, end_time, loaded.manifest.version);
     let poison = Arc::new(Poison::default());
     let timeline = timeline(&mut loaded, &*io, &*clock)?;
-    let stamped = loaded.facts.end_steady.max(loaded.manifest.steady);
-    let grace = Arc::new(Grace::new(Steady::from(Arc::clone(&clock), stamped), config.grace));
+    let grace = Arc::new(Grace::new(Steady::from(Arc::clone(&clock), loaded.stamped()), config.grace));
     let flush_asked = Arc::new(AtomicBool::new(false));
     let catalog = Arc::new(Catalog::new(CatalogParts {
         io: Arc::clone(&io),

@@ -139,7 +139,7 @@ impl ReadOnly {
     /// # Errors
     /// As there.
     pub fn info(&self, log: &str) -> Result<LogInfo> {
-        info(&self.loaded.index, log)
+        info(&self.loaded.index, log, self.now())
     }
 
     /// As [`super::Store::list`].
@@ -147,7 +147,7 @@ impl ReadOnly {
     /// # Errors
     /// As there.
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
-        list(&self.loaded.index, prefix, after, limit)
+        list(&self.loaded.index, prefix, after, limit, self.now())
     }
 
     /// As [`super::Store::read`].
@@ -155,7 +155,12 @@ impl ReadOnly {
     /// # Errors
     /// As there.
     pub fn read(&self, log: &str, from: u64, limit: ReadLimit) -> Result<Page> {
-        read(&self.loaded.index, log, from.into(), limit)
+        read(&self.loaded.index, log, from.into(), limit, self.now())
+    }
+
+    /// The time by the steady clock when the store was last written to: what expired by then has expired.
+    fn now(&self) -> TimeUs {
+        self.loaded.stamped()
     }
 
     /// The store in numbers.

@@ -34,7 +34,7 @@ impl std::fmt::Debug for Subscription {
 /// What a look at the log's head finds.
 struct Head {
     next_seq: u64,
-    /// Closed or deleted: there is nothing to wait for.
+    /// Closed, deleted or expired: there is nothing to wait for.
     ended: bool,
 }
 
@@ -68,7 +68,7 @@ impl Subscription {
     }
 
     /// Waits until the log's next seq is greater than `after`, the log was closed or deleted, or `timeout` has passed;
-    /// gives the next seq then.
+    /// gives the next seq then. That the log expires meanwhile does not end the wait.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`]; [`ErrorKind::ShutDown`] once the store is closed; [`ErrorKind::Poisoned`] once nothing
@@ -95,18 +95,18 @@ impl Subscription {
     /// [`Self::look`] without waiting, for a task.
     fn try_look(&self, key: u64, waker: &Waker, after: u64) -> Result<Head> {
         let inner = self.core.index.try_resolve_visible(&self.slot, &self.name)?;
-        Ok(Self::head(inner, Some((key, Target::Task(waker.clone()))), after))
+        Ok(self.head(inner, Some((key, Target::Task(waker.clone()))), after))
     }
 
     /// The head as it is visible; with a `target` to wake once it is past `after`, if it is not now.
     fn look(&self, target: Option<(u64, Target)>, after: u64) -> Result<Head> {
         let inner = self.core.index.resolve_visible(&self.slot, Some(&self.name))?;
-        Ok(Self::head(inner, target, after))
+        Ok(self.head(inner, target, after))
     }
 
-    fn head(mut inner: MutexGuard<'_, SlotInner>, target: Option<(u64, Target)>, after: u64) -> Head {
+    fn head(&self, mut inner: MutexGuard<'_, SlotInner>, target: Option<(u64, Target)>, after: u64) -> Head {
         let visible = inner.visible;
-        let ended = visible.closed || visible.phase != Phase::Live;
+        let ended = visible.closed || visible.phase != Phase::Live || visible.has_expired(self.core.now());
         if visible.next_seq.0 <= after
             && !ended
             && let Some((key, target)) = target

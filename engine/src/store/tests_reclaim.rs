@@ -16,13 +16,13 @@ use std::path::Path;
 use std::time::Duration;
 
 const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
-const GRACE: u64 = 1000;
+pub(super) const GRACE: u64 = 1000;
 
-struct World {
-    io: MemIo,
-    clock: Hand,
-    store: Store,
-    steps: Steps,
+pub(super) struct World {
+    pub(super) io: MemIo,
+    pub(super) clock: Hand,
+    pub(super) store: Store,
+    pub(super) steps: Steps,
 }
 
 fn config() -> Config {
@@ -37,7 +37,7 @@ fn config() -> Config {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (io, clock) = (MemIo::new(), Hand::default());
         clock.pass(1_000_000_000);
         Store::create_on(Arc::new(io.clone()), Arc::new(clock.clone()), Path::new(DIR), &config())
@@ -46,7 +46,7 @@ impl World {
         Self { io, clock, store, steps }
     }
 
-    fn reopen(self) -> Self {
+    pub(super) fn reopen(self) -> Self {
         let Self { io, clock, store, steps } = self;
         steps.close().expect("clean");
         drop(store);
@@ -55,7 +55,7 @@ impl World {
         Self { io, clock, store, steps }
     }
 
-    fn put<'a>(&mut self, log: &'a str, make: impl FnOnce(&mut LogBatch<'a>)) -> Result<Receipt> {
+    pub(super) fn put<'a>(&mut self, log: &'a str, make: impl FnOnce(&mut LogBatch<'a>)) -> Result<Receipt> {
         let mut batch = Batch::new();
         make(batch.log(log));
         self.append(batch)
@@ -75,23 +75,31 @@ impl World {
         }
     }
 
-    fn flush(&mut self) {
+    /// Ends the process without a clean close.
+    pub(super) fn crash(self) -> Self {
+        let Self { io, clock, store, steps } = self;
+        drop((store, steps));
+        let (store, steps) = opened(&io, &clock);
+        Self { io, clock, store, steps }
+    }
+
+    pub(super) fn flush(&mut self) {
         self.store.flush().expect("asked");
         self.steps.flush().expect("a sound disk");
     }
 
-    fn merge(&mut self) {
+    pub(super) fn merge(&mut self) {
         while self.steps.merge().expect("a sound disk") {}
     }
 
     /// Lets the grace of everything so far pass, and merges.
-    fn outwait(&mut self) {
+    pub(super) fn outwait(&mut self) {
         self.flush();
         self.clock.pass(GRACE + GRACE / 8);
         self.merge();
     }
 
-    fn records(&self, log: &str) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn records(&self, log: &str) -> Result<Vec<Vec<u8>>> {
         let first = self.store.info(log)?.first_seq;
         Ok(self.store.read(log, first, ALL)?.records.into_iter().map(|record| record.payload).collect())
     }
@@ -102,18 +110,18 @@ fn opened(io: &MemIo, clock: &Hand) -> (Store, Steps) {
 }
 
 /// Bytes that do not compress.
-fn noise(len: usize, salt: u64) -> Vec<u8> {
+pub(super) fn noise(len: usize, salt: u64) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&salt.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
-fn name(n: u64) -> String {
+pub(super) fn name(n: u64) -> String {
     format!("users/{n}/log")
 }
 
 /// Fills 40 logs of 4 records, in two segments.
-fn filled() -> World {
+pub(super) fn filled() -> World {
     let mut world = World::new();
     for round in 0..2 {
         for log in 0..40 {
@@ -198,11 +206,8 @@ fn a_creation_that_is_not_durable_ends_nothing() {
         drop(world.store.append(batch).expect("staged"));
     }
     world.merge();
-    let World { io, clock, store, steps } = world;
-    // The process is killed with the creations in memory alone.
-    drop((store, steps));
-    let (store, steps) = opened(&io, &clock);
-    let mut world = World { io, clock, store, steps };
+    // The creations are in memory alone.
+    world = world.crash();
     for log in 0..30 {
         world.put(&name(log), |log| _ = log.undelete()).expect("in time");
         assert_eq!(world.records(&name(log)).expect("alive").len(), 4);
@@ -319,27 +324,44 @@ impl Numbers {
     }
 }
 
-/// What a log must be: its records that are kept by seq, its next seq, and when it was deleted.
+/// What a log must be: its records that are kept by seq, its next seq, when it expires, and when it ended.
 #[derive(Clone, Default)]
 struct Model {
     records: BTreeMap<u64, Vec<u8>>,
     next: u64,
+    expires: Option<u64>,
     deleted: Option<u64>,
+}
+
+impl Model {
+    /// It is `now`. Whether the log expired.
+    fn pass(&mut self, now: u64) -> bool {
+        let expires = self.deleted.is_none() && self.expires.is_some_and(|at| at <= now);
+        if expires {
+            self.deleted = self.expires.take();
+        }
+        expires
+    }
 }
 
 #[test]
 fn logs_live_and_end_by_chance_and_nothing_is_lost_or_comes_back() {
-    for seed in 0..12 {
-        by_chance(seed);
-    }
+    let ends: Vec<_> = (0..12).map(by_chance).collect();
+    let [undeleted, refused, expired] = [0, 1, 2].map(|n| ends.iter().map(|counts| counts[n]).sum::<u64>());
+    assert!(
+        undeleted > 100 && refused > 10 && expired > 100,
+        "{undeleted} taken back, {refused} refused, {expired} expired"
+    );
 }
 
-fn by_chance(seed: u64) {
+/// Gives how many ends were taken back, how many were not any more, and how many logs expired.
+fn by_chance(seed: u64) -> [u64; 3] {
     let (mut world, mut numbers) = (World::new(), Numbers(seed));
     let mut model: BTreeMap<String, Model> = BTreeMap::new();
-    let (mut now, mut undeleted, mut refused) = (0, 0, 0);
+    let (mut now, mut undeleted, mut refused, mut expired) = (0, 0, 0, 0);
     for step in 0..900 {
         let name = name(numbers.below(15));
+        expired += model.values_mut().map(|log| u64::from(log.pass(now))).sum::<u64>();
         let log = model.entry(name.clone()).or_default();
         let payload = noise(20 + numbers.below(400) as usize, step);
         match (log.next, log.deleted, numbers.below(20)) {
@@ -357,6 +379,11 @@ fn by_chance(seed: u64) {
                 world.put(&name, |log| _ = log.trim(kept)).expect("durable");
                 log.records.retain(|seq, _| *seq >= kept);
             }
+            (_, None, 3) => {
+                let after = Some(numbers.below(GRACE)).filter(|after| after % 4 > 0);
+                world.put(&name, |log| _ = log.expire(after.map(Duration::from_secs))).expect("durable");
+                log.expires = after.map(|after| now + after);
+            }
             (next, None, _) => {
                 let receipt = world.put(&name, |log| _ = log.record(&payload)).expect("durable");
                 assert_eq!(receipt.logs[0].first_seq, next);
@@ -364,7 +391,7 @@ fn by_chance(seed: u64) {
                 log.next += 1;
             }
             (_, Some(at), 0..=4) => match world.put(&name, |log| _ = log.undelete()) {
-                Ok(_) => (log.deleted, undeleted) = (None, undeleted + 1),
+                Ok(_) => (log.deleted, log.expires, undeleted) = (None, None, undeleted + 1),
                 Err(error) => {
                     assert!(error.kind() == ErrorKind::Deleted && at + GRACE <= now, "{error} at {now}, since {at}");
                     refused += 1;
@@ -373,7 +400,7 @@ fn by_chance(seed: u64) {
             (next, Some(_), 5..=7) => {
                 let receipt = world.put(&name, |log| _ = log.create().record(&payload)).expect("durable");
                 assert_eq!(receipt.logs[0].first_seq, next + 1);
-                *log = Model { records: BTreeMap::from([(next + 1, payload)]), next: next + 2, deleted: None };
+                *log = Model { records: BTreeMap::from([(next + 1, payload)]), next: next + 2, ..Model::default() };
             }
             _ => {}
         }
@@ -390,6 +417,7 @@ fn by_chance(seed: u64) {
         }
         if step % 50 == 49 {
             world.merge();
+            expired += model.values_mut().map(|log| u64::from(log.pass(now))).sum::<u64>();
             for (name, log) in &model {
                 match world.records(name) {
                     Ok(records) => {
@@ -404,5 +432,5 @@ fn by_chance(seed: u64) {
             }
         }
     }
-    assert!(undeleted > 0 && refused > 0, "{undeleted} taken back, {refused} refused");
+    [undeleted, refused, expired]
 }

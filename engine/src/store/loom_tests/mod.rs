@@ -381,5 +381,5 @@ fn append(core: &Core, logs: &[&str], payload: &[u8]) -> Result<Ack> {
 
 /// The whole log.
 fn page(core: &Core, log: &str) -> Result<Page> {
-    read(&core.index, log, Position::Start, ReadLimit::default())
+    read(&core.index, log, Position::Start, ReadLimit::default(), core.now())
 }

@@ -44,7 +44,7 @@ fn loom_a_look_that_waits_for_nothing_sees_no_half_of_a_batch() {
         let ack = append(&parts.core, &["a", "b"], b"second").expect("staged");
         let Parts { core, committer, .. } = parts;
         let committer = publishes(committer);
-        let look = |log| match try_read(&core.index, log, Position::Start, ReadLimit::default()) {
+        let look = |log| match try_read(&core.index, log, Position::Start, ReadLimit::default(), core.now()) {
             Ok(page) => Some(page.records.len()),
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
@@ -72,7 +72,7 @@ fn loom_who_was_answered_sees_what_he_appended() {
         let committer = publishes(committer);
         ack.wait().expect("durable");
         assert!(disk.holds(b"second"), "answered before it was durable");
-        let page = try_read(&core.index, "a", Position::Start, ReadLimit::default());
+        let page = try_read(&core.index, "a", Position::Start, ReadLimit::default(), core.now());
         assert_eq!(page.expect("answered, so nobody is at the log").records.len(), 2);
         committer.join().expect("no panic");
     });
