@@ -44,6 +44,7 @@ mod simulated {
                 t.in_recovery,
                 t.merges,
                 t.outwaited,
+                t.expired,
                 t.dropped,
             ]
         });

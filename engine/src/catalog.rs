@@ -147,7 +147,7 @@ impl Catalog {
                 "a merge is of neighbours"
             );
             // Whoever goes on from this version is past what was left out.
-            manifest.steady = manifest.steady.max(self.parts.grace.now());
+            self.parts.grace.mark(manifest);
             let before = manifest.cutoff;
             manifest.cutoff = Mark { lsn: before.lsn.max(cutoff.lsn), time: before.time.max(cutoff.time) };
             manifest.segments.splice(range.clone(), [merged]);

@@ -28,8 +28,11 @@ pub struct Listing {
 /// A log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
-    /// It was deleted.
+    /// It was deleted, or has expired.
     pub deleted: bool,
+    /// It is to expire.
+    #[serde(default)]
+    pub expires: bool,
     /// It takes no more records.
     pub closed: bool,
     /// The first seq kept.
@@ -171,6 +174,7 @@ impl From<&reader::Log> for Log {
         };
         Self {
             deleted: log.deleted,
+            expires: log.expires,
             closed: log.closed,
             first: log.first,
             next: log.next,
@@ -309,6 +313,7 @@ pub fn log(store: &impl Reads, name: &str) -> everlog::Result<Option<Log>> {
     }
     Ok(Some(Log {
         deleted: info.deleted,
+        expires: info.expires_in.is_some(),
         closed: info.closed,
         first: info.first_seq,
         next: info.next_seq,

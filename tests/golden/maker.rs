@@ -202,6 +202,7 @@ pub fn in_the_engines_words(batch: &[Ask]) -> Batch<'_> {
                 Op::Delete => log.delete(),
                 Op::Undelete => log.undelete(),
                 Op::Metadata(metadata) => log.metadata(metadata),
+                Op::Expire(after) => log.expire(*after),
             };
         }
         if let Some((id, epoch, number)) = &ask.producer {

@@ -7,11 +7,14 @@ use super::maker::{Maker, small};
 use super::told::{Ask, Op};
 use crate::reader::Files;
 use crate::sim::Rng;
+use std::time::Duration;
 
 /// Bytes of records in one batch: frames of the smallest journal hold no more than 16 KiB.
 const BATCH_BYTES: u64 = 7_000;
 /// Records flushed at once at most, so that a segment's log has more than one chunk now and then.
 const STEPS: u64 = 60;
+/// Longer than a process lasts, and shorter than what passes when a grace is waited for.
+const EXPIRES_AFTER: Duration = Duration::from_secs(3600);
 
 /// The files of the store of `seed`, and what must be found there.
 #[must_use]
@@ -53,6 +56,8 @@ impl Making {
                 8..10 if self.maker.listing().end > 0 => {
                     self.batch();
                     self.maker.outwait();
+                    // Its frame has the time on disk: otherwise a kill would take it back.
+                    self.batch();
                 }
                 _ => self.batch(),
             }
@@ -117,6 +122,7 @@ impl Making {
                 1..4 => ops.push(Op::Trim(log.first + self.rng.below(log.next - log.first + 1))),
                 4..6 => ops.push(Op::Metadata(self.word(300))),
                 6..8 => ops.push(Op::Delete),
+                8..10 => ops.push(Op::Expire(Some(EXPIRES_AFTER).filter(|_| self.rng.chance(80)))),
                 _ => {}
             }
         }

@@ -198,13 +198,19 @@ fn reclaimed() -> Maker {
     maker.append(&[Ask::of("users/bob/copy", [Op::Fork(BOB.to_owned(), 2), record("behind the fork")])]);
     maker.append(&[Ask::of(ALICE, [record(noise(900, 3)), Op::Trim(2)]).by("phone", 0, 1).tagged("t")]);
     maker.append(&[Ask::of(BOB, [Op::Delete]), Ask::of(NOTES, [Op::Delete]), Ask::of(SHARED, [Op::Delete])]);
+    for log in ["users/alice/sessions/1", "users/alice/sessions/2"] {
+        let expire = Op::Expire(Some(std::time::Duration::from_secs(3600)));
+        maker.append(&[Ask::of(log, [create(""), record(noise(900, 4)), expire])]);
+    }
     maker.close();
     maker.open();
     maker.outwait();
     maker.append(&[Ask::of(NOTES, [create("created anew"), record("behind what is gone")]).by("phone", 0, 0)]);
     maker.append(&[Ask::of(ALICE, [record("3")])]);
+    maker.append(&[Ask::of("users/alice/sessions/2", [create(""), record("of another session")])]);
     maker.flush();
-    maker.append(&[Ask::of(NOTES, [Op::Trim(4)])]);
+    let expire = Op::Expire(Some(std::time::Duration::from_secs(3600)));
+    maker.append(&[Ask::of(NOTES, [Op::Trim(4)]), Ask::of(ALICE, [expire])]);
     maker.idle();
     maker.kill();
     maker

@@ -7,6 +7,7 @@
 use super::listing::{self, Listing};
 use everlog::Receipt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// One operation on a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Op {
     Undelete,
     /// New metadata.
     Metadata(Vec<u8>),
+    /// It is to end after so long, or never.
+    Expire(Option<Duration>),
 }
 
 /// What a batch holds for one log.
@@ -82,6 +85,7 @@ impl Ask {
                 Op::Undelete => (6, Vec::new()),
                 Op::Metadata(metadata) => (7, metadata.clone()),
                 Op::Fork(parent, at) => (8, [&at.to_le_bytes(), parent.as_bytes()].concat()),
+                Op::Expire(after) => (9, after.map_or(Vec::new(), |after| after.as_nanos().to_le_bytes().to_vec())),
             };
             hasher.update(&[kind]);
             hasher.update(&(argument.len() as u64).to_le_bytes());
@@ -101,8 +105,10 @@ pub struct Log {
     fork: Option<u64>,
     /// A fork of it pinned it.
     pinned: bool,
-    /// It was deleted, and the grace is over: nothing is certain but where it ended.
+    /// It was deleted or has expired, and the grace is over: nothing is certain but where it ended.
     pub over: bool,
+    /// It has expired, and may count as deleted or not: another entry may say so before it is created again.
+    lapsed: bool,
 }
 
 /// All that a store was asked for and answered.
@@ -145,6 +151,10 @@ impl Told {
             });
             let log = self.logs.entry(ask.log.clone()).or_default();
             let mut first = None;
+            let counted = self.end + ask.ops.len() as u64;
+            if log.lapsed && matches!(ask.ops[0], Op::Create(_)) && receipt.lsn.0 == counted + 1 {
+                self.end += 1;
+            }
             for op in &ask.ops {
                 self.end += 1;
                 log.apply(op, self.end, time, timeline, parent.as_ref());
@@ -175,8 +185,11 @@ impl Told {
         }
     }
 
-    /// The grace is over for all that was deleted so far: what nobody forked may be gone.
+    /// The grace is over for all that was deleted so far, and for all that was to expire: what nobody forked may be gone.
     pub fn outwaited(&mut self) {
+        for log in self.logs.values_mut().filter(|log| log.shown.expires && !log.shown.deleted) {
+            (log.shown.deleted, log.lapsed) = (true, true);
+        }
         for (name, log) in self.logs.iter_mut().filter(|(_, log)| log.shown.deleted) {
             log.over = true;
             if !log.pinned {
@@ -206,7 +219,7 @@ impl Log {
         let shown = &mut self.shown;
         match op {
             Op::Create(metadata) => {
-                self.over = false;
+                (self.over, self.lapsed) = (false, false);
                 if shown.deleted {
                     if !self.pinned {
                         self.fork = None;
@@ -239,7 +252,8 @@ impl Log {
             Op::Close => shown.closed = true,
             Op::Trim(first) => shown.first = shown.first.max(*first),
             Op::Delete => shown.deleted = true,
-            Op::Undelete => shown.deleted = false,
+            Op::Undelete => (shown.deleted, shown.expires) = (false, false),
+            Op::Expire(after) => shown.expires = after.is_some(),
             Op::Metadata(metadata) => shown.metadata = listing::text(metadata),
         }
     }
@@ -254,7 +268,7 @@ impl Log {
     fn begin(&mut self, lsn: u64) {
         let shown = &mut self.shown;
         shown.tag.clear();
-        (shown.created, shown.closed, shown.deleted) = (lsn, false, false);
+        (shown.created, shown.closed, shown.deleted, shown.expires) = (lsn, false, false, false);
         shown.producers.clear();
     }
 

@@ -71,6 +71,8 @@ pub struct Shown {
     pub closed: bool,
     /// Its metadata.
     pub metadata: Vec<u8>,
+    /// Whether it is to end by itself.
+    pub expires: bool,
     /// Its records from `first` on; None where they cannot be read because it is not live.
     pub records: Option<Vec<Read>>,
 }
@@ -175,15 +177,44 @@ impl Oracle {
     /// Panics if the fate of a batch is open.
     pub fn age(&mut self) {
         assert_eq!(self.open(), 0, "nothing is under way");
-        // What is answered and pending nevertheless changed nothing.
-        let pending = self.pending.iter_mut().map(|pending| &mut pending.after);
-        let history = self.history.iter_mut().map(|(_, state)| state);
-        let states = std::iter::once(&mut self.settled).chain(pending).chain(history);
-        for log in states.flat_map(State::values_mut) {
+        for (_, log) in self.states() {
             if log.phase == Phase::Deleted && !log.aged {
                 Rc::make_mut(log).aged = true;
             }
         }
+    }
+
+    /// So long has passed that every log that was to end by itself has ended, unless a crash takes the time back that is
+    /// on no disk yet. Until that is known, nothing is asked of them.
+    pub fn let_lapse(&mut self) {
+        for (_, log) in self.states() {
+            if log.phase == Phase::Live && log.expires {
+                Rc::make_mut(log).lapsing = true;
+            }
+        }
+    }
+
+    /// The time is on disk: of the logs that may have ended, those have for which `has_ended`. Gives how many.
+    pub fn lapse(&mut self, has_ended: impl Fn(&str) -> bool) -> u64 {
+        let mut ended = 0;
+        for (name, log) in self.states() {
+            if log.lapsing {
+                let log = Rc::make_mut(log);
+                log.lapsing = false;
+                if has_ended(name) {
+                    (log.phase, log.aged) = (Phase::Deleted, true);
+                    ended += 1;
+                }
+            }
+        }
+        ended
+    }
+
+    /// The logs in all states that may still count: what is answered and pending nevertheless changed nothing.
+    fn states(&mut self) -> impl Iterator<Item = (&String, &mut Rc<Log>)> {
+        let pending = self.pending.iter_mut().map(|pending| &mut pending.after);
+        let history = self.history.iter_mut().map(|(_, state)| state);
+        std::iter::once(&mut self.settled).chain(pending).chain(history).flat_map(State::iter_mut)
     }
 
     fn settle(&mut self) {

@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// How many of a producer's numbers keep their content.
 const WINDOW: usize = 64;
@@ -54,6 +55,8 @@ pub enum Then {
     Undelete,
     /// New metadata.
     Metadata(Vec<u8>),
+    /// It is to end by itself after so long, or never.
+    Expire(Option<Duration>),
 }
 
 /// The answer for one log of a batch.
@@ -158,6 +161,10 @@ pub struct Log {
     /// It was deleted, and the grace may be over: only where it ended is certain to be known, and by asking for it to be
     /// taken back one learns whether it was in time. See [`super::Oracle::age`].
     pub aged: bool,
+    /// It is to end by itself.
+    pub expires: bool,
+    /// So long has passed that it may have ended. See [`super::Oracle::let_lapse`].
+    pub lapsing: bool,
     /// Its producers, by id.
     pub producers: BTreeMap<Vec<u8>, Producer>,
     /// The records from `base` on, `base` being the trim point of the last creation.
@@ -282,7 +289,8 @@ fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, Error
         Some(Then::Close) => log.closed = true,
         Some(Then::Trim(seq)) => log.trim = log.trim.max(*seq),
         Some(Then::Delete) => log.phase = Phase::Deleted,
-        Some(Then::Undelete) => log.phase = Phase::Live,
+        Some(Then::Undelete) => (log.phase, log.expires) = (Phase::Live, false),
+        Some(Then::Expire(after)) => log.expires = after.is_some(),
         Some(Then::Metadata(metadata)) => log.metadata.clone_from(metadata),
     }
     let last_record = if part.then.is_none() { log.records.last().filter(|_| log.next > first).cloned() } else { None };
@@ -440,16 +448,20 @@ pub(super) fn check_all(state: &State, shown: &BTreeMap<String, Shown>) -> Optio
 
 fn check_log(log: &Log, shown: Option<&Shown>) -> Option<String> {
     let phase = shown.map_or(Phase::Absent, |shown| shown.phase);
-    if phase != log.phase {
+    let lapsed = log.lapsing && phase == Phase::Deleted;
+    if phase != log.phase && !lapsed {
         return Some(format!("it is {phase:?}, expected {:?}", log.phase));
     }
     let shown = shown.filter(|_| phase != Phase::Absent)?;
-    if log.aged {
+    if log.aged || lapsed {
         return (shown.next != log.next).then(|| format!("it ended at {}, expected {}", shown.next, log.next));
     }
     let (expected, got) = ((log.trim, log.next, log.closed), (shown.first, shown.next, shown.closed));
     if expected != got {
         return Some(format!("first seq, next seq and closed are {got:?}, expected {expected:?}"));
+    }
+    if shown.expires != log.expires {
+        return Some(format!("it is {}to end by itself", if shown.expires { "" } else { "not " }));
     }
     if shown.metadata != log.metadata {
         return Some(format!("the metadata is {}, expected {}", sketch(&shown.metadata), sketch(&log.metadata)));

@@ -27,7 +27,15 @@ fn read(seq: u64, lsn: u64, payload: &str) -> Read {
 
 fn live(first: u64, records: Vec<Read>) -> Shown {
     let next = first + records.len() as u64;
-    Shown { phase: Phase::Live, first, next, closed: false, metadata: b"about".to_vec(), records: Some(records) }
+    Shown {
+        phase: Phase::Live,
+        first,
+        next,
+        closed: false,
+        metadata: b"about".to_vec(),
+        expires: false,
+        records: Some(records),
+    }
 }
 
 fn shown(logs: &[(&str, Shown)]) -> BTreeMap<String, Shown> {
@@ -183,4 +191,25 @@ fn a_batch_turned_away_leaves_nothing() {
         &[("a", a(&["0", "1", "2", "never"])), ("b", live(0, vec![read(0, 6, "0")]))],
         "(0, 4, false)",
     );
+}
+
+#[test]
+fn what_may_have_ended_by_itself_is_found_either_way_and_then_stays_so() {
+    for ended in [false, true] {
+        let mut oracle = Oracle::default();
+        let expire = Part { then: Some(Then::Expire(Some(std::time::Duration::from_secs(1)))), ..part("a", &[]) };
+        let tickets = [oracle.submit(&[creation("a", &["0", "1", "2"])]), oracle.submit(&[expire])];
+        let found = Shown { expires: true, ..a(&["0", "1", "2"]) };
+        let gone = Shown { phase: Phase::Deleted, records: None, ..found.clone() };
+        let shown = |log: &Shown| shown(&[("a", log.clone())]);
+        let fates = oracle.recovered(&shown(&found)).expect("both are there");
+        assert_eq!(fates.settled, tickets);
+        oracle.recovered(&shown(&gone)).expect_err("it is too early");
+        oracle.let_lapse();
+        let after = if ended { gone.clone() } else { found.clone() };
+        oracle.recovered(&shown(&after)).expect("it may have ended");
+        assert_eq!(oracle.lapse(|_| ended), u64::from(ended));
+        let other = if ended { found } else { gone };
+        oracle.recovered(&shown(&other)).expect_err("that is known by now");
+    }
 }

@@ -43,13 +43,19 @@ impl Entry {
 #[derive(Clone, Debug)]
 pub enum Kind {
     Record(Vec<u8>),
-    Create { name: Vec<u8>, metadata: Vec<u8>, fork: Option<Fork> },
+    Create {
+        name: Vec<u8>,
+        metadata: Vec<u8>,
+        fork: Option<Fork>,
+    },
     Close,
     Trim(u64),
     Delete,
     Undelete,
     Metadata(Vec<u8>),
     Pin(u64),
+    /// When the log expires, by the steady clock in microseconds; 0 if never.
+    Expire(u64),
 }
 
 /// Where a fork comes from.
@@ -107,6 +113,7 @@ pub fn read(file: &str, base: usize, body: &[u8], place: Place) -> Result<Entry>
         6 => Kind::Undelete,
         7 if bytes.at() + METADATA_BYTES_MAX >= inner.len() => Kind::Metadata(bytes.rest().to_vec()),
         9 => Kind::Pin(bytes.varint()?),
+        10 => Kind::Expire(bytes.varint()?),
         other => return Err(bytes.wrong(format!("an entry of kind {other}"))),
     };
     bytes.end()?;

@@ -17,8 +17,10 @@ pub const WINDOW: usize = 64;
 /// A log as a user of the store sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// It was deleted.
+    /// It was deleted, or has expired.
     pub deleted: bool,
+    /// It is to expire.
+    pub expires: bool,
     /// It takes no more records.
     pub closed: bool,
     /// The first seq kept.
@@ -129,6 +131,8 @@ pub struct State {
     pub next: u64,
     pub created: u64,
     pub deleted_at: u64,
+    /// The steady time at which it expires; 0 if never.
+    pub expiry: u64,
     /// 0, or 1 + the lowest seq of all pins.
     pub pinned: u64,
     pub tag: Vec<u8>,
@@ -152,6 +156,16 @@ pub struct State {
     deleted: u64,
     records: BTreeMap<u64, Record>,
     batch: Option<Batch>,
+}
+
+/// What is over.
+pub struct Time {
+    /// The steady time of the last stamp.
+    pub now: u64,
+    /// Merges left out what was trimmed or deleted up to this LSN.
+    pub cutoff: u64,
+    /// And what expired up to this steady time.
+    pub cutoff_time: u64,
 }
 
 /// All logs.
@@ -198,19 +212,21 @@ impl<'a> Fold<'a> {
         self.logs.get(log).is_some_and(|state| state.gone || state.created > lsn)
     }
 
-    /// The logs by name, but for those that are gone. Merges left out what was trimmed or deleted up to the LSN `cutoff`.
-    pub fn into_logs(self, cutoff: u64) -> Result<BTreeMap<String, Log>> {
+    /// The logs by name, but for those that are gone.
+    pub fn into_logs(self, time: &Time) -> Result<BTreeMap<String, Log>> {
         let mut out = BTreeMap::new();
         for state in self.logs.values().filter(|state| !state.gone) {
             let wrong = |what| Fault::damaged("", 0, format!("log {}: {what}", state.name.escape_ascii()));
-            state.check_holes(cutoff).map_err(wrong)?;
+            state.check_holes(time).map_err(wrong)?;
             self.check_parent(state).map_err(wrong)?;
             let name = String::from_utf8(state.name.clone());
             let name = name.map_err(|_| Fault::damaged("", 0, "a name that is no UTF-8"))?;
-            let shown = if state.phase == Phase::Deleted { state.next..state.next } else { state.trim..state.next };
+            let deleted = state.phase == Phase::Deleted || state.has_expired(time.now);
+            let shown = if deleted { state.next..state.next } else { state.trim..state.next };
             let records = shown.map(|seq| self.record(state, seq)).collect::<Result<Vec<_>>>()?;
             let log = Log {
-                deleted: state.phase == Phase::Deleted,
+                deleted,
+                expires: state.expiry > 0,
                 closed: state.closed,
                 first: state.trim,
                 next: state.next,
@@ -263,7 +279,7 @@ impl State {
         }
         let may = match entry.kind {
             Kind::Create { .. } => self.phase != Phase::Live,
-            Kind::Undelete => self.phase == Phase::Deleted,
+            Kind::Undelete => self.phase != Phase::Absent,
             Kind::Record(_) => self.phase == Phase::Live && !self.closed,
             _ => self.phase == Phase::Live,
         };
@@ -285,7 +301,11 @@ impl State {
                 self.cuts.push((lsn, *first));
             }
             Kind::Delete => (self.phase, self.deleted_at, self.deleted) = (Phase::Deleted, entry.time, lsn),
-            Kind::Undelete => (self.phase, self.deleted_at) = (Phase::Live, 0),
+            Kind::Undelete if self.phase == Phase::Live && self.expiry == 0 => {
+                return Err("an undeletion of what never ended".to_owned());
+            }
+            Kind::Undelete => (self.phase, self.deleted_at, self.expiry) = (Phase::Live, 0, 0),
+            Kind::Expire(at) => self.expiry = *at,
             Kind::Metadata(metadata) => {
                 self.metadata.clone_from(metadata);
                 self.changed.metadata = lsn;
@@ -406,7 +426,7 @@ impl State {
         let again = self.phase == Phase::Deleted;
         let old_next = self.next;
         self.name = name.to_vec();
-        (self.phase, self.closed, self.deleted_at) = (Phase::Live, false, 0);
+        (self.phase, self.closed, self.deleted_at, self.expiry) = (Phase::Live, false, 0, 0);
         self.created = entry.lsn;
         self.tag.clear();
         self.tag_unknown = false;
@@ -488,10 +508,17 @@ impl State {
         Ok(())
     }
 
+    fn has_expired(&self, now: u64) -> bool {
+        (1..=now).contains(&self.expiry)
+    }
+
     /// What has no record was trimmed, or deleted, early enough; and no fork needs it.
-    fn check_holes(&self, cutoff: u64) -> std::result::Result<(), &'static str> {
-        let deleted = self.phase == Phase::Deleted && self.deleted <= cutoff;
-        let kept = self.cuts.iter().filter(|(lsn, _)| *lsn <= cutoff).map(|(_, first)| *first).max();
+    fn check_holes(&self, time: &Time) -> std::result::Result<(), &'static str> {
+        let deleted = match self.phase {
+            Phase::Deleted => self.deleted <= time.cutoff,
+            _ => self.has_expired(time.cutoff_time),
+        };
+        let kept = self.cuts.iter().filter(|(lsn, _)| *lsn <= time.cutoff).map(|(_, first)| *first).max();
         let may = deleted || self.holed <= kept.unwrap_or(0);
         if may && (self.pinned == 0 || self.holed < self.pinned) {
             Ok(())

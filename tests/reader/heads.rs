@@ -138,6 +138,10 @@ pub struct Manifest {
     pub flushed: FrameRef,
     /// What was deleted or trimmed at or before this LSN may be left out.
     pub cutoff: u64,
+    /// What expired up to this steady time may be left out, too.
+    pub cutoff_time: u64,
+    /// The steady time of this version.
+    pub steady: u64,
     pub timelines: Vec<Timeline>,
     pub segments: Vec<SegmentMeta>,
 }
@@ -181,7 +185,7 @@ fn read_manifest(file: &str, all: &[u8], version: u64, identity: &Identity) -> R
         last_lsn: bytes.u64()?,
         hash: bytes.array()?,
     };
-    let cutoff = cutoff(&mut bytes)?;
+    let (steady, cutoff, cutoff_time) = cutoff(&mut bytes)?;
     let count = bytes.size()?;
     let timelines = (0..count).map(|_| Timeline::read(&mut bytes)).collect::<Result<Vec<_>>>()?;
     if !timelines.is_sorted_by(|a, b| a.counter < b.counter && a.first_lsn <= b.first_lsn) || timelines.is_empty() {
@@ -204,16 +208,26 @@ fn read_manifest(file: &str, all: &[u8], version: u64, identity: &Identity) -> R
         segments.push(meta);
     }
     bytes.end()?;
-    Ok(Manifest { file: file.to_owned(), writable, flushed_time, flushed, cutoff, timelines, segments })
+    Ok(Manifest {
+        file: file.to_owned(),
+        writable,
+        flushed_time,
+        flushed,
+        cutoff,
+        cutoff_time,
+        steady,
+        timelines,
+        segments,
+    })
 }
 
-/// Steady time, cutoff and marks. Gives the cutoff's LSN: no log can expire yet, so that its time cuts nothing off.
-fn cutoff(bytes: &mut Bytes<'_>) -> Result<u64> {
-    let (_steady_time, cutoff, _cutoff_time) = (bytes.u64()?, bytes.u64()?, bytes.u64()?);
+/// Steady time, cutoff and marks. Gives the steady time, and the cutoff's LSN and time.
+fn cutoff(bytes: &mut Bytes<'_>) -> Result<(u64, u64, u64)> {
+    let (steady, cutoff, cutoff_time) = (bytes.u64()?, bytes.u64()?, bytes.u64()?);
     let count = bytes.size()?;
     let marks = (0..count).map(|_| Ok((bytes.u64()?, bytes.u64()?))).collect::<Result<Vec<_>>>()?;
     if count > MARKS_MAX || !marks.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
         return Err(bytes.wrong("the marks of the steady time are out of order, or too many"));
     }
-    Ok(cutoff)
+    Ok((steady, cutoff, cutoff_time))
 }

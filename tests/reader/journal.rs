@@ -30,6 +30,8 @@ pub struct Chain {
     pub clean: bool,
     pub end: u64,
     pub writable: bool,
+    /// The steady time of the last frame; 0 if there is none.
+    pub steady: u64,
 }
 
 impl Chain {
@@ -72,6 +74,7 @@ struct Header {
     durable_lsn: u64,
     durable_frame: u64,
     predecessor: (u64, u64, [u8; 16]),
+    steady: u64,
     hash: [u8; 16],
     payload_crc: u32,
 }
@@ -101,7 +104,8 @@ pub fn read(files: &Files, identity: &Identity, manifest: &Manifest) -> Result<C
     let journals = files.iter().filter(|(name, _)| is_journal(name));
     let journals: Vec<File<'_>> = journals.map(|(name, bytes)| scan(name, bytes, identity)).collect::<Result<_>>()?;
 
-    let mut chain = Chain { frames: Vec::new(), clean: true, end: manifest.flushed.last_lsn, writable: true };
+    let mut chain =
+        Chain { frames: Vec::new(), clean: true, end: manifest.flushed.last_lsn, writable: true, steady: 0 };
     let (mut at, mut time) = (manifest.flushed, manifest.flushed_time);
     // Whether the frame that was flushed last closed the store is known only while its header stands.
     if let Some(flushed) = journals.iter().flat_map(|file| file.frames.values()).find(|frame| frame.hash == at.hash) {
@@ -122,6 +126,7 @@ pub fn read(files: &Files, identity: &Identity, manifest: &Manifest) -> Result<C
         time = header.time;
         chain.clean = header.flags & CLEAN_CLOSE != 0;
         chain.end = last_lsn;
+        chain.steady = header.steady;
         match &file.header {
             Some(of_file) if of_file.journal == journal => chain.writable &= of_file.writable,
             _ => return Err(Fault::damaged(file.name, 0, "the header of a file in use is not this use's")),
@@ -211,7 +216,7 @@ fn frame_header(name: &str, all: &[u8], at: usize, identity: &Identity) -> Resul
     let (durable_lsn, durable_frame) = (bytes.u64()?, bytes.u64()?);
     let _manifest = bytes.u64()?;
     let predecessor = (bytes.u64()?, bytes.u64()?, bytes.array()?);
-    let _steady_time = bytes.u64()?;
+    let steady = bytes.u64()?;
     bytes.zeros(16)?;
     let payload_crc = bytes.u32()?;
     let hash = *blake3::hash(head).as_bytes().first_chunk().expect("a hash has 32 bytes");
@@ -232,6 +237,7 @@ fn frame_header(name: &str, all: &[u8], at: usize, identity: &Identity) -> Resul
         durable_lsn,
         durable_frame,
         predecessor,
+        steady,
         hash,
         payload_crc,
     }))

@@ -148,7 +148,11 @@ pub fn read(files: &Files) -> Result<Contents> {
         segments: manifest.segments.len(),
         frames: chain.frames.into_iter().map(|frame| frame.place).collect(),
         torn,
-        logs: fold.into_logs(manifest.cutoff)?,
+        logs: fold.into_logs(&fold::Time {
+            now: manifest.steady.max(chain.steady),
+            cutoff: manifest.cutoff,
+            cutoff_time: manifest.cutoff_time,
+        })?,
     })
 }
 

@@ -77,7 +77,7 @@ impl Life {
             created: state.created,
             phase: state.phase as u8,
             closed: state.closed,
-            ends: (state.trim, state.deleted_at, 0),
+            ends: (state.trim, state.deleted_at, state.expiry),
             tag: state.tag.clone(),
             fork: state.fork,
             pinned: state.pinned,

@@ -8,11 +8,14 @@ use super::Rng;
 use crate::oracle::{Creation, Log, Part, Phase, State, Then};
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Batches whose content is kept to be repeated.
 const REMEMBERED: usize = 100;
 /// Record bytes in one batch at most: the smallest journal's frames hold no more than 16 KiB.
 const BATCH_BYTES: u64 = 11_000;
+/// Longer than all that passes in a world but when a grace is waited for, and shorter than that.
+const EXPIRES_AFTER: Duration = Duration::from_secs(480);
 
 /// A source of batches.
 pub struct Traffic {
@@ -53,7 +56,8 @@ impl Traffic {
     /// A record that no log's state forbids, for whoever wants to know whether the store acknowledges. Its log is one of
     /// its own, and another one once somebody has closed or deleted that.
     pub fn probe(&mut self, state: &State) -> Part {
-        let open = |log: &Rc<Log>| log.phase == Phase::Absent || log.phase == Phase::Live && !log.closed;
+        let open =
+            |log: &Rc<Log>| log.phase == Phase::Absent || log.phase == Phase::Live && !log.closed && !log.lapsing;
         let mut names = (0..).map(|n| format!("users/probe{n}/c"));
         let name = names.find(|name| state.get(name).is_none_or(open)).expect("some name is free");
         if !self.logs.contains(&name) {
@@ -135,6 +139,9 @@ impl Traffic {
             (Phase::Live, 11..17) => part.then = Some(Then::Trim(log.trim + self.rng.below(log.next - log.trim + 1))),
             (Phase::Live, 17..21) => part.then = Some(Then::Delete),
             (Phase::Live, 21..25) => part.then = Some(Then::Metadata(self.word(200))),
+            (Phase::Live, 45..49) => {
+                part.then = Some(Then::Expire(Some(EXPIRES_AFTER).filter(|_| self.rng.chance(80))))
+            }
             (Phase::Live, 25..27) => {
                 part.then = Some(Then::Close);
                 part.records = self.records(0, room);

@@ -31,6 +31,8 @@ impl World {
             false => self.oracle.recovered(&shown)?,
             true => self.oracle.recovered_from_lies(&shown, &damaged, self.proved())?,
         };
+        let ended = |name: &str| shown.get(name).is_some_and(|log| log.phase == Phase::Deleted);
+        self.tally.expired += self.oracle.lapse(ended);
         self.tally.kept += fates.settled.len() as u64;
         self.tally.lost += fates.lost.len() as u64;
         fates.lost.iter().for_each(|ticket| drop(self.told.remove(ticket)));

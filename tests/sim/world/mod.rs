@@ -35,7 +35,7 @@ use std::time::Duration;
 /// Passes after which a store that still owes an answer is stuck.
 const PATIENCE: usize = 400;
 /// For how long deletions can be taken back: longer than a world lasts, unless it waits for it.
-const GRACE: Duration = Duration::from_secs(600);
+const GRACE: Duration = Duration::from_secs(4800);
 /// Attempts after which a store that does not open will not.
 const OPENINGS: usize = 10;
 

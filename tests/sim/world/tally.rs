@@ -31,6 +31,8 @@ pub struct Tally {
     pub merges: u64,
     /// Times that a grace was waited for, and was over for certain.
     pub outwaited: u64,
+    /// Logs that ended by themselves, in each state that counted.
+    pub expired: u64,
     /// Records that merges left out.
     pub dropped: u64,
     /// Operations that were made to fail.
@@ -78,8 +80,9 @@ impl Tally {
         self.lies += lies;
         self.named += named;
         self.rolled_back += rolled_back;
-        let Self { outwaited, dropped, .. } = other;
+        let Self { outwaited, expired, dropped, .. } = other;
         self.outwaited += outwaited;
+        self.expired += expired;
         self.dropped += dropped;
     }
 }

@@ -53,7 +53,8 @@ impl World {
     /// At the start of a generation's workload, which has so many steps.
     pub(super) fn trouble_ahead(&mut self, steps: u64) {
         let often = match self.plan.scenario {
-            Scenario::Crash | Scenario::Buffered | Scenario::KillThenPower | Scenario::InFlight => 70,
+            Scenario::InFlight => 95,
+            Scenario::Crash | Scenario::Buffered | Scenario::KillThenPower => 70,
             Scenario::Clock | Scenario::Stall | Scenario::Full => 40,
             Scenario::Lost | Scenario::Misdirected | Scenario::Stale | Scenario::Flipped | Scenario::LookUp => 30,
             Scenario::Errors | Scenario::ErrorsBuffered => 20,
@@ -66,7 +67,7 @@ impl World {
     pub(super) fn plan_crash(&mut self, within: u64) {
         let kind = match self.plan.scenario {
             Scenario::KillThenPower => Crash::Process,
-            Scenario::InFlight if self.rng.chance(80) => Crash::Power,
+            Scenario::InFlight if self.rng.chance(95) => Crash::Power,
             _ => *self.rng.pick(&[Crash::Process, Crash::Power]),
         };
         self.disk.crash_at(self.disk.ops() + 1 + self.rng.below(within), kind);

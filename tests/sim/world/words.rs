@@ -41,6 +41,7 @@ pub fn show(store: &Store, name: &str) -> Result<Result<Option<Shown>, Error>, V
         next: info.next_seq,
         closed: info.closed,
         metadata: info.metadata,
+        expires: info.expires_in.is_some(),
         records: (phase == Phase::Live).then_some(records),
     })))
 }
@@ -90,6 +91,7 @@ pub fn ask<'a>(log: &mut LogBatch<'a>, part: &'a Part) {
         Some(Then::Delete) => log.delete(),
         Some(Then::Undelete) => log.undelete(),
         Some(Then::Metadata(metadata)) => log.metadata(metadata),
+        Some(Then::Expire(after)) => log.expire(*after),
     };
 }
 

@@ -4,6 +4,7 @@
 
 use super::{GRACE, PATIENCE, Running, Scenario, Told, World, violation, words};
 use crate::oracle::{Part, Violation};
+use crate::sim::disk::Crash;
 use everlog::{Batch, Error, ErrorKind, ReadLimit, Store};
 use std::time::Duration;
 
@@ -51,11 +52,15 @@ impl World {
     }
 
     /// Lets the grace pass of all that was deleted or trimmed, and merges. Whether it is over is certain only if all of
-    /// that had been flushed; and not tried where a disk that lies may bring it back.
+    /// that had been flushed; and not tried where a disk that lies may bring it back, or where all is about frames in flight.
     fn outwait(&mut self, running: &mut Running) -> Result<(), Violation> {
         self.settle(running)?;
-        let lies = matches!(self.plan.scenario, Scenario::Lost | Scenario::Misdirected | Scenario::Stale);
-        if lies || self.disk.crashed().is_some() || self.poisoned || !self.waiting.is_empty() {
+        use Scenario::{InFlight, Lost, Misdirected, Stale};
+        if matches!(self.plan.scenario, Lost | Misdirected | Stale | InFlight)
+            || self.disk.crashed().is_some()
+            || self.poisoned
+            || !self.waiting.is_empty()
+        {
             return Ok(());
         }
         let asked = running.store.flush().is_ok();
@@ -66,9 +71,15 @@ impl World {
         if self.oracle.open() > 0 || self.disk.crashed().is_some() {
             return Ok(());
         }
+        let all_flushed = asked && running.store.stats().memtable_bytes == 0;
         self.clock.advance(GRACE + GRACE / 8);
+        self.disk.note(|| "waited for the grace".to_owned());
         self.oracle.age();
-        self.traffic.outwaited = asked && running.store.stats().memtable_bytes == 0;
+        self.oracle.let_lapse();
+        if !self.has_time_on_disk(running)? {
+            return Ok(());
+        }
+        self.traffic.outwaited = all_flushed;
         self.tally.outwaited += u64::from(self.traffic.outwaited);
         for _ in 0..self.rng.below(30) {
             if self.disk.crashed().is_none() {
@@ -76,6 +87,24 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Has the time put on disk with a batch: what ended by itself by then has ended for good. If that fails the process
+    /// ends, since what ended in its eyes may not have for the next one.
+    fn has_time_on_disk(&mut self, running: &mut Running) -> Result<bool, Violation> {
+        let stamp = self.traffic.probe(self.oracle.expected());
+        self.append(&running.store, &[stamp])?;
+        let taken = !self.waiting.is_empty();
+        self.settle(running)?;
+        let durable = taken && self.waiting.is_empty() && self.oracle.open() == 0 && !self.poisoned;
+        if durable && self.disk.crashed().is_none() {
+            self.tally.expired += self.oracle.lapse(|_| true);
+            return Ok(true);
+        }
+        if self.disk.crashed().is_none() {
+            self.disk.crash(Crash::Process);
+        }
+        Ok(false)
     }
 
     pub(super) fn append(&mut self, store: &Store, parts: &[Part]) -> Result<(), Violation> {
