@@ -3,7 +3,7 @@
 //! Stamps of the wall clock are advisory: nothing is ordered by them and nothing is deleted by them. What may be given
 //! back, and when, follows the steady clock.
 
-use crate::sync::Arc;
+use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::TimeUs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -43,11 +43,14 @@ impl Clock for SystemClock {
 /// The steady clock: what grace and expiry follow, so that no jump of the wall clock shortens them.
 ///
 /// It goes on from the last stamp on disk at the pace of the monotonic clock, and stands still while the store is closed:
-/// what waits for it may come late, and never early. Its time is that of the wall clock at the store's creation on.
+/// what waits for it may come late, and never early. Its time is that of the wall clock at the store's creation on, and
+/// catches up with that only when somebody vouches for it.
 pub struct Steady {
     clock: Arc<dyn Clock>,
     base: TimeUs,
     started: Duration,
+    /// By how many microseconds it was moved forward. Nothing else is published through it, so Relaxed.
+    caught_up: AtomicU64,
 }
 
 impl Steady {
@@ -55,14 +58,27 @@ impl Steady {
     #[must_use]
     pub fn from(clock: Arc<dyn Clock>, base: TimeUs) -> Self {
         let started = clock.monotonic();
-        Self { clock, base, started }
+        Self { clock, base, started, caught_up: AtomicU64::new(0) }
     }
 
     /// Now. Never goes back.
     #[must_use]
     pub fn now(&self) -> TimeUs {
+        TimeUs(self.kept().0.saturating_add(self.caught_up.load(Ordering::Relaxed)))
+    }
+
+    /// The time without what it was moved forward by.
+    fn kept(&self) -> TimeUs {
         let passed = self.clock.monotonic().saturating_sub(self.started);
         TimeUs(self.base.0.saturating_add(u64::try_from(passed.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// Moves it forward to the wall clock, if it is behind. Gives its time before and after.
+    pub fn catch_up(&self) -> (TimeUs, TimeUs) {
+        let before = self.now();
+        let behind = self.clock.wall().0.saturating_sub(self.kept().0);
+        self.caught_up.fetch_max(behind, Ordering::Relaxed);
+        (before, self.now().max(before))
     }
 }
 

@@ -154,6 +154,25 @@ fn reading_commands_work_beside_a_running_store() {
 }
 
 #[test]
+fn the_stores_clock_catches_up_when_that_is_confirmed_and_not_beside_a_running_store() {
+    let dir = scratch();
+    let store_dir = sample(dir.path());
+    let before = json(&everlog(&["clock", text(&store_dir), "--json"]));
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let after = json(&everlog(&["clock", text(&store_dir), "--json"]));
+    assert_eq!((&after["store_us"], &after["moved"]), (&before["store_us"], &Value::Bool(false)), "it stands still");
+    assert!(after["behind_seconds"].as_u64() > Some(0), "{after}");
+    let running = Store::open(&store_dir, Config::small()).expect("nobody has it open");
+    let refused = everlog(&["clock", text(&store_dir), "--confirm"]);
+    assert_eq!(code(&refused), 3, "{}", stderr(&refused));
+    running.close().expect("nothing is under way");
+    let moved = json(&everlog(&["clock", text(&store_dir), "--confirm", "--json"]));
+    assert_eq!((&moved["behind_seconds"], &moved["moved"]), (&Value::from(0), &Value::Bool(true)));
+    let kept = json(&everlog(&["clock", text(&store_dir), "--json"]));
+    assert!(kept["store_us"].as_u64() >= moved["store_us"].as_u64(), "{kept} after {moved}");
+}
+
+#[test]
 fn damage_is_found_named_and_told_by_the_exit_code() {
     let dir = scratch();
     let store = sample(dir.path());

@@ -40,6 +40,11 @@ impl Grace {
         self.steady.now()
     }
 
+    /// Moves the steady clock forward to the wall clock: [`Steady::catch_up`].
+    pub fn catch_up(&self) -> (TimeUs, TimeUs) {
+        self.steady.catch_up()
+    }
+
     /// What the grace is over for: deletions and trims up to that LSN, and what expired up to that time.
     #[must_use]
     pub fn cutoff(&self, manifest: &Manifest) -> Mark {

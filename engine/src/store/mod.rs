@@ -340,6 +340,19 @@ impl Store {
         self.inner.shut_down()
     }
 
+    /// Moves the clock that grace and expiry go by forward to the wall clock, for whose rightness the caller vouches. It
+    /// stands still while a store is closed, so that what is to end ends late; a wall clock that is ahead of the truth would
+    /// end it early. Gives the clock's time before and after. It is on disk with the next frame, at the latest with a clean
+    /// close.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ShutDown`], [`ErrorKind::Poisoned`].
+    pub fn catch_up_with_the_wall_clock(&self) -> Result<(TimeUs, TimeUs)> {
+        self.inner.core.check_open()?;
+        self.inner.core.poison.check()?;
+        Ok(self.inner.core.appender.grace.catch_up())
+    }
+
     /// Why the store stopped acknowledging ([`ErrorKind::Poisoned`], with the cause), if it did. Reads go on; nothing but
     /// opening it again ends that.
     #[must_use]

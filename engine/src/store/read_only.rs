@@ -30,6 +30,8 @@ pub struct Summary {
     pub id: StoreId,
     /// When it was created.
     pub created: TimeUs,
+    /// The clock that grace and expiry go by, when it was last stamped. It stands still while nobody has the store open.
+    pub steady: TimeUs,
     /// The manifest version.
     pub manifest: ManifestVersion,
     /// The last LSN that is in a segment.
@@ -170,6 +172,7 @@ impl ReadOnly {
         Summary {
             id: manifest.identity.store,
             created: manifest.identity.created,
+            steady: self.now(),
             manifest: manifest.version,
             flushed: manifest.flushed.last_lsn,
             end: *shown,

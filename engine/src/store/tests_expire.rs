@@ -132,3 +132,25 @@ fn a_log_in_the_place_of_one_that_expired_begins_anew_however_the_clock_goes() {
         world = world.reopen();
     }
 }
+
+#[test]
+fn the_clock_stands_still_while_closed_and_catches_up_when_somebody_vouches_for_the_wall_clock() {
+    let mut world = expiring();
+    let clock = world.clock.clone();
+    world = world.reopen_after(|| clock.pass(1000));
+    assert_eq!(kind(&world, &name(0)), None, "it was closed meanwhile");
+    let (before, after) = world.store.catch_up_with_the_wall_clock().expect("open");
+    assert_eq!(after.0 - before.0, 1_000_000_000);
+    assert_eq!(kind(&world, &name(0)), Some(ErrorKind::Deleted));
+    // Nothing on disk says so yet: an end that comes late.
+    world = world.crash();
+    assert_eq!(kind(&world, &name(0)), None);
+    world.store.catch_up_with_the_wall_clock().expect("open");
+    world.put(&name(30), |log| _ = log.record(b"whatever")).expect("durable");
+    world = world.crash();
+    assert_eq!(kind(&world, &name(0)), Some(ErrorKind::Deleted));
+    let (before, after) = world.store.catch_up_with_the_wall_clock().expect("open");
+    assert_eq!(before, after, "it is not behind");
+    world.clock.pass(7);
+    assert_eq!(world.store.catch_up_with_the_wall_clock().expect("open").0.0, after.0 + 7_000_000, "nor moved twice");
+}

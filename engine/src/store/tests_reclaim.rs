@@ -47,9 +47,15 @@ impl World {
     }
 
     pub(super) fn reopen(self) -> Self {
+        self.reopen_after(|| {})
+    }
+
+    /// Something happens while it is closed.
+    pub(super) fn reopen_after(self, meanwhile: impl FnOnce()) -> Self {
         let Self { io, clock, store, steps } = self;
         steps.close().expect("clean");
         drop(store);
+        meanwhile();
         assert_eq!(crate::verify(Arc::new(io.clone()), Path::new(DIR), &mut |_, _| {}).expect("readable"), []);
         let (store, steps) = opened(&io, &clock);
         Self { io, clock, store, steps }

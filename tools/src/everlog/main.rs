@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod clock;
 mod device;
 mod dump;
 mod init;
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   everlog inspect ./store
   everlog dump ./store --log users/alice/contacts --from 40
   everlog verify ./store --json
+  everlog clock ./store
   everlog device init ./phone --server http://127.0.0.1:4437 --user alice
   everlog device sync ./phone
   everlog bench append --data ./scratch --threads 16 --seconds 10
@@ -71,6 +73,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Compare the clock that grace and expiry go by with the machine's, and let it catch up
+    #[command(after_help = clock::EXAMPLES)]
+    Clock(clock::Args),
     /// Make a folder a device, and sync it with a server
     #[command(subcommand, after_help = device::EXAMPLES)]
     Device(device::Command),
@@ -89,6 +94,7 @@ fn main() -> ExitCode {
         Command::Inspect { dir, json } => inspect::run(&dir, json),
         Command::Dump(args) => dump::run(&args),
         Command::Verify { dir, json } => verify::run(&dir, json),
+        Command::Clock(args) => clock::run(&args),
         Command::Device(command) => device::run(&command),
         Command::Bench(command) => bench::run(&command),
     };
