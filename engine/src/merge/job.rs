@@ -21,9 +21,19 @@ const STEP_BYTES: u64 = 1 << 20;
 /// Names that one step takes over.
 const STEP_NAMES: usize = 20_000;
 
+/// What a merge is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// There are enough segments of one size class.
+    Size,
+    /// Much of its inputs may be left out.
+    Dead,
+}
+
 /// A merge under way.
 pub(super) struct Job {
     inputs: Vec<SegmentId>,
+    why: Why,
     level: u32,
     id: SegmentId,
     first_lsn: Lsn,
@@ -79,7 +89,7 @@ impl Job {
     /// # Errors
     /// As [`Self::step`]; which input could not be read stands beside it.
     pub(super) fn begin(
-        catalog: &Catalog, segments: Vec<Arc<Segment>>, level: u32, reclaim: Option<Reclaim>,
+        catalog: &Catalog, segments: Vec<Arc<Segment>>, level: u32, why: Why, reclaim: Option<Reclaim>,
     ) -> Result<Self, (Error, Option<SegmentId>)> {
         let lsns = segments[0].meta().first_lsn..=segments[segments.len() - 1].meta().last_lsn;
         let inputs: Vec<_> = segments.iter().map(|segment| segment.meta().id).collect();
@@ -98,6 +108,7 @@ impl Job {
         let (writer, gone) = (Some(writer), Members::default());
         Ok(Self {
             inputs,
+            why,
             level,
             id,
             first_lsn,
@@ -120,6 +131,11 @@ impl Job {
     /// The segments that are merged.
     pub(super) fn inputs(&self) -> &[SegmentId] {
         &self.inputs
+    }
+
+    /// What it is for.
+    pub(super) fn why(&self) -> Why {
+        self.why
     }
 
     /// Their size class.

@@ -11,7 +11,8 @@
 //! A merge is done in steps of bounded size on the thread of its own, and a smaller one that becomes due meanwhile goes
 //! first, so that flushes never outrun it. It leaves out what was deleted or trimmed once the grace is over (`reclaim.rs`);
 //! every other entry of its inputs is in what it writes. An input that cannot be read is left alone from then on, in its
-//! place, and its healthy logs are served from there. A segment of which much may be left out is rewritten alone.
+//! place, and its healthy logs are served from there. A segment of which much may be left out is rewritten, with the
+//! neighbours of which that is true as well: what is left of a log then takes one place instead of several.
 //!
 //! Invariant: a segment is an input of one merge at most, and stays in the set until that is committed.
 
@@ -31,7 +32,7 @@ use crate::poison::Poison;
 use crate::segment::Segment;
 use crate::sync::Arc;
 use crate::types::{Lsn, SegmentId};
-use job::{Job, Progress};
+use job::{Job, Progress, Why};
 use pick::{Due, Sizes};
 use reclaim::Reclaim;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +41,7 @@ use std::ops::Range;
 /// Merges under way at once, each but the last waiting for a smaller one.
 const JOBS_MAX: usize = 4;
 
-/// A segment is rewritten alone once so much of it may be left out.
+/// A segment is rewritten once so much of it may be left out.
 const DEAD_SHARE: f64 = 0.3;
 
 /// The merges of a store.
@@ -54,11 +55,13 @@ pub struct Merger {
     /// Segments that could not be read.
     unreadable: BTreeSet<SegmentId>,
     grace: Arc<Grace>,
-    /// For which cutoff segments were looked at that may be worth rewriting alone.
+    /// For which cutoff segments were looked at that may be worth rewriting.
     looked: BTreeMap<SegmentId, Mark>,
     /// The size class whose last merge failed for another reason. What is due there and above is nothing that appends
     /// have to wait for.
     failing: Option<u32>,
+    /// There was no room to rewrite several segments as one: each is rewritten by itself, until a merge succeeds.
+    cramped: bool,
 }
 
 impl Merger {
@@ -78,6 +81,7 @@ impl Merger {
             grace,
             looked: BTreeMap::new(),
             failing: None,
+            cramped: false,
         }
     }
 
@@ -102,11 +106,12 @@ impl Merger {
                 self.index.metrics.merge_bytes.add(bytes);
                 if let Err(error) = self.catalog.commit_merge(job.inputs(), meta, job.cutoff()) {
                     self.catalog.abandon(id);
-                    self.note_failure(&job);
+                    self.note_failure(&job, &error);
                     return Err(error);
                 }
                 self.index.metrics.merges.add(1);
                 // What it left is worth another look once the grace is over for more.
+                self.cramped = false;
                 self.looked.insert(id, job.cutoff());
                 self.failing = self.failing.filter(|level| job.level() < *level);
             }
@@ -122,11 +127,15 @@ impl Merger {
         }
     }
 
-    /// A merge failed that may succeed another time. A segment that was to be rewritten alone is looked at again.
-    fn note_failure(&mut self, job: &Job) {
-        match job.inputs() {
-            [alone] => _ = self.looked.remove(alone),
-            _ => self.failing = Some(job.level()),
+    /// A merge failed that may succeed another time. Segments that were to be rewritten for what is dead of them are looked
+    /// at again.
+    fn note_failure(&mut self, job: &Job, error: &Error) {
+        match job.why() {
+            Why::Size => self.failing = Some(job.level()),
+            Why::Dead => {
+                job.inputs().iter().for_each(|id| _ = self.looked.remove(id));
+                self.cramped |= error.is_shortage();
+            }
         }
     }
 
@@ -135,7 +144,7 @@ impl Merger {
         // A file that cannot be read stays so; what is wanting may come back.
         let input = job.unreadable().filter(|_| !error.is_shortage() && !self.poison.is_set());
         if input.is_none() {
-            self.note_failure(&job);
+            self.note_failure(&job, &error);
         }
         job.abandon(&self.catalog);
         if let Some(id) = input {
@@ -156,19 +165,18 @@ impl Merger {
         let due = pick::due(&self.sizes, &bytes);
         let hopeful = due.iter().filter(|due| self.failing.is_none_or(|failing| due.level < failing));
         self.index.set_due_segments(hopeful.map(|due| due.members).sum());
-        let Some(Due { level, range, .. }) = due.into_iter().next() else { return self.begin_alone(&set) };
+        let Some(Due { level, range, .. }) = due.into_iter().next() else { return self.begin_dead(&set) };
         if self.jobs.len() < JOBS_MAX && self.jobs.last().is_none_or(|job| level < job.level()) {
-            self.begin_job(&set, range, level)?;
+            self.begin_job(&set, range, level, Why::Size)?;
         }
         Ok(false)
     }
 
-    fn begin_job(&mut self, set: &SegmentSet, range: Range<usize>, level: u32) -> Result<()> {
-        let inputs = set.segments[range].to_vec();
-        let (first, segments) = (inputs[0].meta().id, inputs.len());
+    fn begin_job(&mut self, set: &SegmentSet, range: Range<usize>, level: u32, why: Why) -> Result<()> {
+        let inputs = set.segments[range.clone()].to_vec();
         let cutoff = self.grace.cutoff(&set.manifest);
         let reclaim = Reclaim::new(&self.index, set, cutoff, inputs[0].meta().first_lsn);
-        match Job::begin(&self.catalog, inputs, level, reclaim) {
+        match Job::begin(&self.catalog, inputs, level, why, reclaim) {
             Ok(job) => {
                 self.jobs.push(job);
                 Ok(())
@@ -176,39 +184,52 @@ impl Merger {
             Err((error, id)) => {
                 match id.filter(|_| !error.is_shortage()) {
                     Some(id) => self.set_aside(id, &error),
-                    None if segments == 1 => _ = self.looked.remove(&first),
-                    None => self.failing = Some(level),
+                    None if why == Why::Size => self.failing = Some(level),
+                    None => set.segments[range].iter().for_each(|input| _ = self.looked.remove(&input.meta().id)),
                 }
                 Err(error)
             }
         }
     }
 
-    /// Looks at one segment that was not looked at since the grace was over for more, and begins to rewrite it alone if much
-    /// of it may be left out. Only while nothing else is to be done. True if there was one to look at.
-    fn begin_alone(&mut self, set: &SegmentSet) -> Result<bool> {
+    /// Looks at one segment that was not looked at since the grace was over for more, and begins to rewrite it if much of it
+    /// may be left out, with those behind it of which that is true as well. Only while nothing else is to be done. True if
+    /// there was one to look at.
+    fn begin_dead(&mut self, set: &SegmentSet) -> Result<bool> {
         let cutoff = self.grace.cutoff(&set.manifest);
         self.looked.retain(|id, _| set.segments.iter().any(|segment| segment.meta().id == *id));
         let is_new = |segment: &Arc<Segment>| {
-            let meta = segment.meta();
-            meta.entries > 0
-                && !self.unreadable.contains(&meta.id)
-                && self.looked.get(&meta.id).is_none_or(|looked| self.grace.is_news(*looked, cutoff))
+            let looked = self.looked.get(&segment.meta().id);
+            segment.meta().entries > 0 && looked.is_none_or(|looked| self.grace.is_news(*looked, cutoff))
         };
         if !self.jobs.is_empty() || cutoff.lsn == Lsn(0) {
             return Ok(false);
         }
-        let Some(n) = set.segments.iter().position(is_new) else { return Ok(false) };
-        let segment = &set.segments[n];
-        self.looked.insert(segment.meta().id, cutoff);
-        let Some(mut reclaim) = Reclaim::new(&self.index, set, cutoff, segment.meta().first_lsn) else {
-            return Ok(true);
+        let readable = |segment: &Arc<Segment>| !self.unreadable.contains(&segment.meta().id);
+        let Some(first) = set.segments.iter().position(|segment| readable(segment) && is_new(segment)) else {
+            return Ok(false);
         };
-        if reclaim.dead_share(segment).is_ok_and(|share| share >= DEAD_SHARE) {
-            let level = self.sizes.level(segment.meta().bytes);
-            self.begin_job(set, n..n + 1, level)?;
+        let most = if self.cramped { 1 } else { self.sizes.width };
+        let dead = set.segments[first..].iter().take(most).take_while(|segment| self.is_dead(set, segment, cutoff));
+        let range = first..first + dead.count();
+        let level = set.segments[range.clone()].iter().map(|segment| self.sizes.level(segment.meta().bytes)).max();
+        if let Some(level) = level {
+            self.begin_job(set, range, level, Why::Dead)?;
         }
         Ok(true)
+    }
+
+    /// Whether much of the segment may be left out. It is looked at for this cutoff then.
+    fn is_dead(&mut self, set: &SegmentSet, segment: &Arc<Segment>, cutoff: Mark) -> bool {
+        let meta = segment.meta();
+        if self.unreadable.contains(&meta.id) {
+            return false;
+        }
+        self.looked.insert(meta.id, cutoff);
+        // One without entries says of logs that they are gone, which the others say as well then.
+        meta.entries == 0
+            || Reclaim::new(&self.index, set, cutoff, meta.first_lsn)
+                .is_some_and(|mut reclaim| reclaim.dead_share(segment).is_ok_and(|share| share >= DEAD_SHARE))
     }
 
     fn count(&self, read: u64, dropped: u64) {

@@ -193,6 +193,22 @@ fn what_is_deleted_is_kept_for_the_grace_and_then_given_back() {
 }
 
 #[test]
+fn neighbours_of_which_much_is_dead_become_one_segment() {
+    let mut world = filled();
+    for log in 0..30 {
+        world.put(&name(log), |log| _ = log.delete()).expect("durable");
+    }
+    world.flush();
+    assert_eq!(world.store.stats().segments, 3);
+    world.outwait();
+    let stats = world.store.stats();
+    assert_eq!((stats.segments, stats.merges, stats.dropped_records), (1, 1, 30 * 4));
+    for log in 30..40 {
+        assert_eq!(world.records(&name(log)).expect("alive").len(), 4);
+    }
+}
+
+#[test]
 fn a_creation_that_is_not_durable_ends_nothing() {
     let mut world = filled();
     for log in 0..30 {
