@@ -40,6 +40,9 @@ pub struct Args {
     /// One record for each log in turn, or all records of a log before the next log
     #[arg(long, value_enum, default_value = "rounds")]
     order: Order,
+    /// All logs are one owner's, instead of each being another one's
+    #[arg(long)]
+    one_owner: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -58,6 +61,7 @@ struct Report {
     records_per_log: u64,
     record_bytes: usize,
     order: Order,
+    one_owner: bool,
     logs_created_per_s: Vec<f64>,
     seconds: f64,
     data_bytes: u64,
@@ -69,7 +73,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let config = args.common.config();
     Store::create(&args.common.data, &config)?;
     let store = Store::open(&args.common.data, config)?;
-    let settings = Settings { logs: args.logs, records_per_log: args.records_per_log, bytes: args.record_bytes };
+    let settings = Settings {
+        logs: args.logs,
+        records_per_log: args.records_per_log,
+        bytes: args.record_bytes,
+        one_owner: args.one_owner,
+    };
     let mut filler = Filler::new(settings, &store);
     let start = Instant::now();
     match args.order {
@@ -97,6 +106,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         records_per_log: args.records_per_log,
         record_bytes: args.record_bytes,
         order: args.order,
+        one_owner: args.one_owner,
         logs_created_per_s: rates,
         seconds,
         data_bytes: process::data_bytes(&args.common.data)?,
@@ -114,6 +124,7 @@ pub(super) struct Settings {
     pub(super) records_per_log: u64,
     /// Of a record.
     pub(super) bytes: usize,
+    pub(super) one_owner: bool,
 }
 
 /// Appends, and notes when each tenth of the logs existed.
@@ -156,7 +167,7 @@ impl<'a> Filler<'a> {
 
     /// Appends `records` records to a log, whose first one creates it.
     fn append(&mut self, log: u64, first: u64, records: u64) -> Result<(), Failure> {
-        let name = log_name(log);
+        let name = if self.settings.one_owner { format!("users/one/{log}") } else { log_name(log) };
         let mut batch = Batch::new();
         let entry = batch.log(&name);
         if first == 0 {

@@ -4,6 +4,7 @@
 //! incompressible. Invariant: setting up (stores, logs, payloads) lies outside of every measured time.
 
 mod append;
+mod crash;
 mod fill;
 mod http;
 mod open;
@@ -27,11 +28,14 @@ pub enum Command {
     /// Create a store and fill many logs
     #[command(after_help = fill::EXAMPLES)]
     Fill(fill::Args),
-    /// Open a store, read a record, append a record (to the log everlog-bench/open)
-    #[command(after_help = "Example:\n  everlog bench open --data ./scratch --json")]
+    /// Open a store, read a record, append a record
+    #[command(after_help = open::EXAMPLES)]
     Open(open::Args),
-    /// Read logs chosen at random, each of them wholly, with nothing of them in the page cache
-    #[command(after_help = "Example:\n  everlog bench read --data ./scratch --sample 1000 --json")]
+    /// Be killed with much in a store's journal that is in no segment
+    #[command(after_help = crash::EXAMPLES)]
+    Crash(crash::Args),
+    /// Read logs chosen at random, each of them wholly
+    #[command(after_help = read::EXAMPLES)]
     Read(read::Args),
     /// Create a store, delete half of its logs, and see what comes back of the disk after the grace
     #[command(after_help = reclaim::EXAMPLES)]
@@ -45,6 +49,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Append(args) => append::run(args),
         Command::Fill(args) => fill::run(args),
+        Command::Crash(args) => crash::run(args),
         Command::Open(args) => open::run(args),
         Command::Read(args) => read::run(args),
         Command::Reclaim(args) => reclaim::run(args),

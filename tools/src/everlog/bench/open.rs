@@ -9,13 +9,17 @@ use super::{Common, process};
 use crate::output;
 use everlog_server::failure::Failure;
 
-/// Where the one record goes that this bench appends.
-const LOG: &str = "everlog-bench/open";
+pub const EXAMPLES: &str = "Examples:
+  everlog bench open --data ./scratch --json
+  everlog bench open --data ./scratch --log users/4711/log";
 
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     common: Common,
+    /// The log that a record is appended to, created if it is missing
+    #[arg(long, value_name = "NAME", default_value = "everlog-bench/open")]
+    log: String,
 }
 
 #[derive(Serialize)]
@@ -48,7 +52,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
 
     let mut batch = Batch::new();
-    batch.log(LOG).create_if_missing().record(b"opened");
+    batch.log(&args.log).create_if_missing().record(b"opened");
     let start = Instant::now();
     store.append(batch)?.wait()?;
     let report = Report {

@@ -71,7 +71,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let config = everlog::Config { grace, ..args.common.config() };
     Store::create(dir, &config)?;
     let store = Store::open(dir, config)?;
-    let settings = fill::Settings { logs: args.logs, records_per_log: args.records_per_log, bytes: args.record_bytes };
+    let settings = fill::Settings {
+        logs: args.logs,
+        records_per_log: args.records_per_log,
+        bytes: args.record_bytes,
+        one_owner: false,
+    };
     let mut filler = Filler::new(settings, &store);
     filler.rounds()?;
     drop(filler);
