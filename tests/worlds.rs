@@ -45,6 +45,7 @@ mod simulated {
                 t.merges,
                 t.outwaited,
                 t.expired,
+                t.forks,
                 t.dropped,
             ]
         });

@@ -40,12 +40,16 @@ pub enum Mutant {
     DroppedEarly,
     /// A deletion is taken back after its grace.
     GraceForgotten,
+    /// A fork does not pin its parent.
+    PinForgotten,
+    /// The steady clock is an hour ahead.
+    ClockAhead,
 }
 
 impl Mutant {
     /// All of them.
     #[cfg(feature = "mutants")]
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::SegmentUnsynced,
         Self::ManifestNameUnsynced,
         Self::WatermarkEarly,
@@ -62,6 +66,8 @@ impl Mutant {
         Self::LatchLeftOpen,
         Self::DroppedEarly,
         Self::GraceForgotten,
+        Self::PinForgotten,
+        Self::ClockAhead,
     ];
 }
 

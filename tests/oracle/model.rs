@@ -40,6 +40,8 @@ pub enum Creation {
     New(Vec<u8>),
     /// It may be there.
     IfMissing,
+    /// It begins with what another log holds below a seq.
+    Fork(String, u64),
 }
 
 /// A control operation.
@@ -188,6 +190,28 @@ impl Log {
         self.base
     }
 
+    fn fork(&mut self, phase: Phase, parent: &Log, at: u64) -> Result<(), ErrorKind> {
+        match (phase, parent.phase) {
+            (Phase::Live, _) => return Err(ErrorKind::Exists),
+            (Phase::Deleted, _) | (_, Phase::Deleted) => return Err(ErrorKind::Deleted),
+            (_, Phase::Absent) => return Err(ErrorKind::NotFound),
+            (_, Phase::Live) if at > parent.next => return Err(ErrorKind::Invalid),
+            (_, Phase::Live) if at < parent.trim => return Err(ErrorKind::Trimmed),
+            (_, Phase::Live) => {}
+        }
+        *self = Log {
+            phase: Phase::Live,
+            trim: parent.trim,
+            next: at,
+            base: parent.trim,
+            records: (parent.trim..at).map(|seq| parent.record(seq).clone()).collect(),
+            metadata: parent.metadata.clone(),
+            touched: self.touched,
+            ..Log::default()
+        };
+        Ok(())
+    }
+
     fn create(&mut self, metadata: &[u8]) {
         let next = if self.phase == Phase::Deleted { self.next + 1 } else { 0 };
         *self = Log {
@@ -207,9 +231,14 @@ pub(super) fn predict(state: &State, parts: &[Part], ticket: Ticket) -> (Result<
     let mut after = state.clone();
     let mut outcomes = Vec::new();
     for part in parts {
+        let parent = match &part.create {
+            Some(Creation::Fork(parent, _)) => Some(state.get(parent).cloned().unwrap_or_default()),
+            _ => None,
+        };
         let log = after.entry(part.log.clone()).or_default();
-        let rests_on = log.touched.unwrap_or(Ticket(0));
-        let outcome = carry_out(Rc::make_mut(log), part, ticket);
+        let touched = [Some(&*log), parent.as_ref()].into_iter().flatten().filter_map(|log| log.touched);
+        let rests_on = touched.max().unwrap_or(Ticket(0));
+        let outcome = carry_out(Rc::make_mut(log), part, parent.as_deref(), ticket);
         outcomes.push(outcome.map_err(|kind| Refusal { kind, rests_on }));
     }
     if outcomes.iter().flatten().any(|answer| answer.duplicate) {
@@ -246,7 +275,7 @@ impl Log {
     }
 }
 
-fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, ErrorKind> {
+fn carry_out(log: &mut Log, part: &Part, parent: Option<&Log>, ticket: Ticket) -> Result<Answer, ErrorKind> {
     if let Some(answer) = repeated(log, part)? {
         return Ok(answer);
     }
@@ -270,6 +299,7 @@ fn carry_out(log: &mut Log, part: &Part, ticket: Ticket) -> Result<Answer, Error
         (None, Phase::Live) if undeletes => return Err(ErrorKind::Exists),
         (Some(Creation::New(metadata)), _) => log.create(metadata),
         (Some(Creation::IfMissing), Phase::Absent | Phase::Deleted) => log.create(&[]),
+        (Some(Creation::Fork(_, at)), phase) => log.fork(phase, parent.expect("a fork has one"), *at)?,
         _ => {}
     }
     if log.closed && !part.records.is_empty() {

@@ -24,6 +24,8 @@ pub struct Traffic {
     /// What producers sent, newest last.
     sent: Vec<Part>,
     made: u64,
+    /// Forks that were asked for.
+    pub forks: u64,
     /// Whether the grace of aged logs is over for certain.
     pub outwaited: bool,
 }
@@ -34,7 +36,7 @@ impl Traffic {
     pub fn new(mut rng: Rng) -> Self {
         let count = rng.between(1, 7);
         let logs = (0..count).map(|i| format!("users/u{}/c{i}", i % 3)).collect();
-        Self { rng, logs, sent: Vec::new(), made: 0, outwaited: false }
+        Self { rng, logs, sent: Vec::new(), made: 0, forks: 0, outwaited: false }
     }
 
     /// From here on what they do follows from `rng`.
@@ -93,6 +95,12 @@ impl Traffic {
             }
         }
         if let [part] = &mut parts[..]
+            && self.rng.chance(30)
+        {
+            self.fork(part, state);
+        }
+        if let [part] = &mut parts[..]
+            && !matches!(part.create, Some(Creation::Fork(..)))
             && !part.records.is_empty()
             && self.rng.chance(40)
             && (part.create.is_some() || state.get(&part.log).is_none_or(|log| !log.aged))
@@ -159,6 +167,19 @@ impl Traffic {
             }
         }
         part
+    }
+
+    /// Makes a creation of a log that never was one of a fork, if there is a log to fork.
+    fn fork(&mut self, part: &mut Part, state: &State) {
+        let is_new = part.create.is_some() && state.get(&part.log).is_none_or(|log| log.phase == Phase::Absent);
+        let parents: Vec<_> = state.iter().filter(|(_, log)| log.phase == Phase::Live).collect();
+        if is_new && !parents.is_empty() {
+            let (name, parent) = *self.rng.pick(&parents);
+            let at = parent.trim + self.rng.below(parent.next - parent.trim + 1) + u64::from(self.rng.chance(3));
+            part.create = Some(Creation::Fork(name.clone(), at));
+            (part.expect_next, part.tag) = (None, None);
+            self.forks += 1;
+        }
     }
 
     /// Numbers the part as one of the log's producers would, or wrongly.

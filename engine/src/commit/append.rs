@@ -412,7 +412,7 @@ fn pins(
         let reads_it = life.fork.is_none_or(|(_, forked_at)| forked_at < fork.seq);
         let is_pinned =
             life.pinned.is_some_and(|from| from <= kept) || pins.iter().any(|(slot, _)| slot.id == parent.id);
-        if reads_it && !is_pinned {
+        if reads_it && !is_pinned && !mutants::makes(Mutant::PinForgotten) {
             let payload = first_kept_payload(kept).into();
             let pin = Planned { kind: Kind::Pin, seq: state.next_seq, payload, producer: None, tag: None };
             pins.push((Arc::clone(parent), pin));

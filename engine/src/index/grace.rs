@@ -9,6 +9,7 @@
 
 use crate::clock::Steady;
 use crate::format::manifest::{MARKS_MAX, Manifest, Mark};
+use crate::mutants::{self, Mutant};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::{Lsn, TimeUs};
 use std::time::Duration;
@@ -37,7 +38,8 @@ impl Grace {
     /// The steady clock.
     #[must_use]
     pub fn now(&self) -> TimeUs {
-        self.steady.now()
+        let ahead = if mutants::makes(Mutant::ClockAhead) { 3_600_000_000 } else { 0 };
+        TimeUs(self.steady.now().0.saturating_add(ahead))
     }
 
     /// Moves the steady clock forward to the wall clock: [`Steady::catch_up`].

@@ -160,6 +160,7 @@ impl World {
         self.enter(generations as u32, Step::OPEN);
         self.relieve();
         self.tally.short = self.disk.refused().1;
+        self.tally.forks = self.traffic.forks;
         let Some(running) = self.open(false)? else { return self.found_damage() };
         let whole = self.check_everything(&running.store)?;
         drop(running);

@@ -33,6 +33,8 @@ pub struct Tally {
     pub outwaited: u64,
     /// Logs that ended by themselves, in each state that counted.
     pub expired: u64,
+    /// Forks that were asked for.
+    pub forks: u64,
     /// Records that merges left out.
     pub dropped: u64,
     /// Operations that were made to fail.
@@ -80,9 +82,10 @@ impl Tally {
         self.lies += lies;
         self.named += named;
         self.rolled_back += rolled_back;
-        let Self { outwaited, expired, dropped, .. } = other;
+        let Self { outwaited, expired, forks, dropped, .. } = other;
         self.outwaited += outwaited;
         self.expired += expired;
+        self.forks += forks;
         self.dropped += dropped;
     }
 }

@@ -79,6 +79,7 @@ pub fn ask<'a>(log: &mut LogBatch<'a>, part: &'a Part) {
     match &part.create {
         Some(Creation::New(metadata)) => log.create_with(metadata),
         Some(Creation::IfMissing) => log.create_if_missing(),
+        Some(Creation::Fork(parent, at)) => log.fork(parent, *at),
         None => log,
     };
     for record in &part.records {
