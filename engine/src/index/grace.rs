@@ -35,6 +35,12 @@ impl Grace {
         Self { steady, period_us, told: Default::default() }
     }
 
+    /// The grace in microseconds.
+    #[must_use]
+    pub fn period_us(&self) -> u64 {
+        self.period_us
+    }
+
     /// The steady clock.
     #[must_use]
     pub fn now(&self) -> TimeUs {

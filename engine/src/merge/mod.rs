@@ -19,6 +19,7 @@
 mod job;
 mod pick;
 mod reclaim;
+mod shares;
 mod state;
 
 use crate::catalog::Catalog;
@@ -35,14 +36,15 @@ use crate::types::{Lsn, SegmentId};
 use job::{Job, Progress, Why};
 use pick::{Due, Sizes};
 use reclaim::Reclaim;
-use std::collections::{BTreeMap, BTreeSet};
+use shares::{DEAD_SHARE, Shares};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Merges under way at once, each but the last waiting for a smaller one.
 const JOBS_MAX: usize = 4;
 
-/// A segment is rewritten once so much of it may be left out.
-const DEAD_SHARE: f64 = 0.3;
+/// A segment's dead share stands still if it did not grow for this part of the grace.
+const STILL_PART: u64 = 4;
 
 /// The merges of a store.
 pub struct Merger {
@@ -55,8 +57,8 @@ pub struct Merger {
     /// Segments that could not be read.
     unreadable: BTreeSet<SegmentId>,
     grace: Arc<Grace>,
-    /// For which cutoff segments were looked at that may be worth rewriting.
-    looked: BTreeMap<SegmentId, Mark>,
+    /// What was seen of segments that may be worth rewriting.
+    shares: Shares,
     /// The size class whose last merge failed for another reason. What is due there and above is nothing that appends
     /// have to wait for.
     failing: Option<u32>,
@@ -79,7 +81,7 @@ impl Merger {
             jobs: Vec::new(),
             unreadable: BTreeSet::new(),
             grace,
-            looked: BTreeMap::new(),
+            shares: Shares::default(),
             failing: None,
             cramped: false,
         }
@@ -112,7 +114,7 @@ impl Merger {
                 self.index.metrics.merges.add(1);
                 // What it left is worth another look once the grace is over for more.
                 self.cramped = false;
-                self.looked.insert(id, job.cutoff());
+                self.note_share(id, job.cutoff(), 0.0);
                 self.failing = self.failing.filter(|level| job.level() < *level);
             }
             Err(error) => return Err(self.failed(error)),
@@ -133,7 +135,7 @@ impl Merger {
         match job.why() {
             Why::Size => self.failing = Some(job.level()),
             Why::Dead => {
-                job.inputs().iter().for_each(|id| _ = self.looked.remove(id));
+                job.inputs().iter().for_each(|id| self.shares.forget(*id));
                 self.cramped |= error.is_shortage();
             }
         }
@@ -185,7 +187,7 @@ impl Merger {
                 match id.filter(|_| !error.is_shortage()) {
                     Some(id) => self.set_aside(id, &error),
                     None if why == Why::Size => self.failing = Some(level),
-                    None => set.segments[range].iter().for_each(|input| _ = self.looked.remove(&input.meta().id)),
+                    None => set.segments[range].iter().for_each(|input| self.shares.forget(input.meta().id)),
                 }
                 Err(error)
             }
@@ -197,10 +199,10 @@ impl Merger {
     /// there was one to look at.
     fn begin_dead(&mut self, set: &SegmentSet) -> Result<bool> {
         let cutoff = self.grace.cutoff(&set.manifest);
-        self.looked.retain(|id, _| set.segments.iter().any(|segment| segment.meta().id == *id));
+        self.shares.retain(|id| set.segments.iter().any(|segment| segment.meta().id == id));
         let is_new = |segment: &Arc<Segment>| {
-            let looked = self.looked.get(&segment.meta().id);
-            segment.meta().entries > 0 && looked.is_none_or(|looked| self.grace.is_news(*looked, cutoff))
+            let seen = self.shares.seen(segment.meta().id);
+            segment.meta().entries > 0 && seen.is_none_or(|seen| self.grace.is_news(seen, cutoff))
         };
         if !self.jobs.is_empty() || cutoff.lsn == Lsn(0) {
             return Ok(false);
@@ -209,27 +211,37 @@ impl Merger {
         let Some(first) = set.segments.iter().position(|segment| readable(segment) && is_new(segment)) else {
             return Ok(false);
         };
-        let most = if self.cramped { 1 } else { self.sizes.width };
-        let dead = set.segments[first..].iter().take(most).take_while(|segment| self.is_dead(set, segment, cutoff));
-        let range = first..first + dead.count();
-        let level = set.segments[range.clone()].iter().map(|segment| self.sizes.level(segment.meta().bytes)).max();
-        if let Some(level) = level {
-            self.begin_job(set, range, level, Why::Dead)?;
+        let segment = &set.segments[first];
+        let share = self.dead_share(set, segment, cutoff);
+        if !self.note_share(segment.meta().id, cutoff, share) {
+            return Ok(true);
         }
+        let most = if self.cramped { 1 } else { self.sizes.width };
+        let behind = set.segments[first..].iter().take(most).skip(1);
+        let dead = behind.take_while(|segment| self.dead_share(set, segment, cutoff) >= DEAD_SHARE);
+        let range = first..first + 1 + dead.count();
+        let level = set.segments[range.clone()].iter().map(|segment| self.sizes.level(segment.meta().bytes)).max();
+        self.begin_job(set, range, level.expect("there is one at least"), Why::Dead)?;
         Ok(true)
     }
 
-    /// Whether much of the segment may be left out. It is looked at for this cutoff then.
-    fn is_dead(&mut self, set: &SegmentSet, segment: &Arc<Segment>, cutoff: Mark) -> bool {
+    /// The part of a segment that may be left out; 0 of one that cannot be read.
+    fn dead_share(&self, set: &SegmentSet, segment: &Segment, cutoff: Mark) -> f64 {
         let meta = segment.meta();
         if self.unreadable.contains(&meta.id) {
-            return false;
+            return 0.0;
         }
-        self.looked.insert(meta.id, cutoff);
-        // One without entries says of logs that they are gone, which the others say as well then.
-        meta.entries == 0
-            || Reclaim::new(&self.index, set, cutoff, meta.first_lsn)
-                .is_some_and(|mut reclaim| reclaim.dead_share(segment).is_ok_and(|share| share >= DEAD_SHARE))
+        if meta.entries == 0 {
+            // It says of logs that they are gone, which the others say as well then.
+            return 1.0;
+        }
+        let reclaim = Reclaim::new(&self.index, set, cutoff, meta.first_lsn);
+        reclaim.and_then(|mut reclaim| reclaim.dead_share(segment).ok()).unwrap_or_default()
+    }
+
+    /// Keeps what was seen of a segment. True if it is worth rewriting.
+    fn note_share(&mut self, id: SegmentId, cutoff: Mark, share: f64) -> bool {
+        self.shares.note(id, cutoff, share, self.grace.now(), self.grace.period_us() / STILL_PART)
     }
 
     fn count(&self, read: u64, dropped: u64) {

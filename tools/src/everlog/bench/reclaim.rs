@@ -23,7 +23,7 @@ to the logs that are left and waits for each acknowledgement.";
 
 /// Deletions under way.
 const UNDER_WAY: usize = 4096;
-/// Merges have nothing left to do once the store's size stood still for so long.
+/// Merges have nothing left to do once they stood still for so long, and for half of the grace.
 const STILL: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
@@ -81,7 +81,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     filler.rounds()?;
     drop(filler);
     store.flush()?;
-    stands_still(&store, "merging")?;
+    stands_still(&store, "merging", STILL)?;
     let bytes_full = process::data_bytes(dir)?;
 
     let (stop, appended) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -151,7 +151,7 @@ fn measure(args: &Args, store: &Store, gone: &[bool], grace: Duration) -> Result
     }
     let within = process::data_bytes(&args.common.data)?;
     let deleted = gone.iter().filter(|gone| **gone).count() as u64;
-    let took = stands_still(store, "giving space back")?;
+    let took = stands_still(store, "giving space back", STILL.max(grace / 2))?;
     Ok(Measured { deleted, within, took })
 }
 
@@ -173,11 +173,11 @@ fn go_on(store: &Store, gone: &[bool], bytes: usize, stop: &AtomicBool, appended
 }
 
 /// Waits until merges have nothing to do, and gives how long that took, the last stillness not counted.
-fn stands_still(store: &Store, what: &'static str) -> Result<Duration, Failure> {
+fn stands_still(store: &Store, what: &'static str, still: Duration) -> Result<Duration, Failure> {
     let (began, mut moved) = (Instant::now(), Instant::now());
     let mut before = (0, 0);
     let mut progress = Progress::new(what, 0);
-    while moved.elapsed() < STILL {
+    while moved.elapsed() < still {
         let stats = store.stats();
         if let Some(error) = stats.merge_error {
             return Err(Failure::new(1, error, "see why merges fail"));
