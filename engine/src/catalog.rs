@@ -146,8 +146,6 @@ impl Catalog {
                 manifest.segments[range.clone()].iter().map(|meta| &meta.id).eq(inputs),
                 "a merge is of neighbours"
             );
-            // Whoever goes on from this version is past what was left out.
-            self.parts.grace.mark(manifest);
             let before = manifest.cutoff;
             manifest.cutoff = Mark { lsn: before.lsn.max(cutoff.lsn), time: before.time.max(cutoff.time) };
             manifest.segments.splice(range.clone(), [merged]);

@@ -205,6 +205,9 @@ fn reclaimed() -> Maker {
     maker.close();
     maker.open();
     maker.outwait();
+    // What expired meanwhile goes with the next grace.
+    maker.append(&[Ask::of(ALICE, [record("between")])]);
+    maker.outwait();
     maker.append(&[Ask::of(NOTES, [create("created anew"), record("behind what is gone")]).by("phone", 0, 0)]);
     maker.append(&[Ask::of(ALICE, [record("3")])]);
     maker.append(&[Ask::of("users/alice/sessions/2", [create(""), record("of another session")])]);

@@ -202,7 +202,7 @@ impl Oracle {
                 let log = Rc::make_mut(log);
                 log.lapsing = false;
                 if has_ended(name) {
-                    (log.phase, log.aged) = (Phase::Deleted, true);
+                    (log.phase, log.aged, log.lapsed) = (Phase::Deleted, true, true);
                     ended += 1;
                 }
             }

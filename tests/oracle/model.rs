@@ -167,6 +167,8 @@ pub struct Log {
     pub expires: bool,
     /// So long has passed that it may have ended. See [`super::Oracle::let_lapse`].
     pub lapsing: bool,
+    /// It ended by itself, and nobody knows for how long that can be taken back.
+    pub lapsed: bool,
     /// Its producers, by id.
     pub producers: BTreeMap<Vec<u8>, Producer>,
     /// The records from `base` on, `base` being the trim point of the last creation.

@@ -149,7 +149,7 @@ pub fn read(files: &Files) -> Result<Contents> {
         frames: chain.frames.into_iter().map(|frame| frame.place).collect(),
         torn,
         logs: fold.into_logs(&fold::Time {
-            now: manifest.steady.max(chain.steady),
+            now: manifest.steady.max(chain.steady).max(manifest.cutoff_time),
             cutoff: manifest.cutoff,
             cutoff_time: manifest.cutoff_time,
         })?,

@@ -142,7 +142,9 @@ impl Traffic {
                 part.create = Some(Creation::IfMissing);
                 part.records = self.records(1, room);
             }
-            (Phase::Deleted, 60..75) if !log.aged || self.outwaited => part.then = Some(Then::Undelete),
+            (Phase::Deleted, 60..75) if !log.aged || (self.outwaited && !log.lapsed) => {
+                part.then = Some(Then::Undelete)
+            }
             (Phase::Live, 10..11) => part.then = Some(Then::Undelete),
             (Phase::Live, 11..17) => part.then = Some(Then::Trim(log.trim + self.rng.below(log.next - log.trim + 1))),
             (Phase::Live, 17..21) => part.then = Some(Then::Delete),

@@ -53,24 +53,21 @@ impl Grace {
         self.steady.catch_up()
     }
 
-    /// What the grace is over for: deletions and trims up to that LSN, and what expired up to that time.
+    /// What the grace is over for: deletions and trims up to that LSN, and what expired up to that time. Nothing behind the
+    /// LSN had become durable before the time, so that all of it is younger than what expired.
     #[must_use]
     pub fn cutoff(&self, manifest: &Manifest) -> Mark {
         // By this clock alone: after a crash it may be behind what an older cutoff says.
         let time = TimeUs(self.now().0.saturating_sub(self.period_us));
         // What the version says of itself is a mark as well.
         let newest = Mark { lsn: manifest.flushed.last_lsn, time: manifest.steady };
-        let over = manifest.marks.iter().chain([&newest]).rev().find(|mark| TimeUs(0) < mark.time && mark.time <= time);
-        let lsn = over.map_or(Lsn(0), |mark| mark.lsn);
+        let mut over = manifest.marks.iter().chain([&newest]).rev().skip_while(|mark| mark.time > time);
+        let lsn = over.next().filter(|mark| TimeUs(0) < mark.time).map_or(Lsn(0), |mark| mark.lsn);
+        // What lies behind a mark was not durable yet when the flush began that it is of, and that was after the mark before.
+        let time = over.find(|mark| mark.lsn < lsn).map_or(TimeUs(0), |mark| mark.time);
         let (lsn, time) = (lsn.max(manifest.cutoff.lsn), time.max(manifest.cutoff.time));
         let before = (self.told.0.fetch_max(lsn.0, Ordering::SeqCst), self.told.1.fetch_max(time.0, Ordering::SeqCst));
         Mark { lsn: lsn.max(Lsn(before.0)), time: time.max(TimeUs(before.1)) }
-    }
-
-    /// Whether the grace may be over for more than before, by what it was over for then and is now.
-    #[must_use]
-    pub fn is_news(&self, before: Mark, now: Mark) -> bool {
-        before.lsn < now.lsn || before.time.0.saturating_add(self.period_us / MARKS_PER_GRACE) < now.time.0
     }
 
     /// To be called with what is about to become a new version of the manifest, before it names what is flushed now: keeps
@@ -78,7 +75,9 @@ impl Grace {
     pub fn mark(&self, manifest: &mut Manifest) {
         let (now, before) = (self.now(), Mark { lsn: manifest.flushed.last_lsn, time: manifest.steady });
         let over = self.cutoff(manifest).lsn;
-        manifest.marks.retain(|mark| mark.lsn >= over);
+        // The one before the cutoff tells what had expired.
+        let before_over = manifest.marks.partition_point(|mark| mark.lsn < over);
+        manifest.marks.drain(..before_over.saturating_sub(1));
         let last = manifest.marks.last().copied().unwrap_or_default();
         let far = last.time.0.saturating_add(self.period_us / MARKS_PER_GRACE) <= before.time.0;
         // What a merge may have been told must be told again.
@@ -144,7 +143,9 @@ mod tests {
                     grace.mark(&mut manifest);
                     manifest.flushed.last_lsn = Lsn(now);
                 }
-                let cutoff = grace.cutoff(&manifest).lsn;
+                let Mark { lsn: cutoff, time } = grace.cutoff(&manifest);
+                let written = base.0 + (cutoff.0 + 1) * 1_000_000;
+                assert!(time.0 <= written, "at {now}: {time:?} is later than what lies behind {cutoff}");
                 assert!(cutoff.0 + GRACE <= now || cutoff == Lsn(0), "at {now}: {cutoff}");
                 assert!(told <= cutoff, "at {now}: {cutoff} after {told}");
                 if now > 2 * GRACE && step % 2000 > 500 {

@@ -25,6 +25,8 @@ pub(super) struct Shares {
 struct Look {
     /// What the grace was over for.
     cutoff: Mark,
+    /// When it was looked at.
+    at: TimeUs,
     /// The share that may be left out, when it had last grown.
     share: f64,
     /// When that was; None if it was never seen to grow.
@@ -32,9 +34,12 @@ struct Look {
 }
 
 impl Shares {
-    /// What the grace was over for when the segment was last looked at.
-    pub(super) fn seen(&self, id: SegmentId) -> Option<Mark> {
-        self.looks.get(&id).map(|look| look.cutoff)
+    /// Whether the segment is to be looked at: the grace is over for more than before, or its share may have come to a stand.
+    pub(super) fn is_due(&self, id: SegmentId, cutoff: Mark, now: TimeUs, patience_us: u64) -> bool {
+        self.looks.get(&id).is_none_or(|look| {
+            let waits = look.share >= DEAD_SHARE && look.at.0.saturating_add(patience_us) <= now.0;
+            look.cutoff.lsn < cutoff.lsn || look.cutoff.time < cutoff.time || waits
+        })
     }
 
     /// Forgets the segments for which `is_there` does not hold.
@@ -51,9 +56,9 @@ impl Shares {
     /// if the share has not grown for `patience_us`, or is high.
     pub(super) fn note(&mut self, id: SegmentId, cutoff: Mark, share: f64, now: TimeUs, patience_us: u64) -> bool {
         let look = match self.looks.get(&id) {
-            None => Look { cutoff, share, grew: None },
-            Some(before) if share < before.share + GROWTH => Look { cutoff, ..*before },
-            Some(_) => Look { cutoff, share, grew: Some(now) },
+            None => Look { cutoff, at: now, share, grew: None },
+            Some(before) if share < before.share + GROWTH => Look { cutoff, at: now, ..*before },
+            Some(_) => Look { cutoff, at: now, share, grew: Some(now) },
         };
         self.looks.insert(id, look);
         let grows = look.grew.is_some_and(|grew| now.0 < grew.0.saturating_add(patience_us));
@@ -98,8 +103,10 @@ mod tests {
         for (now, share) in [(0, 0.0), (10, 0.4)] {
             assert!(!shares.note(SegmentId(1), Mark::default(), share, TimeUs(now), PATIENCE_US));
         }
+        assert!(!shares.is_due(SegmentId(1), Mark::default(), TimeUs(109), PATIENCE_US));
+        assert!(shares.is_due(SegmentId(1), Mark::default(), TimeUs(110), PATIENCE_US));
         shares.forget(SegmentId(1));
-        assert_eq!(shares.seen(SegmentId(1)), None);
+        assert!(shares.is_due(SegmentId(1), Mark::default(), TimeUs(11), PATIENCE_US));
         assert!(shares.note(SegmentId(1), Mark::default(), 0.4, TimeUs(20), PATIENCE_US));
     }
 }

@@ -43,9 +43,9 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// The greatest stamp of the steady clock on disk.
+    /// The greatest time of the steady clock on disk. What merges left out since it had expired has expired then, too.
     pub(super) fn stamped(&self) -> TimeUs {
-        self.facts.end_steady.max(self.manifest.steady)
+        self.facts.end_steady.max(self.manifest.steady).max(self.manifest.cutoff.time)
     }
 }
 

@@ -46,7 +46,10 @@ impl World {
                 self.clock.advance(Duration::from_millis(self.rng.below(25)));
                 Ok(())
             }
-            99 if self.rng.chance(30) => self.outwait(running),
+            99 if self.rng.chance(30) => {
+                // What expired in the first goes with the second.
+                (0..self.rng.between(1, 4)).try_for_each(|_| self.outwait(running))
+            }
             _ => self.settle(running),
         }
     }
