@@ -45,6 +45,7 @@ mod simulated {
                 t.merges,
                 t.outwaited,
                 t.dropped,
+                t.scrubs,
             ]
         });
     }
@@ -108,7 +109,7 @@ mod simulated {
 
     #[test]
     fn a_flipped_bit_is_found() {
-        scenario(Scenario::Flipped, |t| vec![t.lies]);
+        scenario(Scenario::Flipped, |t| vec![t.lies, t.flips_scrubbed]);
     }
 
     #[test]
