@@ -191,3 +191,26 @@ fn gauges(stats: &Stats) -> [Figure; 11] {
         ("watermark_lsn", "The highest durable LSN", None, stats.watermark.0),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_scrub_read_and_found_is_told() {
+        let mut stats = Stats::default();
+        (stats.scrub.bytes, stats.scrub.passes, stats.scrub.failures) = (3, 4, 5);
+        (stats.scrub.damaged_records, stats.scrub.findings_left_out) = (6, 7);
+        stats.scrub.findings.push(everlog::Finding::new("a.seg", "a chunk is damaged"));
+        let figures = counters(&stats).into_iter().chain(gauges(&stats));
+        let told: Vec<_> = figures.filter(|figure| figure.3 > 0).map(|figure| (figure.0, figure.3)).collect();
+        let expected = [
+            ("scrubbed", 3),
+            ("scrub_passes", 4),
+            ("scrub_failures", 5),
+            ("damaged_records", 6),
+            ("scrub_findings", 8),
+        ];
+        assert_eq!(told, expected);
+    }
+}

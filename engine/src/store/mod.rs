@@ -38,7 +38,7 @@ mod tests_merge;
 mod tests_open;
 #[cfg(test)]
 mod tests_reclaim;
-#[cfg(test)]
+#[cfg(all(test, not(everlog_loom)))]
 mod tests_scrub;
 #[cfg(test)]
 mod tests_stop;

@@ -31,7 +31,7 @@ use crate::merge::Merger;
 use crate::poison::Poison;
 use crate::recovery::decide::Action;
 use crate::recovery::repair;
-use crate::scrub::Scrubber;
+use crate::scrub::{ScrubReport, Scrubber};
 use crate::sync::{Arc, AtomicBool, Mutex};
 use crate::types::{JournalId, Timeline};
 use std::path::Path;
@@ -84,7 +84,7 @@ pub(super) fn open(
     }));
     let merger =
         Merger::new(Arc::clone(&catalog), Arc::clone(&loaded.index), Arc::clone(&poison), Arc::clone(&grace), config);
-    let scrub = Arc::default();
+    let scrub = Arc::new(Mutex::new(ScrubReport::default()));
     let scrubber = Scrubber::new(Arc::clone(&loaded.index), Arc::clone(&clock), config, Arc::clone(&scrub));
     let mut flusher = Flusher::new(FlusherParts {
         catalog,

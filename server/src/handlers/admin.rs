@@ -135,3 +135,20 @@ fn status(context: &Context) -> Answer {
     });
     typed(StatusCode::OK, "application/json", format!("{status:#}\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_names_what_the_scrub_found() {
+        let mut report = ScrubReport::default();
+        let mut finding = everlog::Finding::new("a.seg", "a chunk is damaged");
+        finding.log = Some("users/alice".to_owned());
+        report.findings.push(finding);
+        report.damaged_records = 2;
+        let told = scrub(&report);
+        assert_eq!(told["findings"], json!(["a.seg: a chunk is damaged, log users/alice"]));
+        assert_eq!((&told["damaged_records"], &told["last_ended_us"]), (&json!(2), &Value::Null));
+    }
+}

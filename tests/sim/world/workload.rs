@@ -198,6 +198,8 @@ impl World {
         if !flips || !self.disk.lied() {
             return Ok(());
         }
+        // It looks for segments once a second as long as there are none.
+        self.clock.advance(Duration::from_secs(1));
         // The pass under way may be past a segment that was damaged since.
         let passes = running.store.stats().scrub.passes + 2;
         for _ in 0..PATIENCE {
