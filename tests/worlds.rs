@@ -47,6 +47,7 @@ mod simulated {
                 t.expired,
                 t.forks,
                 t.dropped,
+                t.scrubs,
             ]
         });
     }
@@ -110,7 +111,7 @@ mod simulated {
 
     #[test]
     fn a_flipped_bit_is_found() {
-        scenario(Scenario::Flipped, |t| vec![t.lies]);
+        scenario(Scenario::Flipped, |t| vec![t.lies, t.flips_scrubbed]);
     }
 
     #[test]

@@ -50,6 +50,11 @@ pub struct Config {
     /// For how long what is deleted or trimmed can be taken back; afterwards merges give its space back. It is measured by a
     /// clock that stands still while the store is closed: it may be longer, and is never shorter.
     pub grace: Duration,
+    /// How many bytes of segments the scrub reads in a second at most, at least 1 MiB; 0: there is no scrub.
+    pub scrub_bytes_per_second: u64,
+    /// How long after the beginning of a pass over all segments the scrub begins the next one at the earliest. An open
+    /// begins a pass.
+    pub scrub_interval: Duration,
     /// Frames in flight.
     pub in_flight: usize,
     /// Log heads kept in memory beside those in use.
@@ -71,6 +76,8 @@ impl Default for Config {
             flush_bytes: 64 << 20,
             merge_width: 8,
             grace: Duration::from_secs(30 * 24 * 3600),
+            scrub_bytes_per_second: 4 << 20,
+            scrub_interval: Duration::from_secs(24 * 3600),
             in_flight: 2,
             heads_max: 65_536,
             io: IoChoice::Auto,
@@ -114,6 +121,8 @@ impl Config {
             "flush_bytes must be from 1 to half of memory_pool_bytes"
         } else if self.merge_width < 2 {
             "merge_width must be at least 2"
+        } else if (1..limits::SCRUB_STEP_BYTES).contains(&self.scrub_bytes_per_second) {
+            "scrub_bytes_per_second must be 0 or at least 1048576"
         } else if self.heads_max == 0 {
             "heads_max must be at least 1"
         } else {

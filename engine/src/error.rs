@@ -259,6 +259,15 @@ impl Error {
         })
     }
 
+    /// Whether the device says of the place itself that it cannot be read, so that no later attempt reads it: EIO, and
+    /// ENODATA and EILSEQ, as which Linux passes on a medium's error and a wrong checksum past the page cache.
+    pub(crate) fn is_bad_sector(&self) -> bool {
+        const EIO: i32 = 5;
+        const ENODATA: i32 = 61;
+        const EILSEQ: i32 = 84;
+        matches!(self.os_error().and_then(std::io::Error::raw_os_error), Some(EIO | ENODATA | EILSEQ))
+    }
+
     /// What to do next, where something can be done.
     #[must_use]
     pub fn advice(&self) -> Option<&str> {

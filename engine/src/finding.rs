@@ -2,6 +2,7 @@
 //!
 //! A finding decides nothing. Invariant: it names nothing that is known to be intact; what cannot be known is left out.
 
+use crate::types::LogId;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -29,6 +30,22 @@ impl Finding {
     pub fn new(file: impl Into<PathBuf>, what: impl Into<String>) -> Self {
         Self { file: file.into(), offset: None, what: what.into(), log: None, seqs: None, lsns: None }
     }
+
+    /// Names the log by its name, if it stands here by its id and `name_of` knows it.
+    #[must_use]
+    pub(crate) fn named(mut self, name_of: impl FnOnce(LogId) -> Option<String>) -> Self {
+        let id = self.log.as_deref().and_then(log_id);
+        if let Some(name) = id.and_then(name_of) {
+            self.log = Some(name);
+        }
+        self
+    }
+}
+
+/// The log id of 32 hexadecimal digits.
+fn log_id(digits: &str) -> Option<LogId> {
+    let number = u128::from_str_radix(digits, 16).ok()?;
+    (digits.len() == 32).then(|| LogId(number.to_be_bytes()))
 }
 
 impl fmt::Display for Finding {

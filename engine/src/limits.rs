@@ -37,6 +37,9 @@ pub const FRAME_HEADER_BYTES: usize = 192;
 /// The deepest queue of frames in flight.
 pub const IN_FLIGHT_MAX: usize = 16;
 
+/// What the scrub reads at once, and the least that it may be let read in a second, in bytes.
+pub const SCRUB_STEP_BYTES: u64 = 1 << 20;
+
 /// The largest frame in a journal of files of `journal_file_bytes`, header and padding included, in bytes.
 #[must_use]
 pub const fn frame_bytes_max(journal_file_bytes: u64) -> usize {

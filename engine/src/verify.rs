@@ -186,8 +186,8 @@ impl Verify<'_> {
     }
 
     /// One segment of `manifest`; gives it back if it could be opened, for its names.
-    fn segment(&mut self, manifest: &Manifest, meta: &SegmentMeta) -> Result<Option<Segment>> {
-        match Segment::open(Arc::clone(self.io), self.dir, manifest.identity.store, meta) {
+    fn segment(&mut self, manifest: &Manifest, meta: &SegmentMeta) -> Result<Option<Arc<Segment>>> {
+        match Segment::open(Arc::clone(self.io), self.dir, manifest.identity.store, meta).map(Arc::new) {
             Ok(segment) => {
                 let (mut done, total) = (self.done, self.total);
                 let progress = &mut *self.on_progress;
@@ -196,7 +196,8 @@ impl Verify<'_> {
                     progress(done.min(total), total);
                 });
                 self.done += meta.bytes;
-                self.findings.extend(found.into_iter().map(|finding| named(finding, &segment)));
+                let name_of = |id| segment.name_of(id).ok().flatten();
+                self.findings.extend(found.into_iter().map(|finding| finding.named(name_of)));
                 Ok(Some(segment))
             }
             Err(error) if error.kind() == ErrorKind::Refused => Err(error),
@@ -213,7 +214,7 @@ impl Verify<'_> {
 
     /// The journal, until what is wrong with it is found twice at the same places: damage stays where it is, and a
     /// running store moves on.
-    fn journal(&mut self, mut manifest: Manifest, segments: &[Segment]) -> Result<()> {
+    fn journal(&mut self, mut manifest: Manifest, segments: &[Arc<Segment>]) -> Result<()> {
         let mut name_of = |log: LogId| segments.iter().rev().find_map(|segment| segment.name_of(log).ok().flatten());
         let mut before: Option<Vec<Spot>> = None;
         let mut proven = Proven::default();
@@ -255,21 +256,6 @@ impl Verify<'_> {
 fn spot(finding: &Finding) -> Spot {
     let lsn = finding.lsns.as_ref().map(|lsns| lsns.start);
     (finding.file.clone(), finding.offset, lsn, lsn.is_none().then(|| finding.what.clone()))
-}
-
-/// Names a finding's log by its name, where the segment holds it.
-fn named(mut finding: Finding, segment: &Segment) -> Finding {
-    let id = finding.log.as_deref().and_then(log_id);
-    if let Some(name) = id.and_then(|id| segment.name_of(id).ok().flatten()) {
-        finding.log = Some(name);
-    }
-    finding
-}
-
-/// The log id of 32 hexadecimal digits.
-fn log_id(digits: &str) -> Option<LogId> {
-    let number = u128::from_str_radix(digits, 16).ok()?;
-    (digits.len() == 32).then(|| LogId(number.to_be_bytes()))
 }
 
 fn version_of(name: &str) -> Option<ManifestVersion> {

@@ -3,7 +3,7 @@
 //! Nothing is collected until somebody asks, but for the requests and acknowledgements counted here. Units are seconds
 //! and bytes. Invariant: the engine's figures are those of its `Stats`, under the names below and nothing derived.
 
-use everlog::{Stats, Store};
+use everlog::{ScrubReport, Stats, Store};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -138,7 +138,7 @@ impl Collector for Engine {
 
 type Figure = (&'static str, &'static str, Option<Unit>, u64);
 
-fn counters(stats: &Stats) -> [Figure; 15] {
+fn counters(stats: &Stats) -> [Figure; 18] {
     [
         ("payload", "Payload bytes that became durable", Some(Unit::Bytes), stats.payload_bytes),
         ("records", "Records that became durable", None, stats.records),
@@ -165,10 +165,18 @@ fn counters(stats: &Stats) -> [Figure; 15] {
         ("slowed", "Waits of appends that were slowed down since flush or merges are behind", None, stats.slowed),
         ("reads", "Pages read", None, stats.reads),
         ("chunk_reads", "Reads of the device for pages", None, stats.chunk_reads),
+        ("scrubbed", "Bytes that the scrub read", Some(Unit::Bytes), stats.scrub.bytes),
+        ("scrub_passes", "Passes over all segments that the scrub ended", None, stats.scrub.passes),
+        ("scrub_failures", "Reads of the scrub that failed and are tried again", None, stats.scrub.failures),
     ]
 }
 
-fn gauges(stats: &Stats) -> [Figure; 9] {
+/// How much the scrub found, listed or not.
+fn findings(scrub: &ScrubReport) -> u64 {
+    scrub.findings.len() as u64 + scrub.findings_left_out
+}
+
+fn gauges(stats: &Stats) -> [Figure; 11] {
     [
         ("poisoned", "1 once the store stopped acknowledging", None, u64::from(stats.poisoned)),
         ("memory_pool", "Bytes taken from the memory pool", Some(Unit::Bytes), stats.pool_bytes as u64),
@@ -177,7 +185,32 @@ fn gauges(stats: &Stats) -> [Figure; 9] {
         ("segments_due", "Segments that are due to be merged", None, stats.due_segments as u64),
         ("segments_unreadable", "Segments that a merge could not read", None, stats.unreadable_segments),
         ("segment", "Bytes of segments", Some(Unit::Bytes), stats.segment_bytes),
+        ("damaged_records", "Records that the scrub found to be damaged", None, stats.scrub.damaged_records),
+        ("scrub_findings", "What the scrub found to be wrong", None, findings(&stats.scrub)),
         ("heads", "Log heads in memory", None, stats.heads as u64),
         ("watermark_lsn", "The highest durable LSN", None, stats.watermark.0),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_scrub_read_and_found_is_told() {
+        let mut stats = Stats::default();
+        (stats.scrub.bytes, stats.scrub.passes, stats.scrub.failures) = (3, 4, 5);
+        (stats.scrub.damaged_records, stats.scrub.findings_left_out) = (6, 7);
+        stats.scrub.findings.push(everlog::Finding::new("a.seg", "a chunk is damaged"));
+        let figures = counters(&stats).into_iter().chain(gauges(&stats));
+        let told: Vec<_> = figures.filter(|figure| figure.3 > 0).map(|figure| (figure.0, figure.3)).collect();
+        let expected = [
+            ("scrubbed", 3),
+            ("scrub_passes", 4),
+            ("scrub_failures", 5),
+            ("damaged_records", 6),
+            ("scrub_findings", 8),
+        ];
+        assert_eq!(told, expected);
+    }
 }

@@ -138,6 +138,9 @@ impl Maker {
         self.clock.advance(self.config.grace + self.config.grace / 8);
         let steps = &mut self.open.as_mut().expect("it is open").1;
         while steps.merge().expect("a sound disk") {}
+        // A segment of which more is dead than before waits for a part of the grace, since that may grow on.
+        self.clock.advance(self.config.grace / 4);
+        while steps.merge().expect("a sound disk") {}
         self.told.outwaited();
     }
 

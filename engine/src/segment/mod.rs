@@ -34,6 +34,7 @@ pub use ends::Ends;
 pub(crate) use filter::Members;
 pub use read_back::ReadBack;
 pub use reader::{Run, Segment, last_lsn};
+pub use verify::Check;
 pub use writer::{Name, SegmentWriter};
 
 use crate::error::{Error, ErrorKind};

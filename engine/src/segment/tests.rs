@@ -70,8 +70,8 @@ fn names(model: &Model) -> Vec<Name> {
     names
 }
 
-fn open(disk: &Disk, meta: &SegmentMeta) -> Result<Segment> {
-    Segment::open(Arc::new(disk.clone()), dir(), identity().store, meta)
+fn open(disk: &Disk, meta: &SegmentMeta) -> Result<Arc<Segment>> {
+    Segment::open(Arc::new(disk.clone()), dir(), identity().store, meta).map(Arc::new)
 }
 
 /// The log's records from `from` on, as a reader gathers them: LSN, time, body.
@@ -128,8 +128,7 @@ type Walked = (Entries, Vec<(LogId, StateRecord)>, Vec<Name>);
 
 /// Every entry of the file, control entries included, and the logs' state records, in the order of the index, as a merge
 /// goes through them; and the names.
-fn walk(segment: Segment) -> Result<Walked> {
-    let segment = Arc::new(segment);
+fn walk(segment: Arc<Segment>) -> Result<Walked> {
     let mut cursor = Cursor::new(Arc::clone(&segment))?;
     let (mut entries, mut states) = (Vec::new(), Vec::new());
     while let Some(log) = cursor.log() {
@@ -335,7 +334,7 @@ fn damage_in_the_map_alone_is_healed_by_the_disk() {
     assert_eq!(map.bytes().len(), good.len());
     disk.put(&file(), &good);
     let mut segment = open(&disk, &meta).expect("intact");
-    segment.view.set_map(map);
+    Arc::get_mut(&mut segment).expect("nobody else's").view.set_map(map);
     for _ in 0..2 {
         for (id, log) in &model {
             check_log(&segment, *id, log).expect("the disk is intact");
@@ -383,8 +382,8 @@ fn a_block_that_cannot_be_read_is_named_with_the_logs_it_holds() {
     assert_eq!(error.seq_range(), Some(chunk.first_seq.0..chunk.next_seq().0));
     let findings = segment.verify(&mut |_| {});
     assert_eq!(findings.len(), 2, "{findings:?}");
-    assert_eq!(findings[0].seqs, Some(chunk.first_seq.0..chunk.next_seq().0));
-    assert_eq!(findings[1].offset, Some(bad * BLOCK as u64));
+    assert_eq!(findings[0].offset, Some(bad * BLOCK as u64));
+    assert_eq!(findings[1].seqs, Some(chunk.first_seq.0..chunk.next_seq().0));
 }
 
 #[test]
@@ -473,7 +472,7 @@ fn a_cursor_notices_what_does_not_follow_across_stripes_and_at_the_end() {
     let disk = Disk::default();
     let meta = write(&disk, &model);
     let good = disk.content(&file());
-    let stripes = open(&disk, &meta).expect("intact").stripes;
+    let stripes = open(&disk, &meta).expect("intact").stripes.clone();
     let entry = crate::format::segment::INDEX_ENTRY_LEN;
     // Not the log's last chunk any more, and no state there; or the last one, with a state.
     let change = |at: &mut [u8], last: bool| {

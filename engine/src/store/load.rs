@@ -112,9 +112,8 @@ pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) ->
 
 /// A bad sector of the journal is damage: what was acknowledged may lie there, and no later attempt reads it.
 fn unreadable(error: Error, flushed: Lsn) -> Error {
-    const EIO: i32 = 5;
-    match (error.os_error().and_then(std::io::Error::raw_os_error), error.path()) {
-        (Some(EIO), Some(path)) if names::is_journal(path) => {
+    match error.path() {
+        Some(path) if error.is_bad_sector() && names::is_journal(path) => {
             Error::new(ErrorKind::Damaged, format!("the journal cannot be read: {error}"))
                 .lsns(flushed.0 + 1..u64::MAX)
                 .file(path)

@@ -40,6 +40,8 @@ mod tests_merge;
 mod tests_open;
 #[cfg(test)]
 mod tests_reclaim;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_scrub;
 #[cfg(test)]
 mod tests_stop;
 
@@ -62,6 +64,7 @@ use crate::io::{self, Io};
 use crate::journal::Journal;
 use crate::poison::{Failed, Poison};
 use crate::read::{Page, ReadLimit, read, try_read};
+use crate::scrub::ScrubReport;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::types::{Position, StoreId, TimeUs};
 use bell::Bell;
@@ -99,6 +102,9 @@ struct Core {
     merge_bell: Bell,
     /// Why the last merge failed, until one succeeds.
     merge_error: Mutex<Option<Error>>,
+    /// Ends the sleep of the scrub.
+    scrub_bell: Bell,
+    scrub: Arc<Mutex<ScrubReport>>,
     stepped: bool,
     end: End,
 }

@@ -31,6 +31,7 @@ use crate::merge::Merger;
 use crate::poison::Poison;
 use crate::recovery::decide::Action;
 use crate::recovery::repair;
+use crate::scrub::{ScrubReport, Scrubber};
 use crate::sync::{Arc, AtomicBool, Mutex};
 use crate::types::{JournalId, Timeline};
 use std::path::Path;
@@ -41,6 +42,8 @@ pub(super) struct Opened {
     pub committer: Committer,
     pub flusher: Flusher,
     pub merger: Merger,
+    /// None if the settings want none.
+    pub scrubber: Option<Scrubber>,
 }
 
 pub(super) fn open(
@@ -80,6 +83,8 @@ pub(super) fn open(
     }));
     let merger =
         Merger::new(Arc::clone(&catalog), Arc::clone(&loaded.index), Arc::clone(&poison), Arc::clone(&grace), config);
+    let scrub = Arc::new(Mutex::new(ScrubReport::default()));
+    let scrubber = Scrubber::new(Arc::clone(&loaded.index), Arc::clone(&clock), config, Arc::clone(&scrub));
     let mut flusher = Flusher::new(FlusherParts {
         catalog,
         index: Arc::clone(&loaded.index),
@@ -139,10 +144,12 @@ pub(super) fn open(
         flush_signal,
         merge_bell: Bell::default(),
         merge_error: Mutex::new(None),
+        scrub_bell: Bell::default(),
+        scrub,
         stepped,
         end: End::new(lock),
     };
-    Ok(Opened { core: Arc::new(core), committer, flusher, merger })
+    Ok(Opened { core: Arc::new(core), committer, flusher, merger, scrubber })
 }
 
 /// Fails if another directory bears the store's name by now: its journal took seconds to read, and what is written by

@@ -3,6 +3,7 @@
 use super::Core;
 use super::load::Loaded;
 use crate::recovery::decide::Action;
+use crate::scrub::ScrubReport;
 use crate::types::{Lsn, ManifestVersion, Timeline};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -166,6 +167,8 @@ pub struct Stats {
     pub chunk_reads: u64,
     /// Their bytes as stored.
     pub chunk_bytes: u64,
+    /// What the scrub did and found.
+    pub scrub: ScrubReport,
 }
 
 impl Stats {
@@ -218,6 +221,7 @@ impl Stats {
             read_runs: metrics.read_runs.get(),
             chunk_reads: metrics.chunk_reads.get(),
             chunk_bytes: metrics.chunk_bytes.get(),
+            scrub: core.scrub.lock().clone(),
         }
     }
 }

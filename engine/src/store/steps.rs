@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
 use crate::io::Wake;
 use crate::merge::Merger;
+use crate::scrub::Scrubber;
 use crate::sync::Arc;
 
 /// Passes without progress after which a drain gives up.
@@ -18,6 +19,7 @@ pub struct Steps {
     committer: Committer,
     flusher: Flusher,
     merger: Merger,
+    scrubber: Option<Scrubber>,
     waker: Arc<dyn Wake>,
 }
 
@@ -29,9 +31,9 @@ impl std::fmt::Debug for Steps {
 
 impl Steps {
     pub(super) fn new(opened: Opened) -> Self {
-        let Opened { core, committer, flusher, merger } = opened;
+        let Opened { core, committer, flusher, merger, scrubber } = opened;
         let waker = committer.waker();
-        Self { core, committer, flusher, merger, waker }
+        Self { core, committer, flusher, merger, scrubber, waker }
     }
 
     /// One pass of the committer: begins frames, reaps completions, publishes what is durable. True if anything moved.
@@ -59,6 +61,15 @@ impl Steps {
     /// Why it failed; it is begun anew at a later step unless the store is poisoned.
     pub fn merge(&mut self) -> Result<bool> {
         self.merger.step()
+    }
+
+    /// One step of the scrub: reads about a MiB of segments again, if its budget and the interval between passes allow it at
+    /// this moment. True if it did anything. What it found is in [`super::Stats`].
+    ///
+    /// # Errors
+    /// Why reading failed, where that says nothing of the bytes on the device; it is tried again at a later step.
+    pub fn scrub(&mut self) -> Result<bool> {
+        self.scrubber.as_mut().map_or(Ok(false), Scrubber::step)
     }
 
     /// Makes everything staged durable and writes the close frame. As [`super::Store::close`] it lets go of the lock, and

@@ -62,7 +62,7 @@ impl Spawn for Scarce {
 #[test]
 fn a_store_whose_threads_cannot_all_be_started_leaves_none_behind_and_no_lock() {
     let io = created();
-    for threads in 0..5 {
+    for threads in 0..6 {
         let opened = parts(&io);
         let core = Arc::clone(&opened.core);
         let error = Threads::start_by(&mut Scarce(threads), opened, &BESIDE).err().expect("one is missing");
@@ -74,7 +74,7 @@ fn a_store_whose_threads_cannot_all_be_started_leaves_none_behind_and_no_lock() 
     }
     let opened = parts(&io);
     let core = Arc::clone(&opened.core);
-    let threads = Threads::start_by(&mut Scarce(5), opened, &BESIDE).expect("enough");
+    let threads = Threads::start_by(&mut Scarce(6), opened, &BESIDE).expect("enough");
     threads.stop(&core).expect("clean");
 }
 

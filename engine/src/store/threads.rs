@@ -1,7 +1,7 @@
 //! The store's threads: the only place that starts any.
 //!
-//! One runs the committer, one the flush, one the merges, and a few read for futures. A thread that panics poisons the store, so that
-//! nobody waits for it for ever.
+//! One runs the committer, one the flush, one the merges, one the scrub, and a few read for futures. A thread that panics
+//! poisons the store, so that nobody waits for it for ever.
 
 use super::open::Opened;
 use super::{CLOSE_FLUSH_BYTES, Core};
@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
 use crate::io::Wake;
 use crate::merge::Merger;
+use crate::scrub::Scrubber;
 use crate::sync::{Arc, AtomicBool, JoinHandle, Ordering, Sender, current, spawn, unbounded};
 use crate::waiter::wake_all;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +27,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const MERGE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long the merges sleep before they look again by themselves.
 const MERGE_SLEEP: Duration = Duration::from_secs(1);
+/// How long the scrub sleeps at most before it looks which segments there are.
+const SCRUB_SLEEP: Duration = Duration::from_secs(1);
 /// Of so many failures in a row one is told, once the first few were: about one a minute.
 const TELL_EVERY: u32 = 64;
 
@@ -36,12 +39,14 @@ pub(super) struct Threads {
     committer: Option<JoinHandle<Option<Committer>>>,
     flusher: Option<JoinHandle<Option<Flusher>>>,
     merger: Option<JoinHandle<()>>,
+    scrubber: Option<JoinHandle<()>>,
     readers: Vec<JoinHandle<()>>,
     /// Present until they are stopped.
     jobs: Option<Sender<Job>>,
     stop_committer: Arc<AtomicBool>,
     stop_flusher: Arc<AtomicBool>,
     stop_merger: Arc<AtomicBool>,
+    stop_scrubber: Arc<AtomicBool>,
     waker: Arc<dyn Wake>,
 }
 
@@ -92,11 +97,13 @@ impl Threads {
             committer: None,
             flusher: None,
             merger: None,
+            scrubber: None,
             readers: Vec::with_capacity(beside.readers),
             jobs: None,
             stop_committer: Arc::default(),
             stop_flusher: Arc::default(),
             stop_merger: Arc::default(),
+            stop_scrubber: Arc::default(),
             waker: opened.committer.waker(),
         };
         if let Err(error) = threads.start_all(system, opened, beside) {
@@ -108,7 +115,7 @@ impl Threads {
     }
 
     fn start_all(&mut self, system: &mut impl Spawn, opened: Opened, beside: &Beside) -> Result<()> {
-        let Opened { core, committer, flusher, merger } = opened;
+        let Opened { core, committer, flusher, merger, scrubber } = opened;
         let core = &core;
         let (core_c, stop) = (Arc::clone(core), Arc::clone(&self.stop_committer));
         let commits = move || {
@@ -129,6 +136,11 @@ impl Threads {
         let merges = move || drop(guarded(&core_m, merger, |m| merge_loop(m, &core_m, &stop)));
         if beside.merges {
             self.merger = Some(start(system, "everlog-merge", merges)?);
+        }
+        if let Some(scrubber) = scrubber {
+            let (core_s, stop) = (Arc::clone(core), Arc::clone(&self.stop_scrubber));
+            let scrubs = move || drop(guarded(&core_s, scrubber, |s| scrub_loop(s, &core_s, &stop)));
+            self.scrubber = Some(start(system, "everlog-scrub", scrubs)?);
         }
         let (jobs, queue) = unbounded::<Job>();
         self.jobs = Some(jobs);
@@ -157,6 +169,7 @@ impl Threads {
         self.committer.iter().any(|thread| thread.thread().id() == here)
             || self.flusher.iter().any(|thread| thread.thread().id() == here)
             || self.merger.iter().any(|thread| thread.thread().id() == here)
+            || self.scrubber.iter().any(|thread| thread.thread().id() == here)
             || self.readers.iter().any(|thread| thread.thread().id() == here)
     }
 
@@ -171,7 +184,7 @@ impl Threads {
     /// Ends them on a thread of its own, since one of them asks for it and cannot wait for itself: a waker was the last
     /// to hold the store.
     pub(super) fn stop_elsewhere(self, core: &Arc<Core>) -> Result<()> {
-        let stop = [&self.stop_committer, &self.stop_flusher, &self.stop_merger].map(Arc::clone);
+        let stop = [&self.stop_committer, &self.stop_flusher, &self.stop_merger, &self.stop_scrubber].map(Arc::clone);
         let (waker, core_e) = (Arc::clone(&self.waker), Arc::clone(core));
         let stops = move || {
             if let Err(error) = self.stop(&core_e) {
@@ -189,6 +202,7 @@ impl Threads {
                 stop.iter().for_each(|stop| stop.store(true, Ordering::SeqCst));
                 waker.wake();
                 core.merge_bell.end();
+                core.scrub_bell.end();
                 core.flush_signal.hurry();
                 Err(error)
             }
@@ -198,9 +212,11 @@ impl Threads {
     /// Ends them, in the order that lets the committer finish: it may need the flush to free a journal file.
     fn join(&mut self, core: &Core) -> (Option<Committer>, Option<Flusher>) {
         self.stop_merger.store(true, Ordering::SeqCst);
+        self.stop_scrubber.store(true, Ordering::SeqCst);
         core.merge_bell.end();
-        if let Some(merger) = self.merger.take() {
-            let _ = merger.join();
+        core.scrub_bell.end();
+        for thread in self.merger.take().into_iter().chain(self.scrubber.take()) {
+            let _ = thread.join();
         }
         self.stop_committer.store(true, Ordering::SeqCst);
         self.waker.wake();
@@ -342,6 +358,23 @@ pub(super) fn merge_loop(merger: &mut Merger, core: &Core, stop: &AtomicBool) {
     }
     // On this thread, since a queue of the disk belongs to the thread that made it.
     merger.stop();
+}
+
+pub(super) fn scrub_loop(scrubber: &mut Scrubber, core: &Core, stop: &AtomicBool) {
+    let mut failures: u32 = 0;
+    while !stop.load(Ordering::SeqCst) && !core.poison.is_set() {
+        match scrubber.step() {
+            Ok(true) => failures = 0,
+            Ok(false) => {}
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                if is_told(failures) {
+                    tracing::warn!(%error, failures, "the scrub could not read a segment; it will try again");
+                }
+            }
+        }
+        core.scrub_bell.pause(scrubber.wait().min(SCRUB_SLEEP));
+    }
 }
 
 /// Whether this one of so many failures in a row is told.

@@ -5,11 +5,11 @@
 use super::Context;
 use crate::protocol::answer::{Answer, put, with};
 use crate::protocol::body::whole;
-use everlog::Stats;
+use everlog::{ScrubReport, Stats};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::{Method, Request, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -77,6 +77,22 @@ fn metrics(context: &Context) -> Answer {
     }
 }
 
+/// What the scrub says of itself; each finding is one line, as `everlog verify` prints it.
+fn scrub(report: &ScrubReport) -> Value {
+    json!({
+        "bytes": report.bytes,
+        "passes": report.passes,
+        "last_ended_us": report.last_ended.map(|time| time.0),
+        "pass_bytes_done": report.pass_bytes_done,
+        "pass_bytes": report.pass_bytes,
+        "failures": report.failures,
+        "error": report.error,
+        "damaged_records": report.damaged_records,
+        "findings": report.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "findings_left_out": report.findings_left_out,
+    })
+}
+
 fn status(context: &Context) -> Answer {
     let stats = context.streams.stats();
     let reason = unready(context, &stats);
@@ -113,8 +129,26 @@ fn status(context: &Context) -> Answer {
         "memory_pool_bytes_max": stats.pool_bytes_max,
         "flush_failures": stats.flush_failures,
         "flush_error": stats.flush_error,
+        "scrub": scrub(&stats.scrub),
         "records": stats.records,
         "payload_bytes": stats.payload_bytes,
     });
     typed(StatusCode::OK, "application/json", format!("{status:#}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_names_what_the_scrub_found() {
+        let mut report = ScrubReport::default();
+        let mut finding = everlog::Finding::new("a.seg", "a chunk is damaged");
+        finding.log = Some("users/alice".to_owned());
+        report.findings.push(finding);
+        report.damaged_records = 2;
+        let told = scrub(&report);
+        assert_eq!(told["findings"], json!(["a.seg: a chunk is damaged, log users/alice"]));
+        assert_eq!((&told["damaged_records"], &told["last_ended_us"]), (&json!(2), &Value::Null));
+    }
 }

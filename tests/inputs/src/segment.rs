@@ -107,7 +107,7 @@ fn answers(store: StoreId, meta: &SegmentMeta, bytes: Vec<u8>) -> Option<(Answer
     let dir = &base().dir;
     disk.restore(&[(everlog::segment::path(dir, meta.id), bytes)].into());
     let io: Arc<dyn Io> = Arc::new(disk);
-    let segment = match Segment::open(io, dir, store, meta) {
+    let segment = match Segment::open(io, dir, store, meta).map(Arc::new) {
         Ok(segment) => segment,
         Err(e) => {
             assert!(matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Refused), "{e}");

@@ -218,6 +218,8 @@ impl World {
             flush_bytes,
             merge_width: self.rng.between(2, 5) as usize,
             grace: GRACE,
+            scrub_bytes_per_second: u64::MAX,
+            scrub_interval: Duration::ZERO,
             in_flight: self.rng.between(in_flight.start, in_flight.end) as usize,
             heads_max: self.rng.between(1, 9) as usize,
             when_full: WhenFull::Reject,
@@ -364,6 +366,7 @@ impl World {
     fn end(&mut self, mut running: Running) -> Result<(), Violation> {
         self.relieve();
         self.probe(&mut running)?;
+        self.scrub_finds(&mut running)?;
         self.closing = false;
         if self.disk.crashed().is_none() && self.is_left_to_chance() && self.rng.chance(60) {
             let kind = match self.plan.scenario {

@@ -37,6 +37,10 @@ pub struct Tally {
     pub forks: u64,
     /// Records that merges left out.
     pub dropped: u64,
+    /// Passes that the scrub ended.
+    pub scrubs: u64,
+    /// Times that a whole pass of it was asked for after bits had flipped, and found a segment that was damaged.
+    pub flips_scrubbed: u64,
     /// Operations that were made to fail.
     pub failed: u64,
     /// Operations refused for want of room or descriptors.
@@ -82,10 +86,12 @@ impl Tally {
         self.lies += lies;
         self.named += named;
         self.rolled_back += rolled_back;
-        let Self { outwaited, expired, forks, dropped, .. } = other;
+        let Self { outwaited, expired, forks, dropped, scrubs, flips_scrubbed, .. } = other;
         self.outwaited += outwaited;
         self.expired += expired;
         self.forks += forks;
         self.dropped += dropped;
+        self.scrubs += scrubs;
+        self.flips_scrubbed += flips_scrubbed;
     }
 }

@@ -5,7 +5,8 @@
 use super::{GRACE, PATIENCE, Running, Scenario, Told, World, violation, words};
 use crate::oracle::{Part, Violation};
 use crate::sim::disk::Crash;
-use everlog::{Batch, Error, ErrorKind, ReadLimit, Store};
+use everlog::{Batch, Error, ErrorKind, Finding, ReadLimit, Store};
+use std::path::Path;
 use std::time::Duration;
 
 impl World {
@@ -41,7 +42,8 @@ impl World {
             45..72 => self.commit(running),
             72..80 => self.flush(running),
             80..85 => self.merge(running),
-            85..94 => self.read_something(&running.store),
+            85..92 => self.read_something(&running.store),
+            92..94 => self.scrub(running),
             94..97 => {
                 self.clock.advance(Duration::from_millis(self.rng.below(25)));
                 Ok(())
@@ -197,6 +199,60 @@ impl World {
         self.tally.merges += after.merges - before.merges;
         self.tally.dropped += after.dropped_records - before.dropped_records;
         Ok(())
+    }
+
+    /// Some steps of the scrub, which finds nothing on an honest disk.
+    fn scrub(&mut self, running: &mut Running) -> Result<(), Violation> {
+        for _ in 0..self.rng.below(12) {
+            self.scrub_step(running)?;
+        }
+        Ok(())
+    }
+
+    fn scrub_step(&mut self, running: &mut Running) -> Result<(), Violation> {
+        // Without time there is no budget.
+        self.clock.advance(Duration::from_micros(1));
+        let before = running.store.stats().scrub.passes;
+        let result = running.steps.scrub();
+        self.sound(result, "a step of the scrub")?;
+        let scrub = running.store.stats().scrub;
+        self.tally.scrubs += scrub.passes - before;
+        let explained = self.disk.lied() || self.disk.failed() > 0 || self.disk.crashed().is_some();
+        match scrub.findings.first().filter(|_| !explained) {
+            Some(finding) => violation(format!("an honest disk, and the scrub finds: {finding}")),
+            None => Ok(()),
+        }
+    }
+
+    /// After bits have flipped at rest a whole pass of the scrub finds each segment that is damaged.
+    pub(super) fn scrub_finds(&mut self, running: &mut Running) -> Result<(), Violation> {
+        let flips = matches!(self.plan.scenario, Scenario::Flipped | Scenario::LookUp);
+        if !flips || !self.disk.lied() {
+            return Ok(());
+        }
+        // It looks for segments once a second as long as there are none.
+        self.clock.advance(Duration::from_secs(1));
+        // The pass under way may be past a segment that was damaged since.
+        let passes = running.store.stats().scrub.passes + 2;
+        for _ in 0..PATIENCE {
+            let stats = running.store.stats();
+            if self.disk.crashed().is_some() || stats.segments == 0 {
+                return Ok(());
+            }
+            if stats.scrub.passes == passes {
+                let found = |file: &Path| stats.scrub.findings.iter().any(|finding| finding.file == file);
+                let verified = everlog::verify(self.io(), &self.dir, &mut |_, _| ()).unwrap_or_default();
+                let damaged = |finding: &&Finding| finding.file.extension().is_some_and(|e| e == "seg");
+                let missed = verified.iter().filter(damaged).find(|finding| !found(&finding.file));
+                self.tally.flips_scrubbed += u64::from(!stats.scrub.findings.is_empty());
+                return match missed.filter(|_| self.disk.crashed().is_none()) {
+                    Some(finding) => violation(format!("no pass of the scrub finds: {finding}")),
+                    None => Ok(()),
+                };
+            }
+            self.scrub_step(running)?;
+        }
+        violation(format!("the scrub does not get through in {PATIENCE} steps"))
     }
 
     fn sound(&self, result: everlog::Result<bool>, what: &str) -> Result<bool, Violation> {

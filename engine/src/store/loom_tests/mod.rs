@@ -264,7 +264,7 @@ impl Parts {
     fn open_with(files: &Files, config: &Config) -> Self {
         let disk = Disk::holding(files);
         let opened = open(Arc::new(disk.clone()), Arc::new(Looks::default()), Path::new(DIR), config, false);
-        let Opened { core, committer, flusher, merger } = opened.expect("a store");
+        let Opened { core, committer, flusher, merger, .. } = opened.expect("a store");
         disk.state.watched.store(true, Ordering::Relaxed);
         Self { disk, core, committer, flusher, merger }
     }
@@ -283,14 +283,14 @@ impl Parts {
         ack.wait().expect("durable");
     }
 
-    /// The store with its threads, and without readers and merges: loom has few threads.
+    /// The store with its threads, and without readers, merges and a scrub: loom has few threads.
     fn run(self) -> (Store, Disk) {
         self.run_with(0)
     }
 
     fn run_with(self, readers: usize) -> (Store, Disk) {
         let Self { disk, core, committer, flusher, merger } = self;
-        let opened = Opened { core: Arc::clone(&core), committer, flusher, merger };
+        let opened = Opened { core: Arc::clone(&core), committer, flusher, merger, scrubber: None };
         let threads = Threads::start_by(&mut System, opened, &Beside { readers, merges: false });
         let inner = Inner { core, threads: Mutex::new(Some(threads.expect("threads"))) };
         (Store { inner: Arc::new(inner) }, disk)

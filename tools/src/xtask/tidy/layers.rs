@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["format", "io"],
     &["segment", "manifest", "index", "journal", "catalog"],
-    &["commit", "recovery", "flush", "merge", "read"],
+    &["commit", "recovery", "flush", "merge", "scrub", "read"],
     // A verification puts recovery's checks and the segments' together, as an open does.
     &["store", "verify", "lib"],
 ];
