@@ -2,9 +2,10 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::state::{LogState, Phase};
+use crate::index::as_of::{Cutoff, Past};
 use crate::index::slot::{Slot, SlotInner, apply_mem, misfit};
 use crate::index::{Index, history};
-use crate::types::{Cursor, Lsn, Seq, Timeline};
+use crate::types::{AsOf, Cursor, Lsn, Seq, Timeline};
 use std::collections::BTreeSet;
 
 /// Names taken from a segment at a time.
@@ -104,8 +105,19 @@ fn durable_info(slot: &Slot, inner: &SlotInner, name: &str) -> Result<LogInfo> {
     Ok(LogInfo::new(name, &state))
 }
 
-/// The logs with `prefix`, behind `after`, at most `limit`.
-pub(super) fn list(index: &Index, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
+/// What there was of the log `name` as of a moment.
+pub(super) fn info_as_of(index: &Index, name: &str, as_of: AsOf, cutoff: Cutoff<'_>) -> Result<LogInfo> {
+    crate::names::check(name)?;
+    let slot = index.heads.get(index.log_id(name));
+    let past = Past::look(index, &slot, name, as_of, cutoff)?;
+    past.check_created(name)?;
+    Ok(LogInfo::new(name, &past.state))
+}
+
+/// The logs with `prefix`, behind `after`, at most `limit`, of which `info` tells that they are there.
+pub(super) fn list(
+    index: &Index, prefix: &str, after: Option<&str>, limit: usize, info: &dyn Fn(&str) -> Result<LogInfo>,
+) -> Result<Vec<LogInfo>> {
     let in_memory = created_in_memory(index, prefix)?;
     let set = index.set();
     let mut out = Vec::new();
@@ -135,7 +147,7 @@ pub(super) fn list(index: &Index, prefix: &str, after: Option<&str>, limit: usiz
             if !name.starts_with(prefix) || out.len() == limit {
                 return Ok(out);
             }
-            match info(index, name) {
+            match info(name) {
                 Ok(info) if !info.deleted => out.push(info),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
