@@ -35,7 +35,8 @@ pub type Cutoff<'a> = &'a dyn Fn(&Manifest) -> Lsn;
 /// A log as it was.
 #[derive(Clone, Debug)]
 pub struct Past {
-    /// Its state. Of the producers nothing is said.
+    /// Its state. It says nothing of producers, and of the tag nothing that is to be relied on: these lie in records, and
+    /// are given up with them.
     pub state: Shared<LogState>,
     as_of: AsOf,
     /// The log did not change between the moment and this LSN.
@@ -74,8 +75,9 @@ impl Past {
         let count = set.segments.iter().position(|s| !as_of.covers(s.meta().last_lsn, s.meta().last_time));
         let count = count.unwrap_or(set.segments.len());
         let (whole, parted) = set.segments.split_at(count);
-        // The moment lies before the end of a segment that ends before the cutoff.
-        if parted.first().is_some_and(|segment| segment.meta().last_lsn <= cutoff) || until < cutoff && is_lsn(as_of) {
+        // Of a time that is the case if it lies before the end of a segment that ends before the cutoff.
+        let ended = parted.first().is_some_and(|segment| segment.meta().last_lsn <= cutoff);
+        if ended || (is_lsn(as_of) && until < cutoff) {
             return Err(forgotten(name, as_of, cutoff));
         }
         let mut walk = Walk::new(&set, slot.id, whole.len())?;

@@ -132,9 +132,7 @@ impl Segment {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
-    pub fn all_chunks(
-        &self, log: LogId, place: Option<IndexPlace>,
-    ) -> Result<(Vec<IndexEntry>, Option<IndexPlace>)> {
+    pub fn all_chunks(&self, log: LogId, place: Option<IndexPlace>) -> Result<(Vec<IndexEntry>, Option<IndexPlace>)> {
         let place = match place {
             Some(place) => place,
             None if self.find_last(log)?.is_none() => return Ok((Vec::new(), None)),

@@ -23,15 +23,14 @@ impl Store {
     /// As [`Self::read`], of the log as it was. [`ErrorKind::NotFound`] if it was not created yet, [`ErrorKind::Deleted`] if
     /// it was deleted at that moment; [`ErrorKind::Invalid`] for an LSN that is not durable yet; [`ErrorKind::Forgotten`] for
     /// a moment so far back that merges may have given up what it takes, with the first LSN that can be asked for.
-    pub fn read_as_of(
-        &self, log: &str, as_of: AsOf, from: impl Into<Position>, limit: ReadLimit,
-    ) -> Result<Page> {
+    pub fn read_as_of(&self, log: &str, as_of: AsOf, from: impl Into<Position>, limit: ReadLimit) -> Result<Page> {
         self.inner.core.check_open()?;
         read_as_of(&self.inner.core.index, log, as_of, &|manifest| self.cutoff(manifest), from.into(), limit)
     }
 
-    /// What there was of the log beside its records. Of a log that was deleted for longer than the grace, nothing is known
-    /// but that it was, and its next seq.
+    /// What there was of the log beside its records. The tag is left empty: tags lie in records, and go with them;
+    /// [`LogInfo::changed`] may be too low for the same reason. Of a log that was deleted for longer than the grace nothing is
+    /// known but that it was, and its next seq.
     ///
     /// # Errors
     /// As [`Self::read_as_of`]. A log that was deleted at that moment is found, and says so.
@@ -50,7 +49,8 @@ impl Store {
         listing::list(&self.inner.core.index, prefix, after, limit, &info)
     }
 
-    fn cutoff(&self, manifest: &Manifest) -> Lsn {
+    /// The LSN up to which merges may leave out what had ended, by the manifest and by now.
+    pub(super) fn cutoff(&self, manifest: &Manifest) -> Lsn {
         self.inner.core.appender.grace.cutoff(manifest).lsn
     }
 }

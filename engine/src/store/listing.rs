@@ -111,7 +111,8 @@ pub(super) fn info_as_of(index: &Index, name: &str, as_of: AsOf, cutoff: Cutoff<
     let slot = index.heads.get(index.log_id(name));
     let past = Past::look(index, &slot, name, as_of, cutoff)?;
     past.check_created(name)?;
-    Ok(LogInfo::new(name, &past.state))
+    // Tags lie in records, and go with them.
+    Ok(LogInfo { tag: Vec::new(), ..LogInfo::new(name, &past.state) })
 }
 
 /// The logs with `prefix`, behind `after`, at most `limit`, of which `info` tells that they are there.

@@ -16,13 +16,14 @@ use std::path::Path;
 use std::time::Duration;
 
 const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
-const GRACE: u64 = 1000;
+pub(super) const GRACE: u64 = 1000;
 
-struct World {
-    io: MemIo,
-    clock: Hand,
-    store: Store,
-    steps: Steps,
+/// A store that is driven step by step, on a disk in memory and a clock moved by hand.
+pub(super) struct World {
+    pub(super) io: MemIo,
+    pub(super) clock: Hand,
+    pub(super) store: Store,
+    pub(super) steps: Steps,
 }
 
 fn config() -> Config {
@@ -37,7 +38,7 @@ fn config() -> Config {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (io, clock) = (MemIo::new(), Hand::default());
         clock.pass(1_000_000_000);
         Store::create_on(Arc::new(io.clone()), Arc::new(clock.clone()), Path::new(DIR), &config())
@@ -46,7 +47,7 @@ impl World {
         Self { io, clock, store, steps }
     }
 
-    fn reopen(self) -> Self {
+    pub(super) fn reopen(self) -> Self {
         let Self { io, clock, store, steps } = self;
         steps.close().expect("clean");
         drop(store);
@@ -55,13 +56,13 @@ impl World {
         Self { io, clock, store, steps }
     }
 
-    fn put<'a>(&mut self, log: &'a str, make: impl FnOnce(&mut LogBatch<'a>)) -> Result<Receipt> {
+    pub(super) fn put<'a>(&mut self, log: &'a str, make: impl FnOnce(&mut LogBatch<'a>)) -> Result<Receipt> {
         let mut batch = Batch::new();
         make(batch.log(log));
         self.append(batch)
     }
 
-    fn append(&mut self, batch: Batch<'_>) -> Result<Receipt> {
+    pub(super) fn append(&mut self, batch: Batch<'_>) -> Result<Receipt> {
         let ack = self.store.append(batch)?;
         self.answer(&ack)
     }
@@ -75,17 +76,17 @@ impl World {
         }
     }
 
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         self.store.flush().expect("asked");
         self.steps.flush().expect("a sound disk");
     }
 
-    fn merge(&mut self) {
+    pub(super) fn merge(&mut self) {
         while self.steps.merge().expect("a sound disk") {}
     }
 
     /// Lets the grace of everything so far pass, and merges.
-    fn outwait(&mut self) {
+    pub(super) fn outwait(&mut self) {
         self.flush();
         self.clock.pass(GRACE + GRACE / 8);
         self.merge();
@@ -102,7 +103,7 @@ fn opened(io: &MemIo, clock: &Hand) -> (Store, Steps) {
 }
 
 /// Bytes that do not compress.
-fn noise(len: usize, salt: u64) -> Vec<u8> {
+pub(super) fn noise(len: usize, salt: u64) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&salt.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
@@ -310,10 +311,10 @@ fn a_batch_does_not_fork_a_log_that_it_changes() {
 }
 
 /// A small generator: the same numbers each time.
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
