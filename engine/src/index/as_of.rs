@@ -75,9 +75,8 @@ impl Past {
         let count = set.segments.iter().position(|s| !as_of.covers(s.meta().last_lsn, s.meta().last_time));
         let count = count.unwrap_or(set.segments.len());
         let (whole, parted) = set.segments.split_at(count);
-        // Of a time that is the case if it lies before the end of a segment that ends before the cutoff.
-        let ended = parted.first().is_some_and(|segment| segment.meta().last_lsn <= cutoff);
-        if ended || (is_lsn(as_of) && until < cutoff) {
+        // Whatever has not been made by the moment in the segments behind is then not covered by the cutoff.
+        if parted.first().is_some_and(|segment| segment.meta().last_lsn <= cutoff) {
             return Err(forgotten(name, as_of, cutoff));
         }
         let mut walk = Walk::new(&set, slot.id, whole.len())?;
@@ -246,7 +245,6 @@ impl<'a> Walk<'a> {
         if !matches!(body.kind, Kind::Create | Kind::Fork) {
             self.skip(body.seq, entry.lsn);
         }
-        self.has_ended_within = false;
         let stamp = Stamp { lsn: entry.lsn, time: entry.time, timeline: self.timeline(entry.lsn) };
         if body.seq < self.state.next_seq {
             return Err(Malformed { what: "an entry whose seq lies below its log's next", at: 0 });

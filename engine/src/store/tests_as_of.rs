@@ -360,7 +360,7 @@ fn play(seed: u64, steps: u64) -> Play {
 #[test]
 fn every_moment_is_told_as_it_was_in_memory_in_segments_and_after_a_reopen() {
     let (mut answered, mut refused, mut unknown, mut dropped) = (0, 0, 0, 0);
-    for seed in 0..120 {
+    for seed in 0..60 {
         let mut play = play(seed, 160);
         play.check(9);
         play.world.flush();
@@ -376,9 +376,9 @@ fn every_moment_is_told_as_it_was_in_memory_in_segments_and_after_a_reopen() {
         (answered, refused) = (answered + play.answered, refused + play.refused);
         (unknown, dropped) = (unknown + play.unknown, dropped + play.world.store.stats().dropped_records);
     }
-    assert!(answered > 50_000 && refused > 10_000, "{answered} answered, {refused} refused");
+    assert!(answered > 25_000 && refused > 5_000, "{answered} answered, {refused} refused");
     assert!(dropped > 100, "{dropped} records were left out");
-    assert!(unknown * 100 < answered, "{unknown} of {answered} cursors are not known any more");
+    assert!(unknown * 300 < answered, "{unknown} of {answered} cursors are not known any more");
 }
 
 /// A log of four records, trimmed to 2 long ago and deleted just now, in two segments; and the LSN of its fourth record.
@@ -499,4 +499,161 @@ fn what_is_missing_that_the_log_had_not_given_up_at_the_moment_is_damage() {
     let error = info(lsn).expect_err("two records are missing");
     assert_eq!((error.kind(), error.log_name().is_some()), (ErrorKind::Damaged, true));
     assert_eq!(info(trim).expect("they were given up by then").next_seq, 3);
+}
+
+/// Appends a record to another log and flushes, `count` times: so many small segments. Gives the LSN of the last one.
+fn small_segments(world: &mut World, count: usize) -> Lsn {
+    let mut last = Lsn(0);
+    for _ in 0..count {
+        last = world.put("beside", |log| _ = log.create_if_missing().record(b"-")).expect("durable").logs[0].lsn;
+        world.flush();
+    }
+    last
+}
+
+/// A segment so large that it is not merged with those beside it, of what is in memory and much else.
+fn large_segment(world: &mut World) {
+    for n in 0..60 {
+        let (name, payload) = (format!("large/{n}"), noise(9000, n));
+        world.put(&name, |log| _ = log.create_if_missing().record(&payload)).expect("durable");
+    }
+    world.flush();
+}
+
+/// A store with a large segment, which holds the log with one record.
+fn with_large_segment() -> (World, Cursor) {
+    let mut world = World::new();
+    let first = world.put("log", |log| _ = log.create().record(b"0")).expect("durable").logs[0];
+    large_segment(&mut world);
+    (world, first.next())
+}
+
+/// The moment falls into the newest of two segments, the older of which knows nothing of what merges gave back.
+fn assert_parted(world: &World, lsn: Lsn) {
+    let set = world.store.inner.core.index.set();
+    let lsns: Vec<_> = set.segments.iter().map(|s| s.meta().first_lsn.0..=s.meta().last_lsn.0).collect();
+    assert!(lsns.len() == 2 && lsns[1].contains(&lsn.0) && lsns[1].end() > &lsn.0, "{lsns:?} and {lsn}");
+}
+
+#[test]
+fn a_log_that_was_gone_before_it_was_created_again_is_deleted_in_between() {
+    let (mut world, _) = with_large_segment();
+    let while_alive = AsOf::Time(world.clock.wall());
+    world.clock.pass(1);
+    world.put("log", |log| _ = log.record(b"1").delete()).expect("durable");
+    small_segments(&mut world, 3);
+    world.outwait();
+    let between = small_segments(&mut world, 1);
+    let while_gone = AsOf::Time(world.clock.wall());
+    world.clock.pass(1);
+    let again = world.put("log", |log| _ = log.create().record(b"3")).expect("durable").logs[0].lsn;
+    small_segments(&mut world, 1);
+    world.merge();
+    assert_parted(&world, between);
+    for _ in 0..2 {
+        let info = world.store.info_as_of("log", AsOf::Lsn(between)).expect("known");
+        assert_eq!((info.deleted, info.next_seq), (true, 2));
+        let error = world.store.read_as_of("log", AsOf::Lsn(between), 0, ReadLimit::default()).expect_err("deleted");
+        assert_eq!(error.kind(), ErrorKind::Deleted);
+        // It is not known when it was deleted.
+        for as_of in [while_alive, while_gone] {
+            assert_eq!(world.store.info_as_of("log", as_of).expect_err("unknown").kind(), ErrorKind::Forgotten);
+        }
+        let info = world.store.info_as_of("log", AsOf::Lsn(again)).expect("known");
+        assert_eq!((info.deleted, info.first_seq, info.next_seq), (false, 3, 4));
+        world = world.reopen();
+    }
+}
+
+#[test]
+fn who_wrote_the_record_before_the_first_one_is_known_though_it_was_given_back() {
+    let (mut world, first) = with_large_segment();
+    world = world.reopen();
+    let second = world.put("log", |log| _ = log.record(b"1")).expect("durable").logs[0].next();
+    small_segments(&mut world, 1);
+    world = world.reopen();
+    world.put("log", |log| _ = log.record(b"2").trim(2)).expect("durable");
+    small_segments(&mut world, 2);
+    world.outwait();
+    assert_eq!(world.store.stats().dropped_records, 1, "the second one; the large segment stays as it is");
+    let as_of = small_segments(&mut world, 1);
+    world.put("log", |log| _ = log.record(b"3")).expect("durable");
+    small_segments(&mut world, 1);
+    world.merge();
+    assert_parted(&world, as_of);
+    let info = world.store.info_as_of("log", AsOf::Lsn(as_of)).expect("known");
+    assert_eq!((info.first_seq, info.next_seq, info.cursor(2), info.cursor(1)), (2, 3, second, first));
+    let page = world.store.read_as_of("log", AsOf::Lsn(as_of), second, ReadLimit::default()).expect("known");
+    assert_eq!(page.records.iter().map(|record| record.seq).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn a_log_that_is_gone_by_the_word_of_the_segment_that_the_moment_falls_into_is_deleted() {
+    let (mut world, _) = with_large_segment();
+    world.put("log", |log| _ = log.record(b"1").delete()).expect("durable");
+    small_segments(&mut world, 3);
+    world.outwait();
+    let as_of = small_segments(&mut world, 1);
+    small_segments(&mut world, 1);
+    world.merge();
+    assert_parted(&world, as_of);
+    let info = world.store.info_as_of("log", AsOf::Lsn(as_of)).expect("known");
+    assert_eq!((info.deleted, info.next_seq), (true, 2));
+}
+
+#[test]
+fn a_time_at_which_a_log_that_is_gone_may_have_been_alive_is_refused() {
+    let (mut world, _) = with_large_segment();
+    world.clock.pass(10);
+    small_segments(&mut world, 2);
+    world.clock.pass(10);
+    let alive = AsOf::Time(world.clock.wall());
+    world.clock.pass(10);
+    world.put("log", |log| _ = log.delete()).expect("durable");
+    world.outwait();
+    let after = AsOf::Time(world.clock.wall());
+    for _ in 0..2 {
+        // At first nothing was written behind that segment, later something was.
+        assert_eq!(world.store.info_as_of("log", alive).expect_err("unknown").kind(), ErrorKind::Forgotten);
+        assert!(world.store.info_as_of("log", after).expect("known").deleted);
+        small_segments(&mut world, 1);
+    }
+}
+
+#[test]
+fn a_time_to_come_is_the_present_of_the_question_and_not_of_what_is_given_back_meanwhile() {
+    let mut world = World::new();
+    world.put("log", |log| _ = log.create().record(b"0").record(b"1")).expect("durable");
+    let store = world.store.clone();
+    let world = RefCell::new(Some(world));
+    let cutoff = |manifest: &Manifest| {
+        let cutoff = store.cutoff(manifest);
+        if let Some(mut world) = world.take() {
+            world.flush();
+            world.put("log", |log| _ = log.trim(1).record(b"2")).expect("durable");
+            world.outwait();
+            assert_eq!(store.stats().dropped_records, 1);
+        }
+        cutoff
+    };
+    let (index, time) = (&store.inner.core.index, AsOf::Time(TimeUs(u64::MAX)));
+    let read = |limit| read_as_of(index, "log", time, &cutoff, Position::Start, limit);
+    assert_eq!(read(ReadLimit::default()).expect_err("given back").kind(), ErrorKind::Forgotten);
+    assert_eq!(read(ReadLimit::default()).expect("asked again").records.len(), 2);
+}
+
+#[test]
+fn records_missing_at_a_logs_end_that_it_had_not_given_up_at_the_moment_are_damage() {
+    let (mut world, _) = with_large_segment();
+    world.put("log", |log| _ = log.record(b"1").record(b"2")).expect("durable");
+    let as_of = small_segments(&mut world, 2);
+    small_segments(&mut world, 1);
+    world.put("log", |log| _ = log.trim(3)).expect("durable");
+    large_segment(&mut world);
+    world.outwait();
+    assert_eq!(world.store.stats().dropped_records, 2);
+    let index = &world.store.inner.core.index;
+    let error =
+        listing::info_as_of(index, "log", AsOf::Lsn(as_of), &|_| Lsn(0)).expect_err("as if nothing was given up");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
 }
