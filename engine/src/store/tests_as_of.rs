@@ -596,6 +596,8 @@ fn a_log_that_is_gone_by_the_word_of_the_segment_that_the_moment_falls_into_is_d
     let as_of = small_segments(&mut world, 1);
     small_segments(&mut world, 1);
     world.merge();
+    // Memory knows of the deletion no more.
+    world = world.reopen();
     assert_parted(&world, as_of);
     let info = world.store.info_as_of("log", AsOf::Lsn(as_of)).expect("known");
     assert_eq!((info.deleted, info.next_seq), (true, 2));
