@@ -26,6 +26,8 @@ mod tests;
 #[cfg(test)]
 mod tests_as_of;
 #[cfg(test)]
+mod tests_as_of_cases;
+#[cfg(test)]
 mod tests_cursor;
 #[cfg(test)]
 mod tests_end;
