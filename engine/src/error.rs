@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Deleted,
     /// The position lies below the log's trim point.
     Trimmed,
+    /// The moment lies further back than the grace keeps history: ask for the LSN [`Error::expected`] or a later one.
+    Forgotten,
     /// The cursor lies on a stretch of history that the log does not have: the store was restored or lost its end. Go on
     /// from the cut ([`Error::cut`]), and append again what is missing.
     Rewound,

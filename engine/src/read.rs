@@ -10,13 +10,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Malformed;
 use crate::format::entry::{Entry, Kind};
 use crate::format::state::Phase;
+use crate::index::as_of::{Cutoff, Past};
 use crate::index::memory::MemEntry;
 use crate::index::set::SegmentSet;
 use crate::index::slot::{SlotInner, Visible};
 use crate::index::{Index, history, would_block};
 use crate::metrics::Metrics;
 use crate::segment::{IndexEntry, Segment};
-use crate::types::{Cursor, LogId, Lsn, Position, Seq, TimeUs, Timeline};
+use crate::types::{AsOf, Cursor, LogId, Lsn, Position, Seq, TimeUs, Timeline};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
@@ -102,6 +103,29 @@ pub fn try_read(index: &Index, name: &str, from: Position, limit: ReadLimit, now
     }
     let chain = [Level { id: slot.id, end, memory: Cow::Borrowed(&view.memory) }];
     view.page(index, &chain, name, limit)
+}
+
+/// Reads the log `name` as it was at a moment, from `from` on. `cutoff` tells what merges may have left out by now.
+///
+/// # Errors
+/// As [`read`], of the log as it was; [`ErrorKind::Invalid`] for an LSN that is not durable yet; [`ErrorKind::Forgotten`].
+pub fn read_as_of(
+    index: &Index, name: &str, as_of: AsOf, cutoff: Cutoff<'_>, from: Position, limit: ReadLimit,
+) -> Result<Page> {
+    crate::names::check(name)?;
+    let slot = index.heads.get(index.log_id(name));
+    let past = Past::look(index, &slot, name, as_of, cutoff)?;
+    past.check_live(name)?;
+    let (visible, timelines) = (Visible::of(&past.state), past.state.timelines.to_vec());
+    let from = start(&visible, &timelines, name, from, TimeUs(0))?;
+    // A record once had is where it was, in memory or in a segment of a set that is taken later.
+    let memory = in_memory(&slot.lock().mem, from, limit);
+    let view = View { visible, timelines, from, memory };
+    let chain = ancestors(index, slot.id, &view, limit)?;
+    let page = view.page(index, &chain, name, limit);
+    // First, since a merge may have taken away meanwhile what would be missed otherwise.
+    past.check(index, name, cutoff)?;
+    page
 }
 
 /// What a read needs of its log, taken under the slot's lock.

@@ -179,3 +179,33 @@ impl From<Cursor> for Position {
 /// Wall-clock time in microseconds since 1970-01-01 UTC; advisory, since order is [`Lsn`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimeUs(pub u64);
+
+/// A moment of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    /// After the entry with this LSN, and before the next one.
+    Lsn(Lsn),
+    /// After the last entry whose frame was sealed at or before this time. Times are advisory: they are those of the wall
+    /// clock, but never decrease from one frame to the next.
+    Time(TimeUs),
+}
+
+impl AsOf {
+    /// Whether an entry with this LSN and time had been made by then.
+    #[must_use]
+    pub fn covers(self, lsn: Lsn, time: TimeUs) -> bool {
+        match self {
+            Self::Lsn(last) => lsn <= last,
+            Self::Time(last) => time <= last,
+        }
+    }
+}
+
+impl fmt::Display for AsOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lsn(lsn) => write!(f, "LSN {lsn}"),
+            Self::Time(time) => write!(f, "the time {} µs", time.0),
+        }
+    }
+}

@@ -131,6 +131,35 @@ fn dump_prints_every_record_as_it_was() {
 }
 
 #[test]
+fn dump_shows_the_store_as_it_was() {
+    let dir = scratch();
+    let store_dir = sample(dir.path());
+    let (before, deleted) = {
+        let store = Store::open(&store_dir, Config::small()).expect("it was closed");
+        let mut batch = Batch::new();
+        batch.log("users/a/notes").trim(2).delete();
+        let receipt = store.append(batch).expect("it is staged").wait().expect("it is durable");
+        let lsn = receipt.logs[0].lsn.0;
+        store.flush().expect("it goes into a segment");
+        store.close().expect("nothing is under way");
+        (lsn - 2, lsn)
+    };
+    let dump = |args: &[&str]| everlog(&[&["dump", text(&store_dir)], args].concat());
+    assert_eq!(stdout(&dump(&[])).lines().count(), 1);
+    let as_it_was = dump(&["--as-of", &before.to_string()]);
+    assert_eq!((code(&as_it_was), stdout(&as_it_was).lines().count()), (0, 3), "{}", stderr(&as_it_was));
+    let one = dump(&["--as-of", &before.to_string(), "--log", "users/a/notes", "--from", "1"]);
+    assert!(stdout(&one).contains("two") && !stdout(&one).contains("one"), "{}", stdout(&one));
+    assert_eq!(stdout(&dump(&["--as-of", "1970-01-01T00:00:00Z"])), "", "there was nothing yet");
+    assert_eq!(stdout(&dump(&["--as-of", "9999-12-31T23:59:59Z"])).lines().count(), 1, "a time to come is the present");
+    let gone = dump(&["--as-of", &deleted.to_string(), "--log", "users/a/notes"]);
+    assert!(code(&gone) == 1 && stderr(&gone).contains("was deleted"), "{}", stderr(&gone));
+    let to_come = dump(&["--as-of", &(deleted + 1).to_string(), "--log", "users/a/notes"]);
+    assert!(code(&to_come) == 2 && stderr(&to_come).contains("past what is durable"), "{}", stderr(&to_come));
+    assert_eq!(code(&dump(&["--as-of", "yesterday"])), 2);
+}
+
+#[test]
 fn reading_commands_work_beside_a_running_store() {
     let dir = scratch();
     let store_dir = sample(dir.path());

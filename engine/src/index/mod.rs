@@ -6,6 +6,7 @@
 //! Invariant: a durable record is in `mem` of its slot, in a segment of the present snapshot, or in both.
 
 pub mod apply;
+pub mod as_of;
 pub mod buffers;
 pub mod grace;
 pub mod heads;

@@ -32,7 +32,15 @@ impl SegmentSet {
     /// # Errors
     /// [`ErrorKind::Damaged`].
     pub fn state(&self, log: LogId) -> Result<Option<LogState>> {
-        for segment in self.segments.iter().rev() {
+        self.state_among(log, self.segments.len())
+    }
+
+    /// As [`Self::state`], as the first `count` segments hold it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn state_among(&self, log: LogId, count: usize) -> Result<Option<LogState>> {
+        for segment in self.segments[..count].iter().rev() {
             if let Some(entry) = segment.head(log)? {
                 return self.state_from(log, segment, &entry).map(Some);
             }

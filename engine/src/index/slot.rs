@@ -7,6 +7,7 @@
 //! A slot with entries in `mem` is dirty, stands in the dirty list, and is never evicted.
 
 use super::apply::{Stamp, apply, apply_record};
+use super::as_of::Past;
 use super::memory::MemEntry;
 use super::set::SegmentSet;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,6 +53,8 @@ pub struct SlotInner {
     pub pooled: bool,
     /// Who is woken when something new is visible, each under a key of its own.
     pub watchers: Vec<(u64, Target)>,
+    /// What was last looked up of its past, so that whoever reads on need not have it looked up again.
+    pub past: Option<Box<Past>>,
 }
 
 /// The durable state of a log in short: what a reader needs.

@@ -27,6 +27,13 @@ pub(super) struct IndexAt {
     pub(super) n: usize,
 }
 
+/// A place in the index: a block, and which of its entries.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexPlace {
+    at: IndexAt,
+    i: usize,
+}
+
 /// A stripe's lookup block.
 struct Lookup<'a> {
     body: Body<'a>,
@@ -102,12 +109,11 @@ impl Segment {
     /// # Errors
     /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
     pub fn chunks(&self, log: LogId, from: Seq) -> Result<Vec<IndexEntry>> {
-        let mut chunks = Vec::new();
         if self.find_last(log)?.is_none() {
-            return Ok(chunks);
+            return Ok(Vec::new());
         }
         let start = Key { log, first_seq: from };
-        let (mut at, mut block) = match self.find(start)? {
+        let (at, block) = match self.find(start)? {
             Some(found) => found,
             None => (IndexAt::default(), self.index_block(IndexAt::default())?),
         };
@@ -117,22 +123,60 @@ impl Segment {
         if block.key(i).log < log {
             i += 1;
         }
+        let wanted = |entry: &IndexEntry| entry.records > 0 && entry.next_seq() > from;
+        Ok(self.gather(log, IndexPlace { at, i }, wanted)?.0)
+    }
+
+    /// All chunks of the log, those without records included, in order, from `place` on or from the first, at most 64 of
+    /// them; and where it goes on, None behind the last.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
+    pub fn all_chunks(&self, log: LogId, place: Option<IndexPlace>) -> Result<(Vec<IndexEntry>, Option<IndexPlace>)> {
+        let place = match place {
+            Some(place) => place,
+            None if self.find_last(log)?.is_none() => return Ok((Vec::new(), None)),
+            None => self.first_of(log)?,
+        };
+        self.gather(log, place, |entry| !entry.is_hollow())
+    }
+
+    /// Where the log's first entry lies, or would.
+    fn first_of(&self, log: LogId) -> Result<IndexPlace> {
+        // Several entries may have the first key, in more than one block: what is looked for is the last key before it.
+        let before = Key::last_of(LogId((u128::from_be_bytes(log.0).saturating_sub(1)).to_be_bytes()));
+        let (at, block) = match self.find(before)?.filter(|_| before.log < log) {
+            Some(found) => found,
+            None => (IndexAt::default(), self.index_block(IndexAt::default())?),
+        };
+        Ok(IndexPlace { at, i: block.partition_point(|key| key.log < log) })
+    }
+
+    /// The log's entries from `place` on that are wanted, at most 64 of them; and where it goes on, None behind the last.
+    fn gather(
+        &self, log: LogId, place: IndexPlace, wanted: impl Fn(&IndexEntry) -> bool,
+    ) -> Result<(Vec<IndexEntry>, Option<IndexPlace>)> {
+        let (mut chunks, IndexPlace { mut at, mut i }) = (Vec::new(), place);
+        let mut block = self.index_block(at)?;
         loop {
             if i == block.len() {
-                let Some(next) = self.index_after(at) else { return Ok(chunks) };
+                let Some(next) = self.index_after(at) else { return Ok((chunks, None)) };
                 (block, at, i) = (self.index_block(next)?, next, 0);
             }
             let entry = self.index_entry(at, &block, i)?;
             if entry.log != log {
-                return Ok(chunks);
-            }
-            if entry.records > 0 && entry.next_seq() > from {
-                chunks.push(entry);
-            }
-            if entry.is_last() || chunks.len() == CHUNKS_MAX {
-                return Ok(chunks);
+                return Ok((chunks, None));
             }
             i += 1;
+            if wanted(&entry) {
+                chunks.push(entry);
+            }
+            if entry.is_last() {
+                return Ok((chunks, None));
+            }
+            if chunks.len() == CHUNKS_MAX {
+                return Ok((chunks, Some(IndexPlace { at, i })));
+            }
         }
     }
 

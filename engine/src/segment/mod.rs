@@ -32,6 +32,7 @@ pub use chunk::Chunk;
 pub use cursor::{Cursor, Names};
 pub use ends::Ends;
 pub(crate) use filter::Members;
+pub use index::IndexPlace;
 pub use read_back::ReadBack;
 pub use reader::{Run, Segment, last_lsn};
 pub use verify::Check;

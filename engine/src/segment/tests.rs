@@ -109,7 +109,26 @@ fn check_log(segment: &Segment, id: LogId, log: &ModelLog) -> Result<()> {
         let want: Vec<_> = want.map(|e| (e.lsn, e.time, e.body.clone())).collect();
         assert!(read == want, "log {id} from {from}: {} records instead of {}", read.len(), want.len());
     }
+    let all = read_all(segment, id)?;
+    assert!(all.iter().eq(log.entries.iter().map(|e| &e.body)), "log {id}: {} of {}", all.len(), log.entries.len());
     Ok(())
+}
+
+/// The bodies of all entries of the log, those that are no records included.
+fn read_all(segment: &Segment, log: LogId) -> Result<Vec<Vec<u8>>> {
+    let (mut out, mut place) = (Vec::new(), None);
+    loop {
+        let (chunks, rest) = segment.all_chunks(log, place)?;
+        assert!(chunks.len() <= 64);
+        for entry in &chunks {
+            let chunk = segment.chunk(entry)?;
+            out.extend(chunk.entries().map(|raw| raw.expect("the digest was right").body.to_vec()));
+        }
+        place = rest;
+        if place.is_none() {
+            return Ok(out);
+        }
+    }
 }
 
 fn check_lists(segment: &Segment, model: &Model) -> Result<()> {

@@ -2,9 +2,10 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::state::{LogState, Phase};
+use crate::index::as_of::{Cutoff, Past};
 use crate::index::slot::{Slot, SlotInner, apply_mem, misfit};
 use crate::index::{Index, history};
-use crate::types::{Cursor, Lsn, Seq, TimeUs, Timeline};
+use crate::types::{AsOf, Cursor, Lsn, Seq, TimeUs, Timeline};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -109,9 +110,20 @@ fn durable_info(slot: &Slot, inner: &SlotInner, name: &str, now: TimeUs) -> Resu
     Ok(LogInfo::new(name, &state, now))
 }
 
-/// The logs with `prefix`, behind `after`, at most `limit`.
+/// What there was of the log `name` as of a moment.
+pub(super) fn info_as_of(index: &Index, name: &str, as_of: AsOf, cutoff: Cutoff<'_>) -> Result<LogInfo> {
+    crate::names::check(name)?;
+    let slot = index.heads.get(index.log_id(name));
+    let past = Past::look(index, &slot, name, as_of, cutoff)?;
+    past.check_created(name)?;
+    // Tags lie in records, and go with them. By which time a log had expired is not known of a moment.
+    let info = LogInfo::new(name, &past.state, TimeUs(0));
+    Ok(LogInfo { tag: Vec::new(), expires_in: None, ..info })
+}
+
+/// The logs with `prefix`, behind `after`, at most `limit`, of which `info` tells that they are there.
 pub(super) fn list(
-    index: &Index, prefix: &str, after: Option<&str>, limit: usize, now: TimeUs,
+    index: &Index, prefix: &str, after: Option<&str>, limit: usize, info: &dyn Fn(&str) -> Result<LogInfo>,
 ) -> Result<Vec<LogInfo>> {
     let in_memory = created_in_memory(index, prefix)?;
     let set = index.set();
@@ -142,7 +154,7 @@ pub(super) fn list(
             if !name.starts_with(prefix) || out.len() == limit {
                 return Ok(out);
             }
-            match info(index, name, now) {
+            match info(name) {
                 Ok(info) if !info.deleted => out.push(info),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -3,6 +3,7 @@
 //! Everything below is put together in `open`; threads are started in `threads` and nowhere else. Without them the same
 //! parts are driven step by step ([`Steps`]), which is what simulations do.
 
+mod as_of;
 mod bell;
 mod create;
 mod flush_signal;
@@ -22,6 +23,10 @@ mod loom_tests;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_as_of;
+#[cfg(test)]
+mod tests_as_of_cases;
 #[cfg(test)]
 mod tests_cursor;
 #[cfg(test)]
@@ -315,7 +320,8 @@ impl Store {
     /// [`ErrorKind::Damaged`], [`ErrorKind::Io`].
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
         self.inner.core.check_open()?;
-        listing::list(&self.inner.core.index, prefix, after, limit, self.inner.core.now())
+        let (index, now) = (&self.inner.core.index, self.inner.core.now());
+        listing::list(index, prefix, after, limit, &|name| listing::info(index, name, now))
     }
 
     /// Has everything that is durable now put into a segment, and waits for it. In a store that is driven step by

@@ -149,7 +149,8 @@ impl ReadOnly {
     /// # Errors
     /// As there.
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
-        list(&self.loaded.index, prefix, after, limit, self.now())
+        let index = &self.loaded.index;
+        list(index, prefix, after, limit, &|name| info(index, name, self.now()))
     }
 
     /// As [`super::Store::read`].

@@ -18,6 +18,7 @@ use std::time::Duration;
 const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
 pub(super) const GRACE: u64 = 1000;
 
+/// A store that is driven step by step, on a disk in memory and a clock moved by hand.
 pub(super) struct World {
     pub(super) io: MemIo,
     pub(super) clock: Hand,
@@ -67,7 +68,7 @@ impl World {
         self.append(batch)
     }
 
-    fn append(&mut self, batch: Batch<'_>) -> Result<Receipt> {
+    pub(super) fn append(&mut self, batch: Batch<'_>) -> Result<Receipt> {
         let ack = self.store.append(batch)?;
         self.answer(&ack)
     }
@@ -337,10 +338,10 @@ fn a_batch_does_not_fork_a_log_that_it_changes() {
 }
 
 /// A small generator: the same numbers each time.
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }

@@ -1,22 +1,31 @@
 //! `everlog dump`: prints records, of one log or of all. Works on a store that is running, since it only reads.
 //!
 //! Invariant: what cannot be read is told on stderr with its seqs, is a line of its own in the JSON, and makes the exit
-//! code 4; it is never left out silently. Where the journal cannot be trusted, what is left is printed, and so is that.
+//! code 4; it is never left out silently. Where the journal cannot be trusted, what is left is printed, and so is that. With
+//! `--as-of` all of it is as of one moment, or the command fails.
 
 use std::io::Write;
 use std::path::PathBuf;
 
-use everlog::{ErrorKind, ReadLimit, ReadOnly, Record};
+use everlog::types::AsOf;
+use everlog::{ErrorKind, LogInfo, Page, ReadLimit, ReadOnly, Record};
 use serde_json::{Value, json};
 
 use everlog_server::failure::Failure;
 
+use crate::moment;
+
 pub const EXAMPLES: &str = "Examples:
   everlog dump ./store
   everlog dump ./store --log users/alice/contacts --from 40
+  everlog dump ./store --log users/alice/contacts --as-of 2026-11-28T14:00:00Z
+  everlog dump ./store --as-of 4711
   everlog dump ./store --json | jq -r 'select(.encoding == \"utf-8\") | .data'
 
-With --json each record is one object on a line: log, seq, lsn, time_us, encoding (utf-8 or base64), data.";
+With --json each record is one object on a line: log, seq, lsn, time_us, encoding (utf-8 or base64), data.
+
+--as-of shows the logs and records as they were after the entry with that LSN, or at that time, also those that were
+trimmed or deleted since, for as long as the grace keeps them.";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -28,6 +37,9 @@ pub struct Args {
     /// From this seq on
     #[arg(long, value_name = "SEQ", requires = "log")]
     from: Option<u64>,
+    /// As it was then: an LSN, or a time such as 2026-11-28T14:00:00Z
+    #[arg(long, value_name = "TIME|LSN", value_parser = moment::parse)]
+    as_of: Option<AsOf>,
     /// One JSON object a line on stdout
     #[arg(long)]
     json: bool,
@@ -35,7 +47,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let (store, refusal) = ReadOnly::salvage(&args.dir)?;
-    let dumped = dump_logs(&store, args);
+    let dumped = dump_logs(&Shown { store, as_of: args.as_of }, args);
     match refusal {
         // Last, so that it stands where a person looks; and also where a log is not found: it may be what is missing.
         Some(refusal) => {
@@ -51,8 +63,38 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
 }
 
+/// A store, at the moment that is asked for.
+struct Shown {
+    store: ReadOnly,
+    as_of: Option<AsOf>,
+}
+
+impl Shown {
+    fn info(&self, log: &str) -> everlog::Result<LogInfo> {
+        match self.as_of {
+            Some(as_of) => self.store.info_as_of(log, as_of),
+            None => self.store.info(log),
+        }
+    }
+
+    fn list(&self, after: Option<&str>) -> everlog::Result<Vec<LogInfo>> {
+        const AT_ONCE: usize = 1000;
+        match self.as_of {
+            Some(as_of) => self.store.list_as_of(as_of, "", after, AT_ONCE),
+            None => self.store.list("", after, AT_ONCE),
+        }
+    }
+
+    fn read(&self, log: &str, from: u64) -> everlog::Result<Page> {
+        match self.as_of {
+            Some(as_of) => self.store.read_as_of(log, as_of, from, ReadLimit::default()),
+            None => self.store.read(log, from, ReadLimit::default()),
+        }
+    }
+}
+
 /// Prints what is asked for, and says how many stretches of it could not be had.
-fn dump_logs(store: &ReadOnly, args: &Args) -> Result<usize, Failure> {
+fn dump_logs(store: &Shown, args: &Args) -> Result<usize, Failure> {
     let mut damaged = 0;
     if let Some(name) = &args.log {
         let from = match args.from {
@@ -63,7 +105,7 @@ fn dump_logs(store: &ReadOnly, args: &Args) -> Result<usize, Failure> {
     } else {
         let mut after = None::<String>;
         loop {
-            let logs = store.list("", after.as_deref(), 1000)?;
+            let logs = store.list(after.as_deref())?;
             let Some(last) = logs.last() else { break };
             after = Some(last.name.clone());
             for log in logs.iter().filter(|log| !log.deleted) {
@@ -75,11 +117,11 @@ fn dump_logs(store: &ReadOnly, args: &Args) -> Result<usize, Failure> {
 }
 
 /// Prints a log from a seq on, and says how many stretches of it could not be had.
-fn dump(store: &ReadOnly, log: &str, from: u64, json: bool) -> Result<usize, Failure> {
+fn dump(store: &Shown, log: &str, from: u64, json: bool) -> Result<usize, Failure> {
     let mut out = std::io::stdout().lock();
     let (mut next, mut damaged) = (from, 0);
     loop {
-        match store.read(log, next, ReadLimit::default()) {
+        match store.read(log, next) {
             Ok(page) => {
                 for record in &page.records {
                     writeln!(out, "{}", if json { object(log, record).to_string() } else { line(log, record) })?;

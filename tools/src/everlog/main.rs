@@ -11,6 +11,7 @@ mod device;
 mod dump;
 mod init;
 mod inspect;
+mod moment;
 mod output;
 mod progress;
 mod verify;
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   everlog init --data ./store
   everlog inspect ./store
   everlog dump ./store --log users/alice/contacts --from 40
+  everlog dump ./store --as-of 2026-11-28T14:00:00Z
   everlog verify ./store --json
   everlog clock ./store
   everlog device init ./phone --server http://127.0.0.1:4437 --user alice
