@@ -207,6 +207,8 @@ fn reclaimed() -> Maker {
     maker.outwait();
     // What expired meanwhile goes with the next grace.
     maker.append(&[Ask::of(ALICE, [record("between")])]);
+    maker.flush();
+    maker.append(&[Ask::of(ALICE, [record("between, too")])]);
     maker.outwait();
     maker.append(&[Ask::of(NOTES, [create("created anew"), record("behind what is gone")]).by("phone", 0, 0)]);
     maker.append(&[Ask::of(ALICE, [record("3")])]);

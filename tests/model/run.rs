@@ -471,6 +471,7 @@ impl Run {
             name: name.to_owned(),
             first_seq: log.trim,
             next_seq: log.next,
+            expires_in: None,
             closed: log.closed,
             deleted: log.phase == Phase::Deleted,
             metadata: log.metadata.clone(),

@@ -4,13 +4,13 @@
 //! its lock is held.
 
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use everlog::clock::{Clock, SystemClock};
-use everlog::types::TimeUs;
 use everlog::{Config, ReadOnly, Store};
 use serde::Serialize;
 
+use crate::moment;
 use crate::output;
 use everlog_server::failure::Failure;
 
@@ -58,8 +58,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         (ReadOnly::open(&args.dir)?.summary().steady, false)
     };
     let report = Report {
-        store: date(store),
-        machine: date(machine),
+        store: moment::shown(store),
+        machine: moment::shown(machine),
         store_us: store.0,
         machine_us: machine.0,
         behind_seconds: machine.0.saturating_sub(store.0) / 1_000_000,
@@ -68,10 +68,4 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     output::print(&report, args.json)?;
     Ok(())
-}
-
-fn date(time: TimeUs) -> String {
-    const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
-    let since = Duration::from_micros(time.0);
-    if since < YEAR_10000 { httpdate::fmt_http_date(UNIX_EPOCH + since) } else { "after the year 9999".to_owned() }
 }
