@@ -30,7 +30,7 @@ use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::segment::{Name, Origin, ReadBack, SegmentWriter, StateRecord};
 use crate::sync::{Arc, AtomicBool, Ordering};
-use crate::types::{Lsn, SegmentId};
+use crate::types::{Lsn, SegmentId, TimeUs};
 use std::sync::Arc as Shared;
 
 /// How often a segment is written anew when it does not read back as written.
@@ -232,7 +232,8 @@ impl Flusher {
             state.producers.older = older_producers(&state, before.life.created, before.changed.producers);
             let changed = state.changed.last();
             let record = (changed >= first).then(|| StateRecord::of(&state, first));
-            writer.end_log(state.next_seq, changed, record.as_ref())?;
+            let expires = state.life.expiry > TimeUs(0);
+            writer.end_log(state.next_seq, changed, record.as_ref(), expires)?;
             if state.life.created >= first {
                 names.push((state.name.to_string(), slot.id, state.life.created));
             }

@@ -164,7 +164,7 @@ impl Scrubber {
                 }
             }
             None => {
-                self.not_before = now.max(pass.began + self.interval);
+                self.not_before = now.max(pass.began.saturating_add(self.interval));
                 self.pass = None;
                 let mut report = self.report.lock();
                 report.passes += 1;
@@ -255,7 +255,7 @@ impl Pass {
 
 impl Checked {
     fn begin(segment: &Arc<Segment>) -> Self {
-        Self { check: Check::new(Arc::clone(segment), FINDINGS_MAX), found: Found::default() }
+        Self { check: Check::new(segment, FINDINGS_MAX), found: Found::default() }
     }
 
     /// Adds what the last step found to what is known of the segment, and warns of what is new.

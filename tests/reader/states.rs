@@ -129,7 +129,9 @@ impl Checking<'_> {
             self.producers(&mut bytes)?;
             bytes.end()?;
         }
-        self.same("flag 8 of the index", &has_end, &chunk.ends)?;
+        // Of a log that is to expire each segment says so; of one that is gone by now nobody knows whether it was to.
+        let expires = self.state.expiry > 0 || (self.state.gone && chunk.ends);
+        self.same("flag 8 of the index", &(has_end || expires), &chunk.ends)?;
         (self.state.known, self.state.tag_unknown) = (Known::All, false);
         self.states.listed.insert(self.id, self.state.changed.timelines);
         Ok(())

@@ -386,7 +386,7 @@ pub const FLAG_COMPRESSED: u16 = 1;
 pub const FLAG_LAST: u16 = 2;
 /// It holds entries that are not records.
 pub const FLAG_CONTROL: u16 = 4;
-/// The log's state record is here, and says that the log is deleted, trimmed or will expire.
+/// The log's state record is here and says that the log is deleted or trimmed; or the log is to expire, wherever that is said.
 pub const FLAG_ENDS: u16 = 8;
 /// The log is gone: it has no chunk, and [`IndexEntry::gone`] is all that is known of it.
 pub const FLAG_GONE: u16 = 16;
@@ -493,7 +493,7 @@ impl IndexEntry {
         let gone = self.is_hollow() && self.state_at.is_none() && !has(FLAG_ENDS);
         (!self.is_hollow() || (hollow && (has(FLAG_GONE) || self.digest == 0)))
             && (!has(FLAG_GONE) || gone)
-            && (!has(FLAG_ENDS) || self.state_at.is_some())
+            && (!has(FLAG_ENDS) || self.is_last())
     }
 
     /// The entry's bytes. Panics on a state offset of 2^32 − 1, and on an offset of 2^48 or more.

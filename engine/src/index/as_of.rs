@@ -22,15 +22,16 @@ use super::set::SegmentSet;
 use super::slot::{Slot, SlotInner, apply_mem, misfit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{Entry, Kind};
-use crate::format::manifest::{Manifest, TimelineStart};
+use crate::format::manifest::{Manifest, Mark, TimelineStart};
 use crate::format::state::{Life, LogState, Phase, Producers};
 use crate::format::{Decoded, Malformed};
 use crate::segment::{ChunkEntry, Segment};
 use crate::types::{AsOf, LogId, Lsn, Seq, Timeline};
 use std::sync::Arc as Shared;
 
-/// Tells the LSN up to which merges may have left out what had ended, by what is known at this moment.
-pub type Cutoff<'a> = &'a dyn Fn(&Manifest) -> Lsn;
+/// Tells the LSN up to which merges may have left out what had ended, and the time up to which what had expired, by what is
+/// known at this moment.
+pub type Cutoff<'a> = &'a dyn Fn(&Manifest) -> Mark;
 
 /// A log as it was.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Past {
             let inner = index.resolve_visible(slot, Some(name))?;
             if let Some(past) = inner.past.as_deref().filter(|past| past.as_of == as_of).cloned() {
                 drop(inner);
-                return past.check(index, name, cutoff).map(|()| past);
+                return past.settle(name, cutoff(&index.set().manifest));
             }
             let count = inner.mem.partition_point(|entry| as_of.covers(entry.lsn, entry.frame.time));
             let next = inner.mem.get(count).map(|entry| entry.lsn);
@@ -66,7 +67,7 @@ impl Past {
             if let Some(state) = in_memory(slot.id, &inner, as_of, count)? {
                 drop(inner);
                 let past = Self { state: Shared::new(state), as_of, until };
-                return past.check(index, name, cutoff).map(|()| past);
+                return past.settle(name, cutoff(&index.set().manifest));
             }
             (until, next.is_some() || matches!(as_of, AsOf::Lsn(_)))
         };
@@ -76,8 +77,8 @@ impl Past {
         let count = count.unwrap_or(set.segments.len());
         let (whole, parted) = set.segments.split_at(count);
         // Whatever has not been made by the moment in the segments behind is then not covered by the cutoff.
-        if parted.first().is_some_and(|segment| segment.meta().last_lsn <= cutoff) {
-            return Err(forgotten(name, as_of, cutoff));
+        if parted.first().is_some_and(|segment| segment.meta().last_lsn <= cutoff.lsn) {
+            return Err(forgotten(name, as_of, cutoff.lsn));
         }
         let mut walk = Walk::new(&set, slot.id, whole.len())?;
         let next = match parted.first() {
@@ -85,24 +86,48 @@ impl Past {
             None => None,
         };
         let until = if is_lsn(as_of) { until } else { next.map_or(until, |next| before(next).min(until)) };
-        if until < cutoff || !walk.is_end_proven(&set, parted.first(), as_of) {
-            return Err(forgotten(name, as_of, cutoff));
+        // What ended a log that is gone is not known, and lies before the cutoff. A time is behind that if something was written
+        // by then that follows a segment which reaches to the cutoff.
+        let reaches = whole.last().is_some_and(|segment| cutoff.lsn <= segment.meta().last_lsn);
+        let later = parted.first().map_or(set.manifest.time, |segment| segment.meta().first_time);
+        let is_behind = match as_of {
+            AsOf::Lsn(_) => true,
+            AsOf::Time(time) => reaches && later <= time,
+        };
+        if until < cutoff.lsn || (walk.state.life.is_gone() && !is_behind) {
+            return Err(forgotten(name, as_of, cutoff.lsn));
         }
         let past = Self { state: Shared::new(walk.end(&set, whole.len())?), as_of, until };
         if settled || next.is_some() {
             slot.lock().past = Some(Box::new(past.clone()));
         }
-        Ok(past)
+        past.settle(name, cutoff)
     }
 
-    /// Whether the answer still stands, after what it is made of was read: what merges left out by then had ended at the
-    /// moment.
+    /// What it comes to where merges may have left out what `cutoff` covers. A log that had expired by then had expired at every
+    /// LSN that can be asked for; of a time that is not known.
     ///
     /// # Errors
     /// [`ErrorKind::Forgotten`].
+    fn settle(mut self, name: &str, cutoff: Mark) -> Result<Self> {
+        let life = &self.state.life;
+        let expired = life.phase == Phase::Live && life.has_expired(cutoff.time);
+        if self.until < cutoff.lsn || (expired && !is_lsn(self.as_of)) {
+            return Err(forgotten(name, self.as_of, cutoff.lsn));
+        }
+        if expired {
+            Shared::make_mut(&mut self.state).life.phase = Phase::Deleted;
+        }
+        Ok(self)
+    }
+
+    /// Whether the log can still be read, after what its records are made of was: what merges left out by then had ended at the
+    /// moment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Forgotten`], [`ErrorKind::Deleted`].
     pub fn check(&self, index: &Index, name: &str, cutoff: Cutoff<'_>) -> Result<()> {
-        let cutoff = cutoff(&index.set().manifest);
-        if self.until < cutoff { Err(forgotten(name, self.as_of, cutoff)) } else { Ok(()) }
+        self.clone().settle(name, cutoff(&index.set().manifest))?.check_live(name)
     }
 
     /// The log existed, though perhaps it was deleted.
@@ -128,7 +153,7 @@ impl Past {
         if self.state.life.phase == Phase::Live {
             return Ok(());
         }
-        let what = format!("as of {} the log was deleted", self.as_of);
+        let what = format!("as of {} the log was deleted, or had expired", self.as_of);
         Err(Error::new(ErrorKind::Deleted, what).log(name).remedy("ask for an earlier moment"))
     }
 }
@@ -185,8 +210,6 @@ struct Walk<'a> {
     hole: Seq,
     /// Timelines may be missing from its list.
     is_list_short: bool,
-    /// Its end is known from the segment that the moment falls into, and nothing of how it came to it.
-    has_ended_within: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -194,7 +217,7 @@ impl<'a> Walk<'a> {
     fn new(set: &'a SegmentSet, log: LogId, count: usize) -> Result<Self> {
         let state = LogState { producers: Producers::default(), ..set.state_among(log, count)?.unwrap_or_default() };
         let timelines = &set.manifest.timelines;
-        Ok(Self { log, timelines, state, hole: Seq(0), is_list_short: false, has_ended_within: false })
+        Ok(Self { log, timelines, state, hole: Seq(0), is_list_short: false })
     }
 
     /// Carries out what the segment holds of the log up to the moment. Gives the LSN of the first entry behind it, if the
@@ -261,7 +284,7 @@ impl<'a> Walk<'a> {
     fn has_ended(&mut self, next_seq: Seq) {
         let life = Life { phase: Phase::Deleted, trim: next_seq, ..Life::default() };
         self.state = LogState { next_seq, life, ..LogState::default() };
-        (self.hole, self.is_list_short, self.has_ended_within) = (Seq(0), true, true);
+        (self.hole, self.is_list_short) = (Seq(0), true);
     }
 
     /// Records up to `seq` were left out, before the entry at `lsn`.
@@ -281,14 +304,6 @@ impl<'a> Walk<'a> {
     fn timeline(&self, lsn: Lsn) -> Timeline {
         let after = self.timelines.partition_point(|start| start.first_lsn <= lsn);
         self.timelines[..after].last().map(|start| start.timeline).unwrap_or_default()
-    }
-
-    /// Whether it is known that a log that is gone had ended by the moment. Of a time that is so if something was written
-    /// behind the segments that lie wholly before it, and still by then.
-    fn is_end_proven(&self, set: &SegmentSet, parted: Option<&std::sync::Arc<Segment>>, as_of: AsOf) -> bool {
-        let AsOf::Time(time) = as_of else { return true };
-        let later = parted.map_or(set.manifest.time, |segment| segment.meta().first_time);
-        !self.state.life.is_gone() || (!self.has_ended_within && later <= time)
     }
 
     /// The state, once the moment is reached; `count` segments lie wholly before it.

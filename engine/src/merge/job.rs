@@ -288,7 +288,10 @@ impl Job {
             return Err(misfit(log.id, changed, "records are missing that its log has not given up"));
         }
         self.reading = None;
-        self.writer().end_log(next_seq, changed, record.as_ref())
+        // What was said of it before the inputs, the newest of them repeats.
+        let said_here = record.as_ref().is_some_and(|record| matches!(record.life, Group::Here(_)));
+        let expires = newest.ends() && !said_here;
+        self.writer().end_log(next_seq, changed, record.as_ref(), expires)
     }
 
     /// Takes over some names; true once there is none left.

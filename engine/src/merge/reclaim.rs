@@ -3,7 +3,7 @@
 //! What ends a log lies in its newest state, and its records lie in segments of any age. So a merge asks, log by log, all
 //! segments from its inputs on whether they say of it that something ended, and only where one does the log's state is
 //! looked up, in memory and on disk. Segments older than the inputs need not be asked: what they say, a newer one repeats
-//! or takes back.
+//! or takes back: each that has anything of a log that is to expire says so.
 //!
 //! What is staged may not come to pass. So only what the cutoff covers, which is durable, ends anything; what is staged can
 //! only take an end back.

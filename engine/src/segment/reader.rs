@@ -66,6 +66,12 @@ impl fmt::Debug for Segment {
 }
 
 impl Segment {
+    /// The same segment, for a check of it: each touch of a block is a read.
+    pub(super) fn reading(&self) -> Self {
+        let Self { view, meta, footer, stripes } = self;
+        Self { view: view.reading(), meta: meta.clone(), footer: footer.clone(), stripes: stripes.clone() }
+    }
+
     /// Opens the segment that the manifest calls `meta`, in the store's directory `dir`. Reads footer and root.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ pub(super) struct View {
     /// read.
     touched: Vec<AtomicU64>,
     map: Option<Arc<dyn Map>>,
+    /// Every touch is a read.
+    only_reads: bool,
 }
 
 /// The body of a checked block.
@@ -59,7 +61,22 @@ impl View {
         let map = io.map(&file);
         let cached = io.open(&file.path, OpenMode::Read)?;
         let touched = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { io, file, cached, segment, lsns, touched, map })
+        Ok(Self { io, file, cached, segment, lsns, touched, map, only_reads: false })
+    }
+
+    /// Another view of the file, of which every touch is a read: what cannot be read is an error and never a signal. For who
+    /// goes looking for damage.
+    pub(super) fn reading(&self) -> Self {
+        Self {
+            io: Arc::clone(&self.io),
+            file: self.file.clone(),
+            cached: self.cached.clone(),
+            segment: self.segment,
+            lsns: self.lsns.clone(),
+            touched: Vec::new(),
+            map: None,
+            only_reads: true,
+        }
     }
 
     /// The body of block `number`, which belongs to `section`.
@@ -67,6 +84,10 @@ impl View {
     /// # Errors
     /// [`crate::ErrorKind::Damaged`] naming file, offset and LSNs; [`crate::ErrorKind::Io`].
     pub(super) fn body(&self, section: Section, number: u64) -> Result<Body<'_>> {
+        if self.only_reads {
+            let body = read(&*self.io, &self.cached, section, self.segment, number);
+            return body.or_else(|_| self.read(section, number));
+        }
         let word = &self.touched[(number / 64) as usize];
         let mask = 1 << (number % 64);
         if word.load(Ordering::Relaxed) & mask != 0 {
@@ -77,7 +98,11 @@ impl View {
             word.fetch_or(mask, Ordering::Relaxed);
             return Ok(body);
         }
-        // What memory holds may be damaged alone.
+        self.read(section, number)
+    }
+
+    /// Reads it past the page cache, since what memory holds may be damaged alone.
+    fn read(&self, section: Section, number: u64) -> Result<Body<'_>> {
         read(&*self.io, &self.file, section, self.segment, number).map_err(|e| e.lsns(self.lsns.clone()))
     }
 

@@ -249,18 +249,19 @@ impl SegmentWriter {
 
     /// Ends the log, whose next seq as of this segment is `next_seq`: after its last entry here, or higher if a merge left
     /// records out; it may have left out all of it. `changed` is the LSN of the last change of its state; `record`, where
-    /// that lies within this segment, is what changed here and where the rest is.
+    /// that lies within this segment, is what changed here and where the rest is. `expires` if the log is to expire, though that
+    /// was said before this segment.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
-    pub fn end_log(&mut self, next_seq: Seq, changed: Lsn, record: Option<&StateRecord>) -> Result<()> {
+    pub fn end_log(&mut self, next_seq: Seq, changed: Lsn, record: Option<&StateRecord>, expires: bool) -> Result<()> {
         let mut last = self.last_entry(next_seq)?;
         let here = self.header.first_lsn <= changed;
         assert!(changed <= self.header.last_lsn && here == record.is_some(), "the state is as of this segment");
         last.flags |= FLAG_LAST;
+        last.flags |= if expires || record.is_some_and(StateRecord::ends) { FLAG_ENDS } else { 0 };
         last.state_lsn = changed;
         if let Some(record) = record {
-            last.flags |= if record.ends() { FLAG_ENDS } else { 0 };
             last.state_at = Some(u32::try_from(self.stripe.state.len()).expect("a stripe's state is bounded"));
             self.scratch.clear();
             record.encode(&mut self.scratch);

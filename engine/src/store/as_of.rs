@@ -9,9 +9,9 @@ use super::{ReadOnly, Store};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Mark};
 use crate::read::{Page, ReadLimit, read_as_of};
-use crate::types::{AsOf, Lsn, Position};
+use crate::types::{AsOf, Position};
 
 impl Store {
     /// Reads the log as it was, from `from` on: its records up to then that were not trimmed at that moment, also those
@@ -50,9 +50,9 @@ impl Store {
         listing::list(&self.inner.core.index, prefix, after, limit, &info)
     }
 
-    /// The LSN up to which merges may leave out what had ended, by the manifest and by now.
-    pub(super) fn cutoff(&self, manifest: &Manifest) -> Lsn {
-        self.inner.core.appender.grace.cutoff(manifest).lsn
+    /// What merges may leave out, by the manifest and by now.
+    pub(super) fn cutoff(&self, manifest: &Manifest) -> Mark {
+        self.inner.core.appender.grace.cutoff(manifest)
     }
 }
 
@@ -83,6 +83,6 @@ impl ReadOnly {
 }
 
 /// What the merges acted on whose segments are looked at.
-fn acted_on(manifest: &Manifest) -> Lsn {
-    manifest.cutoff.lsn
+fn acted_on(manifest: &Manifest) -> Mark {
+    manifest.cutoff
 }

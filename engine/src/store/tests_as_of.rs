@@ -107,7 +107,7 @@ impl Play {
 
     fn cutoff(&self) -> Lsn {
         let store = &self.world.store;
-        store.cutoff(&store.inner.core.index.set().manifest)
+        store.cutoff(&store.inner.core.index.set().manifest).lsn
     }
 
     fn payload(&mut self) -> Vec<u8> {

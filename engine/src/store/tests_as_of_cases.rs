@@ -5,7 +5,7 @@ use super::tests_reclaim::{GRACE, World, noise};
 use super::{Steps, Store, listing};
 use crate::clock::Clock;
 use crate::error::ErrorKind;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Mark};
 use crate::read::{ReadLimit, read_as_of};
 use crate::types::{AsOf, Cursor, Lsn, Position, TimeUs};
 use std::cell::RefCell;
@@ -23,7 +23,7 @@ fn trimmed_and_deleted() -> (World, Lsn) {
 }
 
 /// A cutoff as the store tells it; after it was told for the first time the grace passes, and merges do what they may.
-fn amid_a_merge<'a>(store: &'a Store, clock: &'a Hand, steps: Steps) -> impl Fn(&Manifest) -> Lsn + 'a {
+fn amid_a_merge<'a>(store: &'a Store, clock: &'a Hand, steps: Steps) -> impl Fn(&Manifest) -> Mark + 'a {
     let steps = RefCell::new(Some(steps));
     move |manifest| {
         let cutoff = store.cutoff(manifest);
@@ -124,7 +124,7 @@ fn what_is_missing_that_the_log_had_not_given_up_at_the_moment_is_damage() {
     world.outwait();
     assert_eq!(world.store.stats().dropped_records, 2);
     // As if the cutoff had been forgotten that merges acted on.
-    let info = |lsn| listing::info_as_of(&world.store.inner.core.index, "log", AsOf::Lsn(lsn), &|_| Lsn(0));
+    let info = |lsn| listing::info_as_of(&world.store.inner.core.index, "log", AsOf::Lsn(lsn), &|_| Mark::default());
     let error = info(lsn).expect_err("two records are missing");
     assert_eq!((error.kind(), error.log_name().is_some()), (ErrorKind::Damaged, true));
     assert_eq!(info(trim).expect("they were given up by then").next_seq, 3);
@@ -284,7 +284,7 @@ fn records_missing_at_a_logs_end_that_it_had_not_given_up_at_the_moment_are_dama
     world.outwait();
     assert_eq!(world.store.stats().dropped_records, 2);
     let index = &world.store.inner.core.index;
-    let error =
-        listing::info_as_of(index, "log", AsOf::Lsn(as_of), &|_| Lsn(0)).expect_err("as if nothing was given up");
+    let error = listing::info_as_of(index, "log", AsOf::Lsn(as_of), &|_| Mark::default())
+        .expect_err("as if nothing was given up");
     assert_eq!(error.kind(), ErrorKind::Damaged);
 }

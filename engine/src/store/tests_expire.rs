@@ -2,6 +2,8 @@
 
 use super::tests_reclaim::{GRACE, World, filled, name, noise};
 use crate::error::ErrorKind;
+use crate::read::ReadLimit;
+use crate::types::{AsOf, TimeUs};
 use std::time::Duration;
 
 fn secs(seconds: u64) -> Option<Duration> {
@@ -167,4 +169,52 @@ fn the_clock_stands_still_while_closed_and_catches_up_when_somebody_vouches_for_
     assert_eq!(before, after, "it is not behind");
     world.clock.pass(7);
     assert_eq!(world.store.catch_up_with_the_wall_clock().expect("open").0.0, after.0 + 7_000_000, "nor moved twice");
+}
+
+/// Logs that expire and were written to afterwards, in segments of their own, once merges gave them back.
+fn given_back() -> World {
+    let mut world = expiring();
+    for round in 0..2 {
+        for log in 0..20 {
+            let more = noise(9000, 1000 + 40 * round + log);
+            world.put(&name(log), |log| _ = log.record(&more)).expect("in time");
+        }
+        world.flush();
+    }
+    world.clock.pass(100);
+    for _ in 0..2 {
+        world.put(&name(30), |log| _ = log.record(b"after")).expect("durable");
+        world.flush();
+        world.clock.pass(GRACE / 32);
+    }
+    world.outwait();
+    world.clock.pass(GRACE / 4);
+    world.merge();
+    world
+}
+
+#[test]
+fn what_was_appended_after_the_time_was_set_is_given_back_too() {
+    let world = given_back();
+    assert_eq!(world.store.stats().dropped_records, 20 * (4 + 2));
+}
+
+#[test]
+fn a_log_that_expired_and_was_given_back_is_deleted_as_of_each_moment_that_can_be_asked_for() {
+    let mut world = given_back();
+    let now = world.store.stats().watermark;
+    for again in 0..2 {
+        for log in 0..20 {
+            let as_of = AsOf::Lsn(now);
+            assert!(world.store.info_as_of(&name(log), as_of).expect("known").deleted, "log {log}, {again}");
+            let error = world.store.read_as_of(&name(log), as_of, 0, ReadLimit::default()).expect_err("it is gone");
+            assert_eq!(error.kind(), ErrorKind::Deleted, "{error}");
+        }
+        assert_eq!(world.store.list_as_of(AsOf::Lsn(now), "", None, 100).expect("listed").len(), 20);
+        world = world.reopen();
+    }
+    // Of a time when it was alive nobody knows any more.
+    let time = AsOf::Time(TimeUs(1_000_000_000 * 1_000_000 + 50_000_000));
+    let error = world.store.info_as_of(&name(3), time).expect_err("too long ago");
+    assert_eq!(error.kind(), ErrorKind::Forgotten, "{error}");
 }

@@ -10,6 +10,7 @@ use everlog::clock::{Clock, SystemClock};
 use everlog::{Config, ReadOnly, Store};
 use serde::Serialize;
 
+use crate::bench::Io;
 use crate::moment;
 use crate::output;
 use everlog_server::failure::Failure;
@@ -29,6 +30,9 @@ pub struct Args {
     /// The machine's clock is right: move the store's clock forward to it
     #[arg(long)]
     confirm: bool,
+    /// The backend that talks to the disk
+    #[arg(long, value_enum, default_value = "auto")]
+    io: Io,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -50,7 +54,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let machine = SystemClock::default().wall();
     let (store, moved) = if args.confirm {
         // Nothing is to be given back meanwhile by another grace than the store is served with.
-        let store = Store::open(&args.dir, Config { grace: Duration::MAX, ..Config::default() })?;
+        let store = Store::open(&args.dir, Config { grace: Duration::MAX, io: args.io.into(), ..Config::default() })?;
         let (before, after) = store.catch_up_with_the_wall_clock()?;
         store.close()?;
         (after, before < after)

@@ -32,8 +32,8 @@ const FINDINGS_MAX: usize = 100_000;
 impl Segment {
     /// Checks all of the segment at once, as [`Check`] does. `on_bytes` is told of the file's bytes as they are read. What
     /// could not be read for another reason than damage is a finding that says so.
-    pub fn verify(self: &Arc<Self>, on_bytes: &mut dyn FnMut(u64)) -> Vec<Finding> {
-        let mut check = Check::new(Arc::clone(self), FINDINGS_MAX);
+    pub fn verify(&self, on_bytes: &mut dyn FnMut(u64)) -> Vec<Finding> {
+        let mut check = Check::new(self, FINDINGS_MAX);
         while !check.is_done() {
             let before = check.done();
             let stepped = check.step(PIECE_BYTES as u64);
@@ -121,7 +121,9 @@ struct Counted {
 impl Check {
     /// The check of `segment` from its beginning. It lists at most `findings_max` findings and counts the others.
     #[must_use]
-    pub fn new(segment: Arc<Segment>, findings_max: usize) -> Self {
+    pub fn new(segment: &Segment, findings_max: usize) -> Self {
+        // In the map, a sector that went bad would end the process.
+        let segment = Arc::new(segment.reading());
         let stream = Stream::new(segment.meta.bytes);
         Self {
             segment,

@@ -72,7 +72,7 @@ pub struct Common {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Io {
+pub enum Io {
     /// io_uring where the kernel grants it, else posix
     Auto,
     Uring,
@@ -81,15 +81,20 @@ enum Io {
     Buffered,
 }
 
+impl From<Io> for IoChoice {
+    fn from(io: Io) -> Self {
+        match io {
+            Io::Auto => Self::Auto,
+            Io::Uring => Self::Uring,
+            Io::Posix => Self::Posix,
+            Io::Buffered => Self::Buffered,
+        }
+    }
+}
+
 impl Common {
     fn config(&self) -> Config {
-        let io = match self.io {
-            Io::Auto => IoChoice::Auto,
-            Io::Uring => IoChoice::Uring,
-            Io::Posix => IoChoice::Posix,
-            Io::Buffered => IoChoice::Buffered,
-        };
-        Config { io, ..Config::default() }
+        Config { io: self.io.into(), ..Config::default() }
     }
 
     /// The configuration in words.
