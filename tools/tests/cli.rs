@@ -151,7 +151,7 @@ fn dump_shows_the_store_as_it_was() {
     let one = dump(&["--as-of", &before.to_string(), "--log", "users/a/notes", "--from", "1"]);
     assert!(stdout(&one).contains("two") && !stdout(&one).contains("one"), "{}", stdout(&one));
     assert_eq!(stdout(&dump(&["--as-of", "1970-01-01T00:00:00Z"])), "", "there was nothing yet");
-    assert_eq!(stdout(&dump(&["--as-of", "9999-12-31T23:59:59Z"])).lines().count(), 1, "a time to come is the present");
+    assert_eq!(stdout(&dump(&["--as-of", "9990-12-31T23:59:59Z"])).lines().count(), 1, "a time to come is the present");
     let gone = dump(&["--as-of", &deleted.to_string(), "--log", "users/a/notes"]);
     assert!(code(&gone) == 1 && stderr(&gone).contains("was deleted"), "{}", stderr(&gone));
     let to_come = dump(&["--as-of", &(deleted + 1).to_string(), "--log", "users/a/notes"]);
