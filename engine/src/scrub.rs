@@ -7,8 +7,10 @@
 //! A pass takes the segments of the set in their order, each checked as `everlog verify` checks it. One that a merge
 //! replaced meanwhile is left, and what was found in it forgotten; those that are made during a pass wait for the next one.
 //! A step reads at most [`SCRUB_STEP_BYTES`], and steps are so far apart that each second has room for those that begin in
-//! it; one that reads more, for the sake of a large state record or list of timelines, is paid for afterwards. Reads that fail without a word about the bytes on the device are told and
-//! tried again. It does not look at how busy the store is: the budget is small beside what a disk gives.
+//! it; one that reads more, for the sake of a large state record or list of timelines, is paid for afterwards. The blocks that
+//! a log is looked up by are touched through the page cache besides, and never in the map, where a bad sector would end the
+//! process. In buffered mode all of it is read through the page cache. Reads that fail without a word about the bytes on the
+//! device are told and tried again. It does not look at how busy the store is: the budget is small beside what a disk gives.
 //!
 //! Invariants: what is found is in a segment of the set, or was a moment ago; memory is bounded by a segment's check and
 //! [`FINDINGS_MAX`] for each segment.

@@ -271,6 +271,8 @@ impl Appender {
         &self, batch: &Batch<'a>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], guards: &mut Guards<'_>,
         set: Option<&SegmentSet>,
     ) -> Result<Vec<Verdict<'a>>> {
+        let over = || self.grace.cutoff(&self.index.set().manifest);
+        let now = Now { time: self.grace.now(), over: &over };
         let mut plans = Vec::with_capacity(slots.len());
         for ((slot, log), parent) in slots.iter().zip(&batch.logs).zip(parents) {
             let parent = parent.as_ref().map(|parent| {
@@ -278,8 +280,6 @@ impl Appender {
                 Parent { id: parent.id, state }
             });
             let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
-            let over = || self.grace.cutoff(&self.index.set().manifest);
-            let now = Now { time: self.grace.now(), over: &over };
             plans.push(plan(slot.id, inner, log, parent.as_ref(), set, &now)?);
         }
         Ok(plans)

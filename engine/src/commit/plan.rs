@@ -222,8 +222,8 @@ fn older_batch(
     Ok(batches.into_iter().find(|issued| issued.number == numbers.number))
 }
 
-/// Whether the log's end can no longer be taken back. To be asked under the log's lock, so that no merge sees it as ended for
-/// good and somebody else as taken back.
+/// Whether the log's end can no longer be taken back. To be asked under the log's lock, so that no merge sees it as ended
+/// for good and somebody else as taken back.
 fn is_over(state: &LogState, over: Mark) -> bool {
     match state.life.phase {
         Phase::Deleted => state.life.is_gone() || state.changed.life <= over.lsn,

@@ -386,7 +386,8 @@ pub const FLAG_COMPRESSED: u16 = 1;
 pub const FLAG_LAST: u16 = 2;
 /// It holds entries that are not records.
 pub const FLAG_CONTROL: u16 = 4;
-/// The log's state record is here and says that the log is deleted or trimmed; or the log is to expire, wherever that is said.
+/// The log's state record is here and says that the log is deleted or trimmed; or the log is to expire, wherever that is
+/// said.
 pub const FLAG_ENDS: u16 = 8;
 /// The log is gone: it has no chunk, and [`IndexEntry::gone`] is all that is known of it.
 pub const FLAG_GONE: u16 = 16;

@@ -217,6 +217,12 @@ impl<T> Group<T> {
     }
 }
 
+/// Whether what expires at `expiry` (0: never) has expired at `now`, both of the steady clock.
+#[must_use]
+pub fn has_expired(expiry: TimeUs, now: TimeUs) -> bool {
+    (1..=now.0).contains(&expiry.0)
+}
+
 impl Life {
     /// Whether something of the log may be given back: it is deleted, trimmed, or will expire.
     #[must_use]
@@ -233,7 +239,7 @@ impl Life {
     /// Whether the log was to expire at `now` of the steady clock or before.
     #[must_use]
     pub fn has_expired(&self, now: TimeUs) -> bool {
-        (1..=now.0).contains(&self.expiry.0)
+        has_expired(self.expiry, now)
     }
 
     /// Whether it is that of a log of which nothing but its end is known: see [`StateRecord::gone`].

@@ -7,7 +7,8 @@
 //!
 //! Merges left out of those entries what had ended by the cutoff. The moment lies at or behind it, or is refused, so that
 //! what is missing had ended by then as well: records below what the log kept, and everything from before a deletion that
-//! was final, of which the next creation tells. Anything else that is missing is damage.
+//! was final, of which the next creation tells. A log that had expired by the cutoff's time was not there any more either.
+//! Anything else that is missing is damage.
 //!
 //! Times have no cutoff of their own. A time is answered if the log did not change between it and the cutoff: then the
 //! answer is that at the cutoff. That is seen by the log's own entries, other than of a log that is gone, of which it is
@@ -86,8 +87,8 @@ impl Past {
             None => None,
         };
         let until = if is_lsn(as_of) { until } else { next.map_or(until, |next| before(next).min(until)) };
-        // What ended a log that is gone is not known, and lies before the cutoff. A time is behind that if something was written
-        // by then that follows a segment which reaches to the cutoff.
+        // What ended a log that is gone is not known, and lies before the cutoff. A time is behind that if something was
+        // written by then that follows a segment which reaches to the cutoff.
         let reaches = whole.last().is_some_and(|segment| cutoff.lsn <= segment.meta().last_lsn);
         let later = parted.first().map_or(set.manifest.time, |segment| segment.meta().first_time);
         let is_behind = match as_of {
@@ -104,8 +105,8 @@ impl Past {
         past.settle(name, cutoff)
     }
 
-    /// What it comes to where merges may have left out what `cutoff` covers. A log that had expired by then had expired at every
-    /// LSN that can be asked for; of a time that is not known.
+    /// What it comes to where merges may have left out what `cutoff` covers. A log that had expired by then had expired at
+    /// every LSN that can be asked for; of a time that is not known.
     ///
     /// # Errors
     /// [`ErrorKind::Forgotten`].
@@ -121,8 +122,8 @@ impl Past {
         Ok(self)
     }
 
-    /// Whether the log can still be read, after what its records are made of was: what merges left out by then had ended at the
-    /// moment.
+    /// Whether the log can still be read, after what its records are made of was: what merges left out by then had ended at
+    /// the moment.
     ///
     /// # Errors
     /// [`ErrorKind::Forgotten`], [`ErrorKind::Deleted`].

@@ -63,7 +63,8 @@ impl Grace {
         let newest = Mark { lsn: manifest.flushed.last_lsn, time: manifest.steady };
         let mut over = manifest.marks.iter().chain([&newest]).rev().skip_while(|mark| mark.time > time);
         let lsn = over.next().filter(|mark| TimeUs(0) < mark.time).map_or(Lsn(0), |mark| mark.lsn);
-        // What lies behind a mark was not durable yet when the flush began that it is of, and that was after the mark before.
+        // What lies behind a mark was not durable yet when the flush began that it is of, after the mark before. So nobody
+        // but a flush stamps a version: a merge that did could come between the two.
         let time = over.find(|mark| mark.lsn < lsn).map_or(TimeUs(0), |mark| mark.time);
         let (lsn, time) = (lsn.max(manifest.cutoff.lsn), time.max(manifest.cutoff.time));
         let before = (self.told.0.fetch_max(lsn.0, Ordering::SeqCst), self.told.1.fetch_max(time.0, Ordering::SeqCst));

@@ -12,7 +12,7 @@ use super::memory::MemEntry;
 use super::set::SegmentSet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{Create, Entry, Kind};
-use crate::format::state::{LogState, Phase};
+use crate::format::state::{LogState, Phase, has_expired};
 use crate::format::{Decoded, Malformed};
 use crate::mutants::{self, Mutant};
 use crate::sync::{Mutex, MutexGuard};
@@ -82,7 +82,7 @@ impl Visible {
     /// Whether it was to expire at `now` of the steady clock or before.
     #[must_use]
     pub fn has_expired(&self, now: TimeUs) -> bool {
-        (1..=now.0).contains(&self.expiry.0)
+        has_expired(self.expiry, now)
     }
 
     /// Of a state.

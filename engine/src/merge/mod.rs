@@ -198,11 +198,10 @@ impl Merger {
     /// may be left out, with those behind it of which that is true as well. Only while nothing else is to be done. True if
     /// there was one to look at.
     fn begin_dead(&mut self, set: &SegmentSet) -> Result<bool> {
-        let (cutoff, now, patience_us) = (self.grace.cutoff(&set.manifest), self.grace.now(), self.patience_us());
+        let (cutoff, now) = (self.grace.cutoff(&set.manifest), self.grace.now());
         self.shares.retain(|id| set.segments.iter().any(|segment| segment.meta().id == id));
-        let is_new = |segment: &Arc<Segment>| {
-            segment.meta().entries > 0 && self.shares.is_due(segment.meta().id, cutoff, now, patience_us)
-        };
+        let is_new =
+            |segment: &Arc<Segment>| segment.meta().entries > 0 && self.shares.is_due(segment.meta().id, cutoff, now);
         if !self.jobs.is_empty() || cutoff.lsn == Lsn(0) {
             return Ok(false);
         }
@@ -240,12 +239,7 @@ impl Merger {
 
     /// Keeps what was seen of a segment. True if it is worth rewriting.
     fn note_share(&mut self, id: SegmentId, cutoff: Mark, share: f64) -> bool {
-        self.shares.note(id, cutoff, share, self.grace.now(), self.patience_us())
-    }
-
-    /// For how long a dead share that grew is waited for to grow on.
-    fn patience_us(&self) -> u64 {
-        self.grace.period_us() / STILL_PART
+        self.shares.note(id, cutoff, share, self.grace.now(), self.grace.period_us() / STILL_PART)
     }
 
     fn count(&self, read: u64, dropped: u64) {

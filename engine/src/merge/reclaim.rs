@@ -120,8 +120,8 @@ impl Reclaim {
             return Ok(pinned.map_or(Kept::Nothing(state), Kept::From));
         }
         let Some(old) = self.old.state(log)? else { return Ok(Kept::From(Seq(0))) };
-        // A creation in the place of a deleted log ended for good what was there. Only one that the cutoff covers counts: what
-        // is staged may not come to pass, and of what was deleted again before it the grace is not over.
+        // A creation in the place of a deleted log ended for good what was there. Only one that the cutoff covers counts:
+        // what is staged may not come to pass, and of what was deleted again before it the grace is not over.
         let recreated = old.life.phase == Phase::Deleted
             && state.life.created > old.changed.life
             && state.life.created <= self.cutoff.lsn;

@@ -25,20 +25,20 @@ pub(super) struct Shares {
 struct Look {
     /// What the grace was over for.
     cutoff: Mark,
-    /// When it was looked at.
-    at: TimeUs,
     /// The share that may be left out, when it had last grown.
     share: f64,
     /// When that was; None if it was never seen to grow.
     grew: Option<TimeUs>,
+    /// Until when it is waited for it to grow on, if it is worth rewriting but for that.
+    waits: Option<TimeUs>,
 }
 
 impl Shares {
-    /// Whether the segment is to be looked at: the grace is over for more than before, or its share may have come to a stand.
-    pub(super) fn is_due(&self, id: SegmentId, cutoff: Mark, now: TimeUs, patience_us: u64) -> bool {
+    /// Whether the segment is to be looked at: the grace is over for more than before, or its share has been waited for.
+    pub(super) fn is_due(&self, id: SegmentId, cutoff: Mark, now: TimeUs) -> bool {
         self.looks.get(&id).is_none_or(|look| {
-            let waits = look.share >= DEAD_SHARE && look.at.0.saturating_add(patience_us) <= now.0;
-            look.cutoff.lsn < cutoff.lsn || look.cutoff.time < cutoff.time || waits
+            let over = look.waits.is_some_and(|until| until <= now);
+            look.cutoff.lsn < cutoff.lsn || look.cutoff.time < cutoff.time || over
         })
     }
 
@@ -55,14 +55,15 @@ impl Shares {
     /// At `now`, once the grace was over for `cutoff`, so much of the segment may be left out. True if it is worth rewriting:
     /// if the share has not grown for `patience_us`, or is high.
     pub(super) fn note(&mut self, id: SegmentId, cutoff: Mark, share: f64, now: TimeUs, patience_us: u64) -> bool {
-        let look = match self.looks.get(&id) {
-            None => Look { cutoff, at: now, share, grew: None },
-            Some(before) if share < before.share + GROWTH => Look { cutoff, at: now, ..*before },
-            Some(_) => Look { cutoff, at: now, share, grew: Some(now) },
+        let (share_then, grew) = match self.looks.get(&id) {
+            None => (share, None),
+            Some(before) if share < before.share + GROWTH => (before.share, before.grew),
+            Some(_) => (share, Some(now)),
         };
-        self.looks.insert(id, look);
-        let grows = look.grew.is_some_and(|grew| now.0 < grew.0.saturating_add(patience_us));
-        share >= MOSTLY_DEAD || (share >= DEAD_SHARE && !grows)
+        let until = grew.map(|grew| TimeUs(grew.0.saturating_add(patience_us))).filter(|until| now < *until);
+        let waits = until.filter(|_| (DEAD_SHARE..MOSTLY_DEAD).contains(&share));
+        self.looks.insert(id, Look { cutoff, share: share_then, grew, waits });
+        share >= DEAD_SHARE && waits.is_none()
     }
 }
 
@@ -98,15 +99,33 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_waited_for_is_looked_at_again_without_news() {
+        // The second one reaches the mark by less than counts as growth.
+        for shares_seen in [vec![0.0, 0.4], vec![0.0, 0.28, 0.31]] {
+            let (mut shares, mut now) = (Shares::default(), 0);
+            for share in &shares_seen {
+                now += 10;
+                assert!(
+                    !shares.note(SegmentId(1), Mark::default(), *share, TimeUs(now), PATIENCE_US),
+                    "{shares_seen:?}"
+                );
+            }
+            let over = TimeUs(20 + PATIENCE_US);
+            assert!(!shares.is_due(SegmentId(1), Mark::default(), TimeUs(over.0 - 1)), "{shares_seen:?}");
+            assert!(shares.is_due(SegmentId(1), Mark::default(), over), "{shares_seen:?}");
+            let share = shares_seen[shares_seen.len() - 1];
+            assert!(shares.note(SegmentId(1), Mark::default(), share, over, PATIENCE_US), "{shares_seen:?}");
+        }
+    }
+
+    #[test]
     fn one_that_was_forgotten_begins_anew() {
         let mut shares = Shares::default();
         for (now, share) in [(0, 0.0), (10, 0.4)] {
             assert!(!shares.note(SegmentId(1), Mark::default(), share, TimeUs(now), PATIENCE_US));
         }
-        assert!(!shares.is_due(SegmentId(1), Mark::default(), TimeUs(109), PATIENCE_US));
-        assert!(shares.is_due(SegmentId(1), Mark::default(), TimeUs(110), PATIENCE_US));
         shares.forget(SegmentId(1));
-        assert!(shares.is_due(SegmentId(1), Mark::default(), TimeUs(11), PATIENCE_US));
+        assert!(shares.is_due(SegmentId(1), Mark::default(), TimeUs(11)));
         assert!(shares.note(SegmentId(1), Mark::default(), 0.4, TimeUs(20), PATIENCE_US));
     }
 }

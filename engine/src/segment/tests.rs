@@ -1,5 +1,6 @@
 //! Segments written from random logs and read back, and damaged in every byte.
 
+mod map;
 mod model;
 
 use self::model::{Model, ModelLog, Step, log_id, model, steps};
@@ -340,45 +341,6 @@ fn a_lookup_touches_two_blocks_first_on_the_disk_and_then_in_the_map() {
             segment.chunk(&head).expect("intact");
             assert_eq!(disk.take_reads().len(), 1, "a chunk is one read, past the page cache");
         }
-    }
-}
-
-#[test]
-fn damage_in_the_map_alone_is_healed_by_the_disk() {
-    let (mut disk, model, meta) = small();
-    disk.maps = true;
-    let good = disk.content(&file());
-    disk.put(&file(), &vec![0xff; good.len()]);
-    // The map is a copy: made of nonsense for what is opened while the disk has it.
-    let file_handle = (&disk as &dyn Io).open(&file(), OpenMode::ReadDirect).expect("there");
-    let map = disk.map(&file_handle).expect("this disk maps");
-    assert_eq!(map.bytes().len(), good.len());
-    disk.put(&file(), &good);
-    let mut segment = open(&disk, &meta).expect("intact");
-    Arc::get_mut(&mut segment).expect("nobody else's").view.set_map(map);
-    for _ in 0..2 {
-        for (id, log) in &model {
-            check_log(&segment, *id, log).expect("the disk is intact");
-        }
-    }
-}
-
-/// A map whose pages lie on sectors that cannot be read: a touch ends the process.
-struct Deadly;
-
-impl crate::io::Map for Deadly {
-    fn bytes(&self) -> &[u8] {
-        panic!("the map was touched");
-    }
-}
-
-#[test]
-fn a_check_never_touches_the_map() {
-    let (disk, _, meta) = small();
-    let mut segment = open(&disk, &meta).expect("intact");
-    Arc::get_mut(&mut segment).expect("nobody else's").view.set_map(Arc::new(Deadly));
-    for _ in 0..2 {
-        assert_eq!(segment.verify(&mut |_| {}), []);
     }
 }
 

@@ -98,13 +98,7 @@ fn merges_give_back_what_expired_and_no_clock_brings_it_back() {
         world.put(&name(log), |log| _ = log.record(b"later")).expect("in time");
     }
     world.flush();
-    world.clock.pass(100);
-    for _ in 0..2 {
-        world.put(&name(30), |log| _ = log.record(b"after")).expect("durable");
-        world.flush();
-        world.clock.pass(GRACE / 32);
-    }
-    world.outwait();
+    outlive(&mut world);
     assert!(world.store.stats().dropped_records >= 20 * 4);
     // The clock goes back to the last stamp on disk, and that is past what was given back.
     for round in 0..3 {
@@ -171,6 +165,17 @@ fn the_clock_stands_still_while_closed_and_catches_up_when_somebody_vouches_for_
     assert_eq!(world.store.catch_up_with_the_wall_clock().expect("open").0.0, after.0 + 7_000_000, "nor moved twice");
 }
 
+/// Lets what is to expire in 100 seconds expire, something be flushed twice behind it, and the grace of that pass.
+fn outlive(world: &mut World) {
+    world.clock.pass(100);
+    for _ in 0..2 {
+        world.put(&name(30), |log| _ = log.record(b"after")).expect("durable");
+        world.flush();
+        world.clock.pass(GRACE / 32);
+    }
+    world.outwait();
+}
+
 /// Logs that expire and were written to afterwards, in segments of their own, once merges gave them back.
 fn given_back() -> World {
     let mut world = expiring();
@@ -181,13 +186,7 @@ fn given_back() -> World {
         }
         world.flush();
     }
-    world.clock.pass(100);
-    for _ in 0..2 {
-        world.put(&name(30), |log| _ = log.record(b"after")).expect("durable");
-        world.flush();
-        world.clock.pass(GRACE / 32);
-    }
-    world.outwait();
+    outlive(&mut world);
     world.clock.pass(GRACE / 4);
     world.merge();
     world

@@ -420,3 +420,13 @@ fn a_scrub_that_panics_poisons() {
 fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "seg")
 }
+
+#[test]
+fn an_interval_without_end_ends_no_store() {
+    let mut world = World::new(Config { scrub_interval: Duration::MAX, ..eager() });
+    world.segment(&["users/a/x"], 1000);
+    world.whole_pass();
+    world.pass(1_000_000_000);
+    assert!(!world.steps.scrub().expect("a sound disk"), "one pass is all");
+    assert_eq!(world.scrubbed().passes, 1);
+}
