@@ -157,7 +157,9 @@ impl Catalog {
 
     fn open(&self, meta: &SegmentMeta) -> Result<Arc<Segment>> {
         let io = Arc::clone(&self.parts.io);
-        Ok(Arc::new(Segment::open(io, &self.parts.dir, self.identity().store, meta)?))
+        let segment = Segment::open(io, &self.parts.dir, self.identity().store, meta)?;
+        segment.warm();
+        Ok(Arc::new(segment))
     }
 
     fn commit(&self, change: impl FnOnce(&mut Manifest, &mut Vec<Arc<Segment>>)) -> Result<()> {

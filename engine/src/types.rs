@@ -64,6 +64,14 @@ number! {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LogId(pub [u8; 16]);
 
+impl LogId {
+    /// Its first half, which is the owner's, as a number that is ordered as LogIds are.
+    #[must_use]
+    pub fn owner(&self) -> u64 {
+        (u128::from_be_bytes(self.0) >> 64) as u64
+    }
+}
+
 impl fmt::Debug for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")

@@ -10,6 +10,7 @@
 
 mod bytes;
 mod entry;
+mod filter;
 mod fold;
 mod heads;
 mod journal;

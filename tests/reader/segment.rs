@@ -6,6 +6,7 @@
 
 use super::bytes::Bytes;
 use super::entry::{self, Entry, Kind, LogId, Place, TimelineId};
+use super::filter::{self, Filter};
 use super::heads::{BLOCK, Identity, Manifest, SegmentMeta, Timeline, crc_from, features};
 use super::{Fault, Files, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +16,9 @@ const BODY: usize = 4064;
 const BODY_AT: usize = 32;
 const INDEX_ENTRY: usize = 60;
 const INDEX_ENTRIES_PER_BLOCK: usize = 67;
-const INDEX_BLOCKS_MAX: usize = 32;
-const ROOT_ENTRY: usize = 40;
-const ROOT_ENTRIES_PER_BLOCK: usize = 101;
+const INDEX_BLOCKS_MAX: usize = 23;
+const ROOT_ENTRY: usize = 60;
+const ROOT_ENTRIES_PER_BLOCK: usize = 67;
 const KEY: usize = 24;
 const NOT_HERE: u32 = u32::MAX;
 const CHUNK_BYTES_MAX: u64 = (16 << 20) + (64 << 10);
@@ -100,6 +101,8 @@ struct Bounds<'a> {
     lookup: usize,
     /// Length of its state stream.
     state_bytes: usize,
+    /// Where the parts of its filter end.
+    filter: [u16; filter::PARTS],
 }
 
 struct Stripe {
@@ -444,10 +447,10 @@ impl<'a> Reading<'a> {
         if bytes.take(keys.len() * KEY)? != keys.concat() || keys[0] != bounds.key {
             return Err(self.wrong(at, "keys are not those of the blocks of the index"));
         }
-        let filter = Filter::read(bytes)?;
+        let filter = Filter::read(bytes, bounds.filter, self.id, bounds.lookup)?;
         for chunk in chunks {
             let key = u64::from_le_bytes(*chunk.log.last_chunk().expect("a LogId has 16 bytes"));
-            if !filter.may_hold(key).ok_or_else(|| self.wrong(at, "a filter contradicts itself"))? {
+            if !filter.may_hold(key) {
                 return Err(self.wrong(at, "the filter denies a log that is there"));
             }
         }
@@ -573,6 +576,10 @@ fn bounds(mut bytes: Bytes<'_>, data: usize, end: usize) -> Result<Bounds<'_>> {
     let (lookup, index_blocks) = (bytes.u64()?, usize::from(bytes.u16()?));
     bytes.zeros(2)?;
     let state_bytes = bytes.size()?;
+    let mut filter = [0; filter::PARTS];
+    for end in &mut filter {
+        *end = bytes.u16()?;
+    }
     bytes.end()?;
     if !(1..=INDEX_BLOCKS_MAX).contains(&index_blocks) {
         return Err(bytes.wrong(format!("a stripe with {index_blocks} blocks of index")));
@@ -582,7 +589,7 @@ fn bounds(mut bytes: Bytes<'_>, data: usize, end: usize) -> Result<Bounds<'_>> {
     let state = lookup.checked_sub(state_bytes.div_ceil(BODY));
     let index = state.and_then(|state| state.checked_sub(index_blocks)).filter(|index| data <= *index);
     let index = index.ok_or_else(|| bytes.wrong("a stripe without room for its data"))?;
-    Ok(Bounds { key, data, index, state: index + index_blocks, lookup, state_bytes })
+    Ok(Bounds { key, data, index, state: index + index_blocks, lookup, state_bytes, filter })
 }
 
 /// An entry of the index.
@@ -599,53 +606,4 @@ fn chunk(bytes: &mut Bytes<'_>) -> Result<Chunk> {
     let (compressed, last, controls) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
     let (ends, gone) = (flags & 8 != 0, flags & 16 != 0);
     Ok(Chunk { log, first_seq, records, compressed, last, controls, ends, gone, offset, len, digest, state, changed })
-}
-
-/// The filter of a stripe.
-struct Filter<'a> {
-    seed: u64,
-    segment_len: u32,
-    mask: u32,
-    count_len: u32,
-    /// None where every key is a maybe.
-    fingerprints: Option<&'a [u8]>,
-}
-
-impl<'a> Filter<'a> {
-    fn read(mut bytes: Bytes<'a>) -> Result<Self> {
-        let (seed, segment_len, mask, count_len) = (bytes.u64()?, bytes.u32()?, bytes.u32()?, bytes.u32()?);
-        let count = bytes.size()?;
-        let rest = bytes.rest();
-        let fingerprints = match (count, rest) {
-            (0, [1]) => None,
-            (count, rest) if rest.len() == count => Some(rest),
-            _ => return Err(bytes.wrong("a filter with other fingerprints than it says")),
-        };
-        Ok(Self { seed, segment_len, mask, count_len, fingerprints })
-    }
-
-    /// None if the filter contradicts itself.
-    fn may_hold(&self, key: u64) -> Option<bool> {
-        let Some(fingerprints) = self.fingerprints else { return Some(true) };
-        let hash = murmur_finaliser(key.wrapping_add(self.seed));
-        let low = hash as u32;
-        let first = ((u128::from(hash) * u128::from(self.count_len)) >> 64) as u32;
-        let second = first.wrapping_add(self.segment_len);
-        let third = second.wrapping_add(self.segment_len);
-        let places = [first, second ^ ((low >> 18) & self.mask), third ^ (low & self.mask)];
-        let mut fingerprint = (hash ^ (hash >> 32)) as u8;
-        for place in places {
-            fingerprint ^= fingerprints.get(place as usize)?;
-        }
-        Some(fingerprint == 0)
-    }
-}
-
-/// The end of MurmurHash3 for 64 bits (Appleby).
-fn murmur_finaliser(mut h: u64) -> u64 {
-    h ^= h >> 33;
-    h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    h ^= h >> 33;
-    h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    h ^ (h >> 33)
 }

@@ -10,6 +10,9 @@ use crate::segment::{Group, IndexEntry, Segment, StateRecord};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn};
 
+/// Segments that are asked for a log at once: most logs that are created are in none of them, and memory is slow.
+const AHEAD: usize = 8;
+
 /// The segments of one manifest version, oldest first.
 #[derive(Clone, Debug)]
 pub struct SegmentSet {
@@ -40,9 +43,14 @@ impl SegmentSet {
     /// # Errors
     /// As there.
     pub fn state_among(&self, log: LogId, count: usize) -> Result<Option<LogState>> {
-        for segment in self.segments[..count].iter().rev() {
-            if let Some(entry) = segment.head(log)? {
-                return self.state_from(log, segment, &entry).map(Some);
+        for group in self.segments[..count].rchunks(AHEAD) {
+            let mut places = [None; AHEAD];
+            places.iter_mut().zip(group).for_each(|(place, segment)| *place = segment.look_ahead(log));
+            for (segment, place) in group.iter().zip(places).rev() {
+                let Some(place) = place else { continue };
+                if let Some(entry) = segment.head_at(place, log)? {
+                    return self.state_from(log, segment, &entry).map(Some);
+                }
             }
         }
         Ok(None)

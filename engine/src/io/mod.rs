@@ -20,6 +20,7 @@ mod tests;
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,6 +251,9 @@ fn short_write(written: usize, expected: usize) -> io::Error {
 pub trait Map: Send + Sync {
     /// All of its bytes.
     fn bytes(&self) -> &[u8];
+
+    /// Says that these bytes are about to be read, so that they can be on their way. Nothing depends on it.
+    fn prefetch(&self, _part: Range<usize>) {}
 }
 
 /// A disk.

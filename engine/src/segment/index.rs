@@ -1,7 +1,7 @@
 //! Lookups by log: root (in memory), one lookup block, one index block. docs/FORMAT.md, "Lookup" and "Index".
 //!
-//! Reads no chunk. Invariant: "not here" is said only on the word of intact blocks; a lookup block that cannot be proved
-//! intact says "maybe", and its index blocks are searched instead; an index block that cannot is damage.
+//! Reads no chunk. Invariant: "not here" is said only on the word of what is proved intact; a part of a lookup block that
+//! cannot be says "maybe", and the index blocks are searched instead; an index block that cannot is damage.
 
 use super::filter;
 use super::reader::Segment;
@@ -27,6 +27,10 @@ pub(super) struct IndexAt {
     pub(super) n: usize,
 }
 
+/// The stripe in which a log would lie.
+#[derive(Clone, Copy, Debug)]
+pub struct StripeAt(usize);
+
 /// A place in the index: a block, and which of its entries.
 #[derive(Clone, Copy, Debug)]
 pub struct IndexPlace {
@@ -41,14 +45,18 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    fn may_hold(&self, log: LogId) -> bool {
-        filter::may_contain(&self.body[self.index_blocks * KEY_LEN..], filter::key_of(log))
-    }
-
     /// The first key of an index block of the stripe.
     fn key(&self, n: usize) -> Key {
         Key::get(&self.body[n * KEY_LEN..])
     }
+}
+
+/// What a stripe's lookup block says of a log.
+enum Look<'a> {
+    Absent,
+    Maybe(Lookup<'a>),
+    /// It cannot be proved intact.
+    Unknown,
 }
 
 /// One block of the index.
@@ -90,12 +98,36 @@ fn partition_point(len: usize, before: impl Fn(usize) -> bool) -> usize {
 }
 
 impl Segment {
+    /// Looks at each lookup block once, so that the first who looks for a log need not wait for the disk. What cannot be
+    /// read is told to whoever needs it.
+    pub fn warm(&self) {
+        (0..self.stripes.len()).for_each(|stripe| drop(self.lookup(stripe)));
+    }
+
+    /// Where the log would lie here, for [`Self::head_at`]; None if it surely does not. What that will look at is on its way
+    /// out of memory then, so that several segments can be asked in the time of one.
+    #[must_use]
+    pub fn look_ahead(&self, log: LogId) -> Option<StripeAt> {
+        let stripe = self.stripe_of(Key::last_of(log))?;
+        let known = &self.stripes[stripe];
+        self.view.prefetch(known.lookup, known.filter_part(filter::part_of(filter::key_of(log))));
+        Some(StripeAt(stripe))
+    }
+
     /// The log's last chunk here: its next seq, and where its state is. None if the log is not in the segment.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
     pub fn head(&self, log: LogId) -> Result<Option<IndexEntry>> {
-        let Some((at, block)) = self.find_last(log)? else { return Ok(None) };
+        self.stripe_of(Key::last_of(log)).map_or(Ok(None), |stripe| self.head_at(StripeAt(stripe), log))
+    }
+
+    /// As [`Self::head`], of a log that would lie at `stripe`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn head_at(&self, StripeAt(stripe): StripeAt, log: LogId) -> Result<Option<IndexEntry>> {
+        let Some((at, block)) = self.find_in(stripe, log)? else { return Ok(None) };
         let after = block.partition_point(|key| key.log <= log);
         if after == 0 || block.key(after - 1).log != log {
             return Ok(None);
@@ -182,24 +214,50 @@ impl Segment {
 
     /// Whether the log may be in the segment; false only if it surely is not.
     pub(super) fn may_hold(&self, log: LogId) -> bool {
-        let Some(stripe) = self.stripe_of(Key::last_of(log)) else { return false };
-        self.lookup(stripe).map_or(true, |lookup| lookup.may_hold(log))
+        self.stripe_of(Key::last_of(log)).is_some_and(|stripe| !matches!(self.look_for(stripe, log), Look::Absent))
+    }
+
+    /// Asks a stripe's lookup block for a log. A part of the block suffices if that is in the map and the log is not there.
+    fn look_for(&self, stripe: usize, log: LogId) -> Look<'_> {
+        let (number, key) = (self.stripes[stripe].lookup, filter::key_of(log));
+        let part = self.stripes[stripe].filter_part(filter::part_of(key));
+        let ask = |body: &[u8]| filter::may_contain(body.get(part.clone())?, key, (self.meta.id, number));
+        let answer = self.view.unchecked(number).and_then(ask);
+        if answer == Some(false) {
+            return Look::Absent;
+        }
+        match self.lookup(stripe) {
+            Ok(lookup) if answer.is_none() && ask(&lookup.body) == Some(false) => Look::Absent,
+            Ok(lookup) => Look::Maybe(lookup),
+            Err(_) if mutants::makes(Mutant::FilterTrusted) => Look::Absent,
+            Err(_) => Look::Unknown,
+        }
     }
 
     /// The stripe in which `key` would lie; None if it would lie before all of them.
     pub(super) fn stripe_of(&self, key: Key) -> Option<usize> {
-        self.stripes.partition_point(|stripe| stripe.first <= key).checked_sub(1)
+        let owner = key.log.owner();
+        let after = self.owners.partition_point(|first| *first <= owner);
+        match after.checked_sub(1) {
+            Some(last) if self.owners[last] == owner => {
+                self.stripes[..after].partition_point(|stripe| stripe.first <= key).checked_sub(1)
+            }
+            last => last,
+        }
     }
 
     /// The index block in which the log's last chunk would lie; None if the log surely has none here.
     fn find_last(&self, log: LogId) -> Result<Option<Found<'_>>> {
+        self.stripe_of(Key::last_of(log)).map_or(Ok(None), |stripe| self.find_in(stripe, log))
+    }
+
+    /// As [`Self::find_last`], of a log that would lie in `stripe`.
+    fn find_in(&self, stripe: usize, log: LogId) -> Result<Option<Found<'_>>> {
         let key = Key::last_of(log);
-        let Some(stripe) = self.stripe_of(key) else { return Ok(None) };
-        match self.lookup(stripe) {
-            Ok(lookup) if !lookup.may_hold(log) => Ok(None),
-            Ok(lookup) => self.find_by(stripe, &lookup, key).map(Some),
-            Err(_) if mutants::makes(Mutant::FilterTrusted) => Ok(None),
-            Err(_) => self.search(stripe, key).map(Some),
+        match self.look_for(stripe, log) {
+            Look::Absent => Ok(None),
+            Look::Maybe(lookup) => self.find_by(stripe, &lookup, key).map(Some),
+            Look::Unknown => self.search(stripe, key).map(Some),
         }
     }
 

@@ -436,6 +436,9 @@ fn found(section: Section, change: impl FnOnce(&mut Vec<u8>)) -> String {
 #[test]
 fn parts_that_contradict_each_other_are_found_under_right_checksums() {
     let entry = crate::format::segment::INDEX_ENTRY_LEN;
+    let (disk, model, meta) = small();
+    let lookup = open(&disk, &meta).expect("intact").stripes[0].lookup;
+    let others = model.keys().map(|log| filter::key_of(*log).wrapping_add(1000)).collect();
     let cases: [(&str, String); 9] = [
         (
             "not where the one before ends",
@@ -454,7 +457,7 @@ fn parts_that_contradict_each_other_are_found_under_right_checksums() {
             "the filter denies",
             found(Section::Lookup, |body| {
                 body.truncate(KEY_LEN);
-                body.extend(filter::build(vec![1, 2, 3], 3000));
+                body.extend(filter::build(others, (ID, lookup)).0);
             }),
         ),
         ("names out of order", found(Section::Names, |body| body[1] = b'z')),
@@ -536,7 +539,7 @@ fn an_idle_logs_single_record_costs_at_most_64_bytes_of_index_and_state() {
     assert!(bytes <= 64 * 50_000, "{} bytes a log", bytes / 50_000);
     assert!(places.root.blocks == 1 && places.names.blocks == 0);
     let passed = (100_000..120_000).filter(|n| segment.may_hold(log_id(*n))).count();
-    assert!(passed < 200, "{passed} of 20000 absent logs were let through");
+    assert!(passed < 20, "{passed} of 20000 absent logs were let through");
     for (id, log) in model.iter().step_by(997) {
         check_log(&segment, *id, log).expect("intact");
     }

@@ -113,9 +113,28 @@ impl View {
 
     /// The body in the map; None where the map has anything but the right block.
     fn mapped(&self, section: Section, number: u64) -> Option<&[u8]> {
+        block::decode(self.raw(number)?, section, self.segment, number).ok()
+    }
+
+    /// What the map has where block `number` stands.
+    fn raw(&self, number: u64) -> Option<&[u8]> {
         let at = usize::try_from(number).ok()?.checked_mul(BLOCK)?;
-        let block = self.map.as_ref()?.bytes().get(at..at + BLOCK)?;
-        block::decode(block, section, self.segment, number).ok()
+        self.map.as_ref()?.bytes().get(at..at + BLOCK)
+    }
+
+    /// What the map has where the body of block `number` stands, **unchecked**: for who checks a part of it. None before the
+    /// first touch of the block.
+    pub(super) fn unchecked(&self, number: u64) -> Option<&[u8]> {
+        let word = self.touched.get((number / 64) as usize)?.load(Ordering::Relaxed);
+        self.raw(number).filter(|_| word & (1 << (number % 64)) != 0).map(|block| &block[BODY_AT..])
+    }
+
+    /// Has a part of the body of block `number` brought from memory, where the map has it, and does not wait for it.
+    pub(super) fn prefetch(&self, number: u64, part: Range<usize>) {
+        if let Some(map) = self.map.as_ref().filter(|_| self.unchecked(number).is_some()) {
+            let body = number as usize * BLOCK + BODY_AT;
+            map.prefetch(body + part.start..body + part.end);
+        }
     }
 
     /// An error about what block `number` of `section` holds.

@@ -1,7 +1,7 @@
 //! Writes a segment, front to back, as the flush or a merge hands over the logs in the order of their ids.
 //!
 //! Does not sort, does not interpret entries and starts no thread. In memory: the stripe that is being written, with its
-//! index (60 bytes a chunk) and its state records, and 40 bytes for each stripe before it. Invariant: until
+//! index (60 bytes a chunk) and its state records, and 60 bytes for each stripe before it. Invariant: until
 //! [`SegmentWriter::finish`] has returned, nothing may refer to the file; after an error it is abandoned and written anew
 //! under another id.
 
@@ -325,18 +325,19 @@ impl SegmentWriter {
     fn end_stripe(&mut self) -> Result<()> {
         let OpenStripe { index, state } = std::mem::take(&mut self.stripe);
         self.out.pad();
-        let mut lookup = first_keys(&index);
-        let index_blocks = lookup.len() / KEY_LEN;
-        lookup.put(&filter::build(keys(&index), BODY_LEN - lookup.len()));
         self.blocks(Section::Index, index.chunks(ENTRIES_PER_BLOCK * INDEX_ENTRY_LEN))?;
         self.blocks(Section::State, state.chunks(BODY_LEN))?;
+        let number = self.out.position() / BLOCK as u64;
+        let first_keys = first_keys(&index);
+        let (parts, filter) = filter::build(keys(&index), (self.header.id, number));
         let stripe = Stripe {
             first: Key::get(&index),
-            lookup: self.out.position() / BLOCK as u64,
-            index_blocks: index_blocks as u16,
+            lookup: number,
+            index_blocks: (first_keys.len() / KEY_LEN) as u16,
             state_bytes: state.len() as u32,
+            filter,
         };
-        self.out.block(Section::Lookup, &lookup)?;
+        self.out.block(Section::Lookup, &[first_keys, parts].concat())?;
         self.root.put(&stripe.encode());
         Ok(())
     }
