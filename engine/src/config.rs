@@ -47,6 +47,9 @@ pub struct Config {
     /// Neighbouring segments of one size class that are merged into one of the next class. The more, the less is written
     /// and the more segments a log may lie in.
     pub merge_width: usize,
+    /// How many bytes of segments merges read in a second at most while appends come in and no further merge is due, at least
+    /// 1 MiB; they write about as many. 0: as many as they can.
+    pub merge_bytes_per_second: u64,
     /// For how long what is deleted or trimmed can be taken back; afterwards merges give its space back. It is measured by a
     /// clock that stands still while the store is closed: it may be longer, and is never shorter.
     pub grace: Duration,
@@ -75,6 +78,7 @@ impl Default for Config {
             memory_pool_bytes: 192 << 20,
             flush_bytes: 64 << 20,
             merge_width: 8,
+            merge_bytes_per_second: 128 << 20,
             grace: Duration::from_secs(30 * 24 * 3600),
             scrub_bytes_per_second: 4 << 20,
             scrub_interval: Duration::from_secs(24 * 3600),
@@ -121,7 +125,9 @@ impl Config {
             "flush_bytes must be from 1 to half of memory_pool_bytes"
         } else if self.merge_width < 2 {
             "merge_width must be at least 2"
-        } else if (1..limits::SCRUB_STEP_BYTES).contains(&self.scrub_bytes_per_second) {
+        } else if (1..limits::STEP_BYTES).contains(&self.merge_bytes_per_second) {
+            "merge_bytes_per_second must be 0 or at least 1048576"
+        } else if (1..limits::STEP_BYTES).contains(&self.scrub_bytes_per_second) {
             "scrub_bytes_per_second must be 0 or at least 1048576"
         } else if self.heads_max == 0 {
             "heads_max must be at least 1"

@@ -37,8 +37,8 @@ pub const FRAME_HEADER_BYTES: usize = 192;
 /// The deepest queue of frames in flight.
 pub const IN_FLIGHT_MAX: usize = 16;
 
-/// What the scrub reads at once, and the least that it may be let read in a second, in bytes.
-pub const SCRUB_STEP_BYTES: u64 = 1 << 20;
+/// What the scrub or a merge reads at once, and the least that either may be let read in a second, in bytes.
+pub const STEP_BYTES: u64 = 1 << 20;
 
 /// The largest frame in a journal of files of `journal_file_bytes`, header and padding included, in bytes.
 #[must_use]

@@ -6,7 +6,7 @@
 //!
 //! A pass takes the segments of the set in their order, each checked as `everlog verify` checks it. One that a merge
 //! replaced meanwhile is left, and what was found in it forgotten; those that are made during a pass wait for the next one.
-//! A step reads at most [`SCRUB_STEP_BYTES`], and steps are so far apart that each second has room for those that begin in
+//! A step reads at most [`STEP_BYTES`], and steps are so far apart that each second has room for those that begin in
 //! it; one that reads more, for the sake of a large state record or list of timelines, is paid for afterwards. The blocks that
 //! a log is looked up by are touched through the page cache besides, and never in the map, where a bad sector would end the
 //! process. In buffered mode all of it is read through the page cache. Reads that fail without a word about the bytes on the
@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::index::Index;
 use crate::index::set::SegmentSet;
-use crate::limits::SCRUB_STEP_BYTES;
+use crate::limits::STEP_BYTES;
 use crate::segment::{Check, Segment};
 use crate::sync::{Arc, Mutex};
 use crate::types::{Lsn, SegmentId, TimeUs};
@@ -148,11 +148,11 @@ impl Scrubber {
         match pass.next(&set) {
             Some(checked) => {
                 let before = checked.check.read();
-                let stepped = checked.check.step(SCRUB_STEP_BYTES);
+                let stepped = checked.check.step(STEP_BYTES);
                 let read = checked.check.read() - before;
                 checked.take(&set, &mut self.found);
                 self.report.lock().bytes += read;
-                let paid = u32::try_from(read.div_ceil(SCRUB_STEP_BYTES)).unwrap_or(u32::MAX);
+                let paid = u32::try_from(read.div_ceil(STEP_BYTES)).unwrap_or(u32::MAX);
                 self.not_before = now + self.pace * paid;
                 if checked.check.is_done() {
                     pass.end_check(&mut self.found);
@@ -289,7 +289,7 @@ impl Checked {
 
 /// How far apart steps are, so that a second has as many as `bytes_per_second` are enough for: at least one.
 fn pace(bytes_per_second: u64) -> Duration {
-    Duration::from_nanos(1_000_000_000_u64.div_ceil(bytes_per_second / SCRUB_STEP_BYTES))
+    Duration::from_nanos(1_000_000_000_u64.div_ceil(bytes_per_second / STEP_BYTES))
 }
 
 /// How long to wait after so many failures in a row.

@@ -12,12 +12,11 @@ use crate::format::entry::{Entry, Kind};
 use crate::format::manifest::{Mark, SegmentMeta};
 use crate::format::state::Phase;
 use crate::index::history;
+use crate::limits::STEP_BYTES;
 use crate::segment::{Cursor, Group, Members, Name, Names, Origin, Segment, SegmentWriter, StateRecord};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn, SegmentId, Seq, TimeUs};
 
-/// Input that one step goes through, in bytes.
-const STEP_BYTES: u64 = 1 << 20;
 /// Names that one step takes over.
 const STEP_NAMES: usize = 20_000;
 

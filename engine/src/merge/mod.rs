@@ -17,12 +17,14 @@
 //! Invariant: a segment is an input of one merge at most, and stays in the set until that is committed.
 
 mod job;
+mod pace;
 mod pick;
 mod reclaim;
 mod shares;
 mod state;
 
 use crate::catalog::Catalog;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Mark;
@@ -34,11 +36,13 @@ use crate::segment::Segment;
 use crate::sync::Arc;
 use crate::types::{Lsn, SegmentId};
 use job::{Job, Progress, Why};
+use pace::Pace;
 use pick::{Due, Sizes};
 use reclaim::Reclaim;
 use shares::{DEAD_SHARE, Shares};
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Merges under way at once, each but the last waiting for a smaller one.
 const JOBS_MAX: usize = 4;
@@ -64,13 +68,16 @@ pub struct Merger {
     failing: Option<u32>,
     /// There was no room to rewrite several segments as one: each is rewritten by itself, until a merge succeeds.
     cramped: bool,
+    clock: Arc<dyn Clock>,
+    pace: Pace,
 }
 
 impl Merger {
     /// The merges of a store with these settings. Nothing is begun.
     #[must_use]
     pub fn new(
-        catalog: Arc<Catalog>, index: Arc<Index>, poison: Arc<Poison>, grace: Arc<Grace>, config: &Config,
+        catalog: Arc<Catalog>, index: Arc<Index>, poison: Arc<Poison>, grace: Arc<Grace>, clock: Arc<dyn Clock>,
+        config: &Config,
     ) -> Self {
         let sizes = Sizes { width: config.merge_width, flushed: config.flush_bytes as u64 };
         Self {
@@ -84,7 +91,14 @@ impl Merger {
             shares: Shares::default(),
             failing: None,
             cramped: false,
+            clock,
+            pace: Pace::new(config.merge_bytes_per_second),
         }
+    }
+
+    /// How long to wait before the next step, for the sake of appends.
+    pub fn wait(&mut self) -> Duration {
+        self.pace.wait(self.clock.monotonic(), self.index.watermark(), self.index.due_segments())
     }
 
     /// One step: begins a merge if one is due that goes before the one under way, and does a bounded part of it. True
@@ -95,14 +109,14 @@ impl Merger {
     /// read if that was the reason.
     pub fn step(&mut self) -> Result<bool> {
         self.poison.check()?;
-        let begun = self.begin();
+        let (began, begun) = (self.clock.monotonic(), self.begin());
         self.index.set_merges_under_way(self.jobs.len());
         // A larger one under way goes on; whatever hinders this one is told once there is nothing else to do.
         let Some(job) = self.jobs.last_mut() else { return begun };
         match job.step(&self.catalog) {
-            Ok(Progress { read, dropped, written: None }) => self.count(read, dropped),
+            Ok(Progress { read, dropped, written: None }) => self.count(began, read, dropped),
             Ok(Progress { read, dropped, written: Some(meta) }) => {
-                self.count(read, dropped);
+                self.count(began, read, dropped);
                 let job = self.jobs.pop().expect("it was worked on");
                 let (id, bytes) = (meta.id, meta.bytes);
                 self.index.metrics.merge_bytes.add(bytes);
@@ -242,7 +256,8 @@ impl Merger {
         self.shares.note(id, cutoff, share, self.grace.now(), self.grace.period_us() / STILL_PART)
     }
 
-    fn count(&self, read: u64, dropped: u64) {
+    fn count(&mut self, began: Duration, read: u64, dropped: u64) {
+        self.pace.spend(began, read);
         self.index.metrics.merge_read_bytes.add(read);
         self.index.metrics.merge_dropped_records.add(dropped);
     }

@@ -81,8 +81,14 @@ pub(super) fn open(
         timelines: loaded.timelines.clone(),
         next_segment: repair::next_segment(&*io, dir, &loaded.manifest)?,
     }));
-    let merger =
-        Merger::new(Arc::clone(&catalog), Arc::clone(&loaded.index), Arc::clone(&poison), Arc::clone(&grace), config);
+    let merger = Merger::new(
+        Arc::clone(&catalog),
+        Arc::clone(&loaded.index),
+        Arc::clone(&poison),
+        Arc::clone(&grace),
+        Arc::clone(&clock),
+        config,
+    );
     let scrub = Arc::new(Mutex::new(ScrubReport::default()));
     let scrubber = Scrubber::new(Arc::clone(&loaded.index), Arc::clone(&clock), config, Arc::clone(&scrub));
     let mut flusher = Flusher::new(FlusherParts {

@@ -343,7 +343,12 @@ pub(super) fn merge_loop(merger: &mut Merger, core: &Core, stop: &AtomicBool) {
                 failures = 0;
                 *core.merge_error.lock() = None;
             }
-            Ok(true) => {}
+            Ok(true) => {
+                let wait = merger.wait();
+                if wait > Duration::ZERO {
+                    core.merge_bell.pause(wait);
+                }
+            }
             Ok(false) => core.merge_bell.sleep(MERGE_SLEEP),
             Err(error) => {
                 failures = failures.saturating_add(1);

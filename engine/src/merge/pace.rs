@@ -1,0 +1,79 @@
+//! How fast merges read while appends come in, so that what is appended gets the disk and the processors first.
+//!
+//! The budget is for when there is time. It gives way where keeping to it would do harm or spare nobody: when another
+//! merge is due, since appends are slowed down in the end if merges fall behind, and when nobody appends.
+
+use crate::types::Lsn;
+use std::time::Duration;
+
+/// The pace of a store's merges.
+pub(super) struct Pace {
+    /// In bytes a second; 0: there is no budget.
+    budget: u64,
+    /// By the monotonic clock: what was read before is paid for then.
+    not_before: Duration,
+    /// What was durable when it was last asked.
+    watermark: Lsn,
+}
+
+impl Pace {
+    pub(super) fn new(budget: u64) -> Self {
+        Self { budget, not_before: Duration::ZERO, watermark: Lsn(0) }
+    }
+
+    /// A step that began at `began` read so many bytes.
+    pub(super) fn spend(&mut self, began: Duration, bytes: u64) {
+        let cost = bytes.saturating_mul(1_000_000_000).checked_div(self.budget).unwrap_or(0);
+        self.not_before = self.not_before.max(began) + Duration::from_nanos(cost);
+    }
+
+    /// How long the next step has to wait, with so many segments due to be merged beside those that are being merged.
+    pub(super) fn wait(&mut self, now: Duration, watermark: Lsn, due: usize) -> Duration {
+        let appended = std::mem::replace(&mut self.watermark, watermark) < watermark;
+        if !appended || due > 0 {
+            self.not_before = now;
+        }
+        self.not_before.saturating_sub(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// How long 100 steps of a MiB take that take 1 ms each, with so many appends before each and so many segments due.
+    fn steps(budget: u64, appends: u64, due: usize) -> Duration {
+        let (mut pace, mut now, mut watermark) = (Pace::new(budget), Duration::from_secs(5), Lsn(7));
+        let start = now;
+        for _ in 0..100 {
+            now += Duration::from_millis(1);
+            watermark.0 += appends;
+            pace.spend(now - Duration::from_millis(1), MIB);
+            now += pace.wait(now, watermark, due);
+        }
+        now - start
+    }
+
+    #[test]
+    fn the_budget_is_kept_while_appends_come_in_and_nothing_else_is_due() {
+        assert_eq!(steps(100 * MIB, 3, 0), Duration::from_secs(1));
+        assert_eq!(steps(0, 3, 0), Duration::from_millis(100));
+        assert_eq!(steps(1000 * MIB, 3, 0), Duration::from_millis(100), "slower than its budget");
+        for (appends, due) in [(3, 8), (0, 0)] {
+            assert_eq!(steps(100 * MIB, appends, due), Duration::from_millis(100), "{appends} appends, {due} due");
+        }
+    }
+
+    #[test]
+    fn time_in_which_nothing_was_read_is_not_saved_up_and_a_debt_is_forgiven_when_others_are_due() {
+        let mut pace = Pace::new(MIB);
+        pace.spend(Duration::from_secs(1), 3 * MIB);
+        assert_eq!(pace.wait(Duration::from_secs(2), Lsn(1), 0), Duration::from_secs(2));
+        assert_eq!(pace.wait(Duration::from_secs(3), Lsn(2), 8), Duration::ZERO);
+        assert_eq!(pace.wait(Duration::from_secs(3), Lsn(3), 0), Duration::ZERO);
+        pace.spend(Duration::from_secs(100), MIB);
+        assert_eq!(pace.wait(Duration::from_secs(100), Lsn(4), 0), Duration::from_secs(1));
+    }
+}
