@@ -29,7 +29,7 @@ impl Filter {
                 return Err(bytes.wrong("a part of a filter without a seed"));
             };
             let fingerprints = unpacked(packed);
-            if fingerprints.len() % 3 != 0 || (fingerprints.is_empty() && *seed != [0; 8]) {
+            if !fingerprints.len().is_multiple_of(3) || (fingerprints.is_empty() && *seed != [0; 8]) {
                 return Err(bytes.wrong("a part of a filter that contradicts itself"));
             }
             parts.push((u64::from_le_bytes(*seed), fingerprints));
@@ -44,14 +44,14 @@ impl Filter {
         let wanted = (hash ^ (hash >> 32)) & 0xfff;
         let third = fingerprints.len() / 3;
         let place =
-            |i: usize| i * third + ((hash.rotate_left(21 * i as u32) & 0xffff_ffff) * third as u64 >> 32) as usize;
+            |i: usize| i * third + (((hash.rotate_left(21 * i as u32) & 0xffff_ffff) * third as u64) >> 32) as usize;
         !fingerprints.is_empty() && (0..3).fold(0, |xor, i| xor ^ u64::from(fingerprints[place(i)])) == wanted
     }
 }
 
 /// Numbers of 12 bits, as many as there are bytes for.
 fn unpacked(bytes: &[u8]) -> Vec<u16> {
-    let bit = |i: usize| u16::from(bytes[i / 8] >> (i % 8) & 1);
+    let bit = |i: usize| u16::from((bytes[i / 8] >> (i % 8)) & 1);
     (0..bytes.len() * 8 / 12).map(|n| (0..12).map(|i| bit(n * 12 + i) << i).sum()).collect()
 }
 

@@ -47,6 +47,7 @@ mod tests {
     fn steps(budget: u64, appends: u64, due: usize) -> Duration {
         let (mut pace, mut now, mut watermark) = (Pace::new(budget), Duration::from_secs(5), Lsn(7));
         let start = now;
+        pace.wait(now, watermark, 0);
         for _ in 0..100 {
             now += Duration::from_millis(1);
             watermark.0 += appends;
