@@ -47,8 +47,8 @@ pub struct Config {
     /// Neighbouring segments of one size class that are merged into one of the next class. The more, the less is written
     /// and the more segments a log may lie in.
     pub merge_width: usize,
-    /// How many bytes of segments merges read in a second at most while appends come in and no further merge is due, at least
-    /// 1 MiB; they write about as many. 0: as many as they can.
+    /// How many bytes of chunks and index merges take over in a second at most while appends come in and no further merge is
+    /// due, at least 1 MiB; they write about as many, and read those back. 0: as many as they can.
     pub merge_bytes_per_second: u64,
     /// For how long what is deleted or trimmed can be taken back; afterwards merges give its space back. It is measured by a
     /// clock that stands still while the store is closed: it may be longer, and is never shorter.

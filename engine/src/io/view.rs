@@ -4,7 +4,7 @@
 //! as SIGBUS. No engine goes on from there, but an operator must learn which file it was: each mapping is noted in a
 //! fixed table, and a handler that a binary may install names the file and ends the process with [`SIGBUS_EXIT`].
 //!
-//! What this file does not do: it checks no content; who reads a mapping checks each block it touches. The library
+//! What this file does not do: it checks no content; who reads a mapping checks each block, or part of one, that it uses. The library
 //! never installs the handler by itself. Invariant: a mapping is in the table from before it is handed out until
 //! before it is unmapped; one that finds no room there is not made.
 //!
@@ -15,7 +15,6 @@ use super::Map;
 use std::fs::File;
 use std::io;
 use std::mem::zeroed;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -110,7 +109,7 @@ impl Map for View {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn prefetch(&self, part: Range<usize>) {
+    fn prefetch(&self, part: std::ops::Range<usize>) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         for line in self.bytes.get(part).unwrap_or_default().chunks(CACHE_LINE) {
             // SAFETY: SSE is part of x86_64, and a prefetch has no effect that a program can see: no fault either.

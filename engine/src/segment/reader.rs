@@ -1,7 +1,7 @@
 //! Reads a segment: opening it, its chunks, its state records, its ancestry. Lookups by log are `index.rs`, by name
 //! `names.rs`, the check of all of it `verify.rs`.
 //!
-//! In memory: the footer, the root (68 bytes for each 1,541 chunks) and one bit a block. Invariant: what is missing
+//! In memory: the footer, the root (72 bytes for each 1,541 chunks) and one bit a block. Invariant: what is missing
 //! was never there; what cannot be proved intact is [`ErrorKind::Damaged`] and names file, offset and what.
 
 use super::chunk::Chunk;

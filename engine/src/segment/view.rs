@@ -3,8 +3,8 @@
 //! The first touch is a read, so that a block that the disk does not give is an error and no signal; it goes through the
 //! page cache, so that later touches, which use the map where the backend has one, need not ask the disk again. What is
 //! in the page cache of a segment was read from the disk: segments are written past it. Each touch checks the block
-//! again. Invariant: a body is given only if its block is intact
-//! and is the very block asked for.
+//! again. Invariant: a body is given only if its block is intact and is the very block asked for, but by `unchecked`, whose
+//! caller checks the part that it uses.
 
 use super::damaged;
 use crate::error::{Error, Result};

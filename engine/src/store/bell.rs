@@ -1,6 +1,6 @@
 //! A bell that has one thread look for work: whoever rings it has the sleeper look again.
 //!
-//! A pause after a failure is ended by no ring, only by the end of the work.
+//! A pause, after a failure or for the sake of others, is ended by no ring, only by the end of the work.
 //!
 //! Invariant: a ring after the sleeper last looked ends its next sleep at once.
 

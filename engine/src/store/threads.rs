@@ -25,6 +25,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The longest pause of the merges: what one wrote in vain is much.
 const MERGE_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long the merges wait for the sake of appends before they ask again whether they have to.
+const MERGE_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long the merges sleep before they look again by themselves.
 const MERGE_SLEEP: Duration = Duration::from_secs(1);
 /// How long the scrub sleeps at most before it looks which segments there are.
@@ -337,18 +339,18 @@ pub(super) fn flush_loop(flusher: &mut Flusher, core: &Core, stop: &AtomicBool, 
 pub(super) fn merge_loop(merger: &mut Merger, core: &Core, stop: &AtomicBool) {
     let mut failures: u32 = 0;
     while !stop.load(Ordering::SeqCst) && !core.poison.is_set() {
+        let wait = merger.wait().min(MERGE_WAIT_MAX);
+        if wait > Duration::ZERO {
+            core.merge_bell.pause(wait);
+            continue;
+        }
         let merges = core.index.metrics.merges.get();
         match merger.step() {
             Ok(true) if core.index.metrics.merges.get() > merges => {
                 failures = 0;
                 *core.merge_error.lock() = None;
             }
-            Ok(true) => {
-                let wait = merger.wait();
-                if wait > Duration::ZERO {
-                    core.merge_bell.pause(wait);
-                }
-            }
+            Ok(true) => {}
             Ok(false) => core.merge_bell.sleep(MERGE_SLEEP),
             Err(error) => {
                 failures = failures.saturating_add(1);
