@@ -22,6 +22,28 @@ fn damage_in_the_map_alone_is_healed_by_the_disk() {
     }
 }
 
+#[test]
+fn no_flipped_byte_in_the_map_of_a_lookup_block_hides_a_log() {
+    let (mut disk, model, meta) = small();
+    disk.maps = true;
+    let good = disk.content(&file());
+    let mut segment = open(&disk, &meta).expect("intact");
+    segment.warm();
+    let begin = segment.stripes[0].lookup as usize * BLOCK;
+    for at in begin..begin + BLOCK {
+        let mut bad = good.clone();
+        bad[at] ^= 0x20;
+        disk.put(&file(), &bad);
+        let file_handle = (&disk as &dyn Io).open(&file(), OpenMode::ReadDirect).expect("there");
+        let map = disk.map(&file_handle).expect("this disk maps");
+        disk.put(&file(), &good);
+        Arc::get_mut(&mut segment).expect("nobody else's").view.set_map(map);
+        for id in model.keys() {
+            assert!(segment.head(*id).expect("the disk is intact").is_some(), "byte {at}: {id} is hidden");
+        }
+    }
+}
+
 /// A map whose pages lie on sectors that cannot be read: a touch ends the process.
 struct Deadly;
 
