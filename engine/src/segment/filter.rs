@@ -64,14 +64,8 @@ pub(super) fn build(mut keys: Vec<u64>, at: At) -> (Vec<u8>, [u16; FILTER_PARTS]
 /// is not. None if that cannot be proved.
 #[must_use]
 pub(super) fn may_contain(part: &[u8], key: u64, at: At) -> Option<bool> {
-    if part.len() < FINGERPRINTS_AT || checksum(part, part_of(key), at) != get_u32(part, CRC_AT) {
-        return None;
-    }
-    let fingerprints = &part[FINGERPRINTS_AT..];
+    let fingerprints = proved(part, part_of(key), at)?;
     let count = fingerprints.len() * 8 / FINGERPRINT_BITS;
-    if !count.is_multiple_of(3) || bytes_of(count) != fingerprints.len() {
-        return None;
-    }
     if count == 0 {
         return Some(false);
     }
@@ -83,6 +77,19 @@ pub(super) fn may_contain(part: &[u8], key: u64, at: At) -> Option<bool> {
         get_u16(fingerprints, bit / 8) >> (bit % 8)
     };
     Some(kept((hash ^ (hash >> 32)) as u16 ^ fingerprint(0) ^ fingerprint(1) ^ fingerprint(2)) == 0)
+}
+
+/// The fingerprints of part `n` of the filter that stands `at` a block; None if the part cannot be proved intact.
+#[must_use]
+pub(super) fn proved(part: &[u8], n: usize, at: At) -> Option<&[u8]> {
+    if part.len() < FINGERPRINTS_AT || checksum(part, n, at) != get_u32(part, CRC_AT) {
+        return None;
+    }
+    let fingerprints = &part[FINGERPRINTS_AT..];
+    let count = fingerprints.len() * 8 / FINGERPRINT_BITS;
+    let is_whole = count.is_multiple_of(3) && bytes_of(count) == fingerprints.len();
+    let agrees = count > 0 || get_u64(part, SEED_AT) == 0;
+    (is_whole && agrees).then_some(fingerprints)
 }
 
 /// What is kept of a fingerprint.

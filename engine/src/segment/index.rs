@@ -8,7 +8,7 @@ use super::reader::Segment;
 use super::view::{self, Body};
 use crate::error::{Error, Result};
 use crate::format::block::{self, Section};
-use crate::format::segment::{ENTRIES_PER_BLOCK, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, Key, Stripe};
+use crate::format::segment::{ENTRIES_PER_BLOCK, FILTER_PARTS, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, Key, Stripe};
 use crate::mutants::{self, Mutant};
 use crate::types::{LogId, Seq};
 
@@ -375,12 +375,19 @@ impl Segment {
         (key(at), self.index_after(at).and_then(key))
     }
 
-    /// Whether the stripe's lookup block has the keys of its index blocks, `first_keys`.
+    /// Whether the stripe's lookup block has the keys of its index blocks, `first_keys`, and a filter of which each part can
+    /// be proved intact.
     pub(super) fn check_lookup(&self, stripe: usize, first_keys: &[Key]) -> Result<()> {
-        let lookup = self.lookup(stripe)?;
-        if (0..lookup.index_blocks).all(|n| first_keys.get(n) == Some(&lookup.key(n))) {
+        let (lookup, known) = (self.lookup(stripe)?, &self.stripes[stripe]);
+        let wrong = |what| self.view.damaged(Section::Lookup, known.lookup, what);
+        if !(0..lookup.index_blocks).all(|n| first_keys.get(n) == Some(&lookup.key(n))) {
+            return Err(wrong("other keys than the index blocks have"));
+        }
+        let part = |n: usize| filter::proved(lookup.body.get(known.filter_part(n))?, n, (self.meta.id, known.lookup));
+        let ends = known.filter_part(FILTER_PARTS - 1).end == lookup.body.len();
+        if ends && (0..FILTER_PARTS).all(|n| part(n).is_some()) {
             return Ok(());
         }
-        Err(self.view.damaged(Section::Lookup, self.stripes[stripe].lookup, "other keys than the index blocks have"))
+        Err(wrong("a part of the filter cannot be proved intact"))
     }
 }

@@ -439,7 +439,7 @@ fn parts_that_contradict_each_other_are_found_under_right_checksums() {
     let (disk, model, meta) = small();
     let lookup = open(&disk, &meta).expect("intact").stripes[0].lookup;
     let others = model.keys().map(|log| filter::key_of(*log).wrapping_add(1000)).collect();
-    let cases: [(&str, String); 9] = [
+    let cases: [(&str, String); 10] = [
         (
             "not where the one before ends",
             found(Section::Index, |body| {
@@ -453,6 +453,7 @@ fn parts_that_contradict_each_other_are_found_under_right_checksums() {
         ("a state on a chunk that is not the log's last", found(Section::Index, |body| body[28] &= !2)),
         ("logs that do not follow one another", found(Section::Index, |body| body[entry] = 0)),
         ("other keys than the root", found(Section::Lookup, |body| body[3] ^= 1)),
+        ("a part of the filter cannot be proved", found(Section::Lookup, |body| body[KEY_LEN + 5] ^= 1)),
         (
             "the filter denies",
             found(Section::Lookup, |body| {
