@@ -1,18 +1,19 @@
-//! The filter of a stripe, in ten parts. docs/FORMAT.md, "Lookup".
+//! The filter of a stripe, in 64 parts. docs/FORMAT.md, "Lookup".
 
 use super::Result;
 use super::bytes::Bytes;
 use super::heads::crc_from;
 
-pub(super) const PARTS: usize = 10;
+const PARTS: usize = 64;
 
-/// The parts' seeds and fingerprints.
-pub(super) struct Filter(Vec<(u64, Vec<u16>)>);
+/// The parts' fingerprints.
+pub(super) struct Filter(Vec<Vec<u16>>);
 
 impl Filter {
-    /// Reads all parts, which end at `ends` and the last one where `bytes` do; they stand in this block of this segment.
-    pub(super) fn read(mut bytes: Bytes<'_>, ends: [u16; PARTS], segment: u64, block: usize) -> Result<Self> {
-        let (mut parts, mut begin) = (Vec::new(), 0);
+    /// Reads the filter that a lookup block begins with: this block of this segment.
+    pub(super) fn read(bytes: &mut Bytes<'_>, segment: u64, block: usize) -> Result<Self> {
+        let ends: Vec<_> = (0..PARTS).map(|_| bytes.u16()).collect::<Result<_>>()?;
+        let (mut parts, mut begin) = (Vec::new(), 2 * PARTS as u16);
         for (n, end) in ends.into_iter().enumerate() {
             let len =
                 end.checked_sub(begin).ok_or_else(|| bytes.wrong("a part of a filter that ends before it begins"))?;
@@ -25,34 +26,23 @@ impl Filter {
             if part[..4] != crc_from(place, covered).to_le_bytes() {
                 return Err(bytes.wrong("a part of a filter whose checksum is wrong"));
             }
-            let Some((seed, packed)) = covered.split_first_chunk() else {
-                return Err(bytes.wrong("a part of a filter without a seed"));
-            };
-            let fingerprints = unpacked(packed);
-            if !fingerprints.len().is_multiple_of(3) || (fingerprints.is_empty() && *seed != [0; 8]) {
-                return Err(bytes.wrong("a part of a filter that contradicts itself"));
+            let (fingerprints, rest) = covered.as_chunks();
+            if !rest.is_empty() {
+                return Err(bytes.wrong("a part of a filter that ends within a fingerprint"));
             }
-            parts.push((u64::from_le_bytes(*seed), fingerprints));
+            let fingerprints: Vec<_> = fingerprints.iter().map(|two| u16::from_le_bytes(*two)).collect();
+            if !fingerprints.is_sorted_by(|a, b| a < b) {
+                return Err(bytes.wrong("a part of a filter that is not sorted"));
+            }
+            parts.push(fingerprints);
         }
-        bytes.end()?;
         Ok(Self(parts))
     }
 
     pub(super) fn may_hold(&self, key: u64) -> bool {
-        let (seed, fingerprints) = &self.0[(key % PARTS as u64) as usize];
-        let hash = murmur_finaliser(key.wrapping_add(*seed));
-        let wanted = (hash ^ (hash >> 32)) & 0xfff;
-        let third = fingerprints.len() / 3;
-        let place =
-            |i: usize| i * third + (((hash.rotate_left(21 * i as u32) & 0xffff_ffff) * third as u64) >> 32) as usize;
-        !fingerprints.is_empty() && (0..3).fold(0, |xor, i| xor ^ u64::from(fingerprints[place(i)])) == wanted
+        let (part, fingerprint) = ((key & 0x3f) as usize, (key >> 6 & 0xffff) as u16);
+        self.0[part].contains(&fingerprint)
     }
-}
-
-/// Numbers of 12 bits, as many as there are bytes for.
-fn unpacked(bytes: &[u8]) -> Vec<u16> {
-    let bit = |i: usize| u16::from((bytes[i / 8] >> (i % 8)) & 1);
-    (0..bytes.len() * 8 / 12).map(|n| (0..12).map(|i| bit(n * 12 + i) << i).sum()).collect()
 }
 
 /// The end of MurmurHash3 for 64 bits (Appleby).

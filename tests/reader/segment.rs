@@ -6,7 +6,7 @@
 
 use super::bytes::Bytes;
 use super::entry::{self, Entry, Kind, LogId, Place, TimelineId};
-use super::filter::{self, Filter};
+use super::filter::Filter;
 use super::heads::{BLOCK, Identity, Manifest, SegmentMeta, Timeline, crc_from, features};
 use super::{Fault, Files, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +17,8 @@ const BODY_AT: usize = 32;
 const INDEX_ENTRY: usize = 60;
 const INDEX_ENTRIES_PER_BLOCK: usize = 67;
 const INDEX_BLOCKS_MAX: usize = 23;
-const ROOT_ENTRY: usize = 60;
-const ROOT_ENTRIES_PER_BLOCK: usize = 67;
+const ROOT_ENTRY: usize = 40;
+const ROOT_ENTRIES_PER_BLOCK: usize = 101;
 const KEY: usize = 24;
 const NOT_HERE: u32 = u32::MAX;
 const CHUNK_BYTES_MAX: u64 = (16 << 20) + (64 << 10);
@@ -101,8 +101,6 @@ struct Bounds<'a> {
     lookup: usize,
     /// Length of its state stream.
     state_bytes: usize,
-    /// Where the parts of its filter end.
-    filter: [u16; filter::PARTS],
 }
 
 struct Stripe {
@@ -442,12 +440,13 @@ impl<'a> Reading<'a> {
     fn lookup(&self, bounds: &Bounds<'_>, chunks: &[Chunk]) -> Result<()> {
         let (at, body) = self.block(bounds.lookup, LOOKUP)?;
         let mut bytes = Bytes::new(self.file, at, body);
+        let filter = Filter::read(&mut bytes, self.id, bounds.lookup)?;
         let key = |chunk: &Chunk| [&chunk.log[..], &chunk.first_seq.to_le_bytes()].concat();
         let keys: Vec<_> = chunks.iter().step_by(INDEX_ENTRIES_PER_BLOCK).map(key).collect();
         if bytes.take(keys.len() * KEY)? != keys.concat() || keys[0] != bounds.key {
             return Err(self.wrong(at, "keys are not those of the blocks of the index"));
         }
-        let filter = Filter::read(bytes, bounds.filter, self.id, bounds.lookup)?;
+        bytes.end()?;
         for chunk in chunks {
             let key = u64::from_le_bytes(*chunk.log.last_chunk().expect("a LogId has 16 bytes"));
             if !filter.may_hold(key) {
@@ -576,10 +575,6 @@ fn bounds(mut bytes: Bytes<'_>, data: usize, end: usize) -> Result<Bounds<'_>> {
     let (lookup, index_blocks) = (bytes.u64()?, usize::from(bytes.u16()?));
     bytes.zeros(2)?;
     let state_bytes = bytes.size()?;
-    let mut filter = [0; filter::PARTS];
-    for end in &mut filter {
-        *end = bytes.u16()?;
-    }
     bytes.end()?;
     if !(1..=INDEX_BLOCKS_MAX).contains(&index_blocks) {
         return Err(bytes.wrong(format!("a stripe with {index_blocks} blocks of index")));
@@ -589,7 +584,7 @@ fn bounds(mut bytes: Bytes<'_>, data: usize, end: usize) -> Result<Bounds<'_>> {
     let state = lookup.checked_sub(state_bytes.div_ceil(BODY));
     let index = state.and_then(|state| state.checked_sub(index_blocks)).filter(|index| data <= *index);
     let index = index.ok_or_else(|| bytes.wrong("a stripe without room for its data"))?;
-    Ok(Bounds { key, data, index, state: index + index_blocks, lookup, state_bytes, filter })
+    Ok(Bounds { key, data, index, state: index + index_blocks, lookup, state_bytes })
 }
 
 /// An entry of the index.

@@ -10,7 +10,6 @@ use super::state::StateRecord;
 use super::{Decoded, FORMAT_VERSION, Features, Malformed};
 use crate::limits::NAME_BYTES_MAX;
 use crate::types::{LogId, Lsn, SegmentId, Seq, StoreId, TimeUs, Timeline};
-use std::ops::Range;
 
 const HEADER_MAGIC: &[u8; 8] = b"EVLGSEGM";
 const FOOTER_MAGIC: &[u8; 8] = b"EVLGSEGF";
@@ -162,7 +161,7 @@ impl Places {
 
 /// A stripe as the root has it: some chunks that follow one another, with their index entries, their logs' state records
 /// and the lookup block, in this order from behind the chunks on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stripe {
     /// The key of its first index entry.
     pub first: Key,
@@ -172,15 +171,10 @@ pub struct Stripe {
     pub index_blocks: u16,
     /// The length of its stream of state records, in bytes.
     pub state_bytes: u32,
-    /// Where each part of its filter ends, in bytes from where the first one begins, behind the lookup block's keys.
-    pub filter: [u16; FILTER_PARTS],
 }
 
-/// Parts of a stripe's filter.
-pub const FILTER_PARTS: usize = 10;
-
 /// A stripe's length in the root, in bytes. It begins with its key.
-pub const STRIPE_LEN: usize = STRIPE_FILTER_AT + 2 * FILTER_PARTS;
+pub const STRIPE_LEN: usize = STRIPE_STATE_BYTES_AT + 4;
 /// Stripes in a block of the root.
 pub const STRIPES_PER_BLOCK: usize = BODY_LEN / STRIPE_LEN;
 /// The most index blocks that a stripe has.
@@ -194,9 +188,8 @@ const STRIPE_LOOKUP_AT: usize = STRIPE_FIRST_SEQ_AT + 8;
 const STRIPE_INDEX_BLOCKS_AT: usize = STRIPE_LOOKUP_AT + 8;
 const STRIPE_ZEROS_AT: usize = STRIPE_INDEX_BLOCKS_AT + 2;
 const STRIPE_STATE_BYTES_AT: usize = STRIPE_ZEROS_AT + 2;
-const STRIPE_FILTER_AT: usize = STRIPE_STATE_BYTES_AT + 4;
 
-const _: () = assert!(STRIPE_LEN == 60 && STRIPES_PER_BLOCK == 67 && STRIPE_ENTRIES == 1541);
+const _: () = assert!(STRIPE_LEN == 40 && STRIPES_PER_BLOCK == 101 && STRIPE_ENTRIES == 1541);
 
 impl Stripe {
     /// Its entry in the root.
@@ -208,7 +201,6 @@ impl Stripe {
         put_u64(&mut out, STRIPE_LOOKUP_AT, self.lookup);
         put_u16(&mut out, STRIPE_INDEX_BLOCKS_AT, self.index_blocks);
         put_u32(&mut out, STRIPE_STATE_BYTES_AT, self.state_bytes);
-        self.filter.iter().enumerate().for_each(|(n, end)| put_u16(&mut out, STRIPE_FILTER_AT + 2 * n, *end));
         out
     }
 
@@ -220,7 +212,6 @@ impl Stripe {
             lookup: get_u64(buf, STRIPE_LOOKUP_AT),
             index_blocks: get_u16(buf, STRIPE_INDEX_BLOCKS_AT),
             state_bytes: get_u32(buf, STRIPE_STATE_BYTES_AT),
-            filter: std::array::from_fn(|n| get_u16(buf, STRIPE_FILTER_AT + 2 * n)),
         };
         if get_u16(buf, STRIPE_ZEROS_AT) != 0 {
             return Err(Malformed { what: "bytes that should be zero are not", at: STRIPE_ZEROS_AT });
@@ -230,18 +221,7 @@ impl Stripe {
         if !fits || !(1..=STRIPE_INDEX_BLOCKS).contains(&usize::from(stripe.index_blocks)) {
             return Err(Malformed { what: "a stripe whose parts do not fit it", at: STRIPE_LOOKUP_AT });
         }
-        if !stripe.filter.is_sorted() || stripe.filter_part(FILTER_PARTS - 1).end > BODY_LEN {
-            return Err(Malformed { what: "a filter that does not fit its block", at: STRIPE_FILTER_AT });
-        }
         Ok(stripe)
-    }
-
-    /// Where a part of its filter lies in the body of its lookup block.
-    #[must_use]
-    pub fn filter_part(&self, n: usize) -> Range<usize> {
-        let first = usize::from(self.index_blocks) * KEY_LEN;
-        let end = |n: usize| first + usize::from(self.filter[n]);
-        n.checked_sub(1).map_or(first, end)..end(n)
     }
 
     /// Blocks of its state.
@@ -673,18 +653,11 @@ mod tests {
     #[test]
     fn a_stripe_comes_back_and_its_parts_must_fit_it() {
         let first = Key { log: LogId([7; 16]), first_seq: Seq(8) };
-        let filter = std::array::from_fn(|n| 12 * n as u16 + 12);
-        let stripe = Stripe { first, lookup: 20, index_blocks: 3, state_bytes: BODY_LEN as u32 + 1, filter };
+        let stripe = Stripe { first, lookup: 20, index_blocks: 3, state_bytes: BODY_LEN as u32 + 1 };
         let bytes = stripe.encode();
         assert_eq!(Stripe::decode(&bytes, 15), Ok(stripe));
         assert_eq!((stripe.index(), stripe.state().end()), (Place { first: 15, blocks: 3 }, 20));
-        assert_eq!((stripe.filter_part(0), stripe.filter_part(3)), (72..84, 108..120));
         assert!(Stripe::decode(&bytes, 16).is_err() && Stripe::decode(&bytes, 21).is_err());
-        for (n, end) in [(9, BODY_LEN as u16), (3, 30)] {
-            let mut wrong = stripe;
-            wrong.filter[n] = end;
-            assert!(Stripe::decode(&wrong.encode(), 15).is_err());
-        }
         for index_blocks in [0, STRIPE_INDEX_BLOCKS as u16 + 1] {
             let wrong = Stripe { index_blocks, lookup: 2000, ..stripe };
             assert!(Stripe::decode(&wrong.encode(), 1).is_err());

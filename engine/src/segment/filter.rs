@@ -1,22 +1,26 @@
 //! The filter of a stripe: which logs are surely not in it. docs/FORMAT.md, "Lookup".
 //!
-//! Ten parts, each of which has the logs whose key modulo 10 is its number, as an Xor filter (Graf and Lemire, "Xor Filters:
-//! Faster and Smaller Than Bloom and Cuckoo Filters", 2020) with 12 bits of each fingerprint. Each part has a checksum
-//! of its own, so that "not here" costs a look at a third of a KiB and not at the whole block. Built by xorf; looked up here, on
-//! the borrowed bytes of a block. Invariant: a key that was built in is never denied; what cannot be proved intact gives
-//! no answer.
+//! 64 parts, each of which has the logs whose key ends in its number, as a list of 16 bits of each key. Each part has a
+//! checksum of its own, so that "not here" costs a look at a cache line or two and not at the whole block. Where the parts
+//! end, stands before them; wrong ends give bytes whose checksum is wrong. Invariant: a key that was built in is never
+//! denied; what cannot be proved intact gives no answer.
 
-use crate::format::bytes::{Sink, get_u16, get_u32, get_u64, put_u32};
-use crate::format::segment::FILTER_PARTS;
+use crate::format::bytes::{Sink, get_u16, get_u32, get_u64, put_u16, put_u32};
 use crate::types::{LogId, SegmentId};
-use xorf::{BinaryFuse8, Xor16};
+use std::ops::Range;
+use xorf::BinaryFuse8;
 
+const PARTS: usize = 64;
+const END_LEN: usize = 2;
+const ENDS_AT: usize = 0;
+const PARTS_AT: usize = ENDS_AT + 128;
+
+const _: () = assert!(PARTS_AT == PARTS * END_LEN);
+
+/// In a part.
 const CRC_AT: usize = 0;
-const SEED_AT: usize = CRC_AT + 4;
-const FINGERPRINTS_AT: usize = SEED_AT + 8;
-
-/// Bits that are kept of a fingerprint.
-const FINGERPRINT_BITS: usize = 12;
+const FINGERPRINTS_AT: usize = CRC_AT + 4;
+const FINGERPRINT_LEN: usize = 2;
 
 /// The block that a filter stands in: its segment, and its number there.
 pub(super) type At = (SegmentId, u64);
@@ -28,85 +32,80 @@ pub(super) fn key_of(log: LogId) -> u64 {
 }
 
 /// The part that has the key if any has.
-#[must_use]
-pub(super) fn part_of(key: u64) -> usize {
-    (key % FILTER_PARTS as u64) as usize
+fn part_of(key: u64) -> usize {
+    (key % PARTS as u64) as usize
 }
 
-/// The filter of the logs with these keys, and where each of its parts ends.
+/// What a part keeps of a key. The bits above these are nearly the same in all of a stripe if one owner has many logs.
+fn fingerprint_of(key: u64) -> u16 {
+    (key / PARTS as u64) as u16
+}
+
+/// The filter of the logs with these keys.
 #[must_use]
-pub(super) fn build(mut keys: Vec<u64>, at: At) -> (Vec<u8>, [u16; FILTER_PARTS]) {
-    keys.sort_unstable_by_key(|key| (part_of(*key), *key));
-    keys.dedup();
-    let (mut out, mut ends) = (Vec::new(), [0; FILTER_PARTS]);
-    for (n, end) in ends.iter_mut().enumerate() {
-        let keys: Vec<_> = keys.iter().copied().filter(|key| part_of(*key) == n).collect();
+pub(super) fn build(keys: &[u64], at: At) -> Vec<u8> {
+    let mut kept: Vec<_> = keys.iter().map(|key| (part_of(*key), fingerprint_of(*key))).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    let (mut out, mut rest) = (vec![0; PARTS_AT], &kept[..]);
+    for n in 0..PARTS {
+        let (here, behind) = rest.split_at(rest.partition_point(|(part, _)| *part == n));
         let begin = out.len();
+        rest = behind;
         out.put(&[0; FINGERPRINTS_AT]);
-        if !keys.is_empty() {
-            let part = Xor16::from(&keys);
-            out[begin + SEED_AT..begin + FINGERPRINTS_AT].copy_from_slice(&part.seed.to_le_bytes());
-            out.resize(begin + FINGERPRINTS_AT + bytes_of(part.fingerprints.len()), 0);
-            for (i, fingerprint) in part.fingerprints.iter().enumerate() {
-                let at = begin + FINGERPRINTS_AT + i * FINGERPRINT_BITS / 8;
-                let [low, high] = (kept(*fingerprint) << (i * FINGERPRINT_BITS % 8)).to_le_bytes();
-                (out[at], out[at + 1]) = (out[at] | low, out[at + 1] | high);
-            }
-        }
-        let crc = checksum(&out[begin..], n, at);
+        here.iter().for_each(|(_, fingerprint)| out.put(&fingerprint.to_le_bytes()));
+        let (crc, end) = (checksum(&out[begin..], n, at), out.len() as u16);
         put_u32(&mut out, begin + CRC_AT, crc);
-        *end = out.len() as u16;
+        put_u16(&mut out, ENDS_AT + n * END_LEN, end);
     }
-    (out, ends)
+    out
 }
 
-/// Whether `key` may be in the filter that stands `at` a block, of which this is the key's `part`; false only if it surely
-/// is not. None if that cannot be proved.
+/// Where in a body that begins with a filter it stands where the key's part lies.
 #[must_use]
-pub(super) fn may_contain(part: &[u8], key: u64, at: At) -> Option<bool> {
-    let fingerprints = proved(part, part_of(key), at)?;
-    let count = fingerprints.len() * 8 / FINGERPRINT_BITS;
-    if count == 0 {
-        return Some(false);
-    }
-    let hash = mix(key.wrapping_add(get_u64(part, SEED_AT)));
-    let third = count / 3;
-    let fingerprint = |n: usize| {
-        let place = (u64::from(hash.rotate_left(21 * n as u32) as u32) * third as u64) >> 32;
-        let bit = (n * third + place as usize) * FINGERPRINT_BITS;
-        get_u16(fingerprints, bit / 8) >> (bit % 8)
-    };
-    Some(kept((hash ^ (hash >> 32)) as u16 ^ fingerprint(0) ^ fingerprint(1) ^ fingerprint(2)) == 0)
+pub(super) fn bounds_of(key: u64) -> Range<usize> {
+    let n = part_of(key);
+    ENDS_AT + n.saturating_sub(1) * END_LEN..ENDS_AT + (n + 1) * END_LEN
 }
 
-/// The fingerprints of part `n` of the filter that stands `at` a block; None if the part cannot be proved intact.
+/// Where in `body`, which begins with a filter and may be damaged, the key's part lies if it says the truth.
 #[must_use]
-pub(super) fn proved(part: &[u8], n: usize, at: At) -> Option<&[u8]> {
-    if part.len() < FINGERPRINTS_AT || checksum(part, n, at) != get_u32(part, CRC_AT) {
-        return None;
-    }
-    let fingerprints = &part[FINGERPRINTS_AT..];
-    let count = fingerprints.len() * 8 / FINGERPRINT_BITS;
-    let is_whole = count.is_multiple_of(3) && bytes_of(count) == fingerprints.len();
-    let agrees = count > 0 || get_u64(part, SEED_AT) == 0;
-    (is_whole && agrees).then_some(fingerprints)
+pub(super) fn place_of(body: &[u8], key: u64) -> Option<Range<usize>> {
+    place(body, part_of(key))
 }
 
-/// What is kept of a fingerprint.
-fn kept(fingerprint: u16) -> u16 {
-    fingerprint & ((1 << FINGERPRINT_BITS) - 1)
+/// Whether `key` may be in the filter that `body` begins with, which stands `at` a block; false only if it surely is not.
+/// None if that cannot be proved.
+#[must_use]
+pub(super) fn may_contain(body: &[u8], key: u64, at: At) -> Option<bool> {
+    let (fingerprints, wanted) = (proved(body, part_of(key), at)?, fingerprint_of(key));
+    Some(fingerprints.chunks_exact(FINGERPRINT_LEN).any(|fingerprint| get_u16(fingerprint, 0) == wanted))
 }
 
-/// The bytes that so many fingerprints take.
-fn bytes_of(fingerprints: usize) -> usize {
-    (fingerprints * FINGERPRINT_BITS).div_ceil(8)
+/// Whether `filter` is one of which every part can be proved intact, and nothing else.
+#[must_use]
+pub(super) fn is_intact(filter: &[u8], at: At) -> bool {
+    (0..PARTS).all(|n| proved(filter, n, at).is_some())
+        && place(filter, PARTS - 1).is_some_and(|l| l.end == filter.len())
+}
+
+fn place(body: &[u8], n: usize) -> Option<Range<usize>> {
+    let end = |n: usize| usize::from(get_u16(body, ENDS_AT + n * END_LEN));
+    (body.len() >= PARTS_AT).then(|| n.checked_sub(1).map_or(PARTS_AT, end)..end(n))
+}
+
+/// The fingerprints of part `n`; None if the part cannot be proved intact.
+fn proved(body: &[u8], n: usize, at: At) -> Option<&[u8]> {
+    let part = body.get(place(body, n)?)?;
+    let is_whole = part.len() >= FINGERPRINTS_AT && part.len().is_multiple_of(FINGERPRINT_LEN);
+    (is_whole && checksum(part, n, at) == get_u32(part, CRC_AT)).then(|| &part[FINGERPRINTS_AT..])
 }
 
 /// The CRC of a part, which is begun at what says where it stands.
 fn checksum(part: &[u8], n: usize, (segment, number): At) -> u32 {
-    let place = mix(segment.0 ^ mix(number.wrapping_mul(FILTER_PARTS as u64).wrapping_add(n as u64)));
+    let place = mix(segment.0 ^ mix(number.wrapping_mul(PARTS as u64).wrapping_add(n as u64)));
     let mut crc = crc32fast::Hasher::new_with_initial(place as u32);
-    crc.update(&part[SEED_AT..]);
+    crc.update(&part[FINGERPRINTS_AT..]);
     crc.finalize()
 }
 
@@ -150,7 +149,7 @@ impl Members {
     }
 }
 
-/// The finalisation of MurmurHash3 (Appleby), which the published filters hash their keys with.
+/// The finalisation of MurmurHash3 (Appleby).
 fn mix(mut k: u64) -> u64 {
     k ^= k >> 33;
     k = k.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -164,7 +163,6 @@ mod tests {
     use super::*;
     use crate::format::block::BODY_LEN;
     use crate::format::segment::{KEY_LEN, STRIPE_ENTRIES, STRIPE_INDEX_BLOCKS};
-    use xorf::Filter;
 
     const AT: At = (SegmentId(3), 9);
 
@@ -173,68 +171,57 @@ mod tests {
         (0..n).map(|i| mix(i.wrapping_add(salt << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect()
     }
 
-    /// A filter's parts.
-    fn parts(keys: Vec<u64>) -> Vec<Vec<u8>> {
-        let (bytes, ends) = build(keys, AT);
-        let begin = |n: usize| n.checked_sub(1).map_or(0, |n| usize::from(ends[n]));
-        (0..FILTER_PARTS).map(|n| bytes[begin(n)..usize::from(ends[n])].to_vec()).collect()
-    }
-
-    fn ask(parts: &[Vec<u8>], key: u64) -> Option<bool> {
-        may_contain(&parts[part_of(key)], key, AT)
+    fn ask(filter: &[u8], key: u64) -> Option<bool> {
+        may_contain(filter, key, AT)
     }
 
     #[test]
-    fn a_lookup_answers_as_xorf_does_on_the_bits_that_are_kept() {
+    fn what_is_there_is_never_denied_and_what_is_not_nearly_always() {
         for n in [1, 2, 3, 10, 100, 1000, STRIPE_ENTRIES as u64] {
-            let keys_in = keys(n, 1);
-            let filter = parts(keys_in.clone());
-            assert!(keys_in.iter().all(|k| ask(&filter, *k) == Some(true)), "{n} keys");
-            let others = keys(40_000, 2);
-            let passed = others.iter().filter(|k| ask(&filter, **k) != Some(false)).collect::<Vec<_>>();
-            assert!(passed.len() < 30, "{} of 40000 keys that are not there were let through", passed.len());
-            for part in 0..FILTER_PARTS {
-                let of_part = |keys: &[u64]| keys.iter().copied().filter(|k| part_of(*k) == part).collect::<Vec<_>>();
-                let keys_in = of_part(&keys_in);
-                let xorf = (!keys_in.is_empty()).then(|| Xor16::from(&keys_in));
-                let through = |k: &u64| xorf.as_ref().is_some_and(|xorf| xorf.contains(k));
-                let denied = of_part(&others).into_iter().find(|k| through(k) && !passed.contains(&k));
-                assert_eq!(denied, None, "xorf lets a key through that this does not");
+            // Of many owners; and of one with so many logs that all of a stripe have the same first bits.
+            for first_bits in [u64::MAX, u64::MAX >> 16] {
+                let of = |salt, n| keys(n, salt).into_iter().map(|key| key & first_bits).collect::<Vec<_>>();
+                let there = of(1, n);
+                let filter = build(&there, AT);
+                assert!(there.iter().all(|k| ask(&filter, *k) == Some(true)), "{n} keys");
+                let passed = of(2, 40_000).iter().filter(|k| ask(&filter, **k) != Some(false)).count();
+                assert!(passed < 40, "{passed} of 40000 keys that are not there were let through");
             }
         }
     }
 
     #[test]
-    fn every_number_of_logs_that_a_stripe_can_have_fits_its_block() {
+    fn as_many_logs_as_a_stripe_can_have_fit_its_block() {
         const ROOM: usize = BODY_LEN - STRIPE_INDEX_BLOCKS * KEY_LEN;
-        let all = keys(STRIPE_ENTRIES as u64, 3);
-        for n in (1..200).chain((200..STRIPE_ENTRIES).step_by(31)).chain([STRIPE_ENTRIES]) {
-            assert!(build(all[..n].to_vec(), AT).0.len() <= ROOM, "{n} keys");
-        }
+        assert!(build(&keys(STRIPE_ENTRIES as u64, 3), AT).len() <= ROOM);
         // However they are spread over the parts.
-        let in_one_part = (0..STRIPE_ENTRIES as u64).map(|n| n * FILTER_PARTS as u64).collect();
-        assert!(build(in_one_part, AT).0.len() <= ROOM);
+        let in_one_part: Vec<_> = (0..STRIPE_ENTRIES as u64).map(|n| n * PARTS as u64).collect();
+        assert!(build(&in_one_part, AT).len() <= ROOM);
     }
 
     #[test]
     fn keys_that_are_equal_are_one() {
-        assert_eq!(build(vec![7; 100], AT), build(vec![7], AT));
+        assert_eq!(build(&[7; 100], AT), build(&[7], AT));
     }
 
     #[test]
     fn each_damaged_byte_and_each_wrong_place_gives_no_answer() {
-        let good = parts(keys(100, 6));
+        let good = build(&keys(100, 6), AT);
+        assert!(is_intact(&good, AT) && !is_intact(&[&good[..], &[0]].concat(), AT));
         for key in keys(100, 6).into_iter().chain(keys(100, 7)) {
-            let part = &good[part_of(key)];
             for at in [(SegmentId(4), 9), (SegmentId(3), 8)] {
-                assert_eq!(may_contain(part, key, at), None);
+                assert_eq!(may_contain(&good, key, at), None);
             }
-            assert_eq!(may_contain(&good[(part_of(key) + 1) % FILTER_PARTS], key, AT), None);
-            for at in 0..part.len() {
-                let mut bad = part.clone();
-                bad[at] ^= 0x20;
-                assert_eq!((may_contain(&bad, key, AT), may_contain(&part[..at], key, AT)), (None, None), "byte {at}");
+            let part = place_of(&good, key).expect("it has bounds");
+            let bounds = if part_of(key) == 0 { 0..END_LEN } else { bounds_of(key) };
+            for at in part.clone().chain(bounds) {
+                for bit in 0..8 {
+                    let mut bad = good.clone();
+                    bad[at] ^= 1 << bit;
+                    assert_eq!((ask(&bad, key), is_intact(&bad, AT)), (None, false), "byte {at}");
+                }
             }
+            assert!((0..part.end).all(|len| ask(&good[..len], key).is_none()));
         }
     }
 }

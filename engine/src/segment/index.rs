@@ -8,12 +8,15 @@ use super::reader::Segment;
 use super::view::{self, Body};
 use crate::error::{Error, Result};
 use crate::format::block::{self, Section};
-use crate::format::segment::{ENTRIES_PER_BLOCK, FILTER_PARTS, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, Key, Stripe};
+use crate::format::segment::{ENTRIES_PER_BLOCK, INDEX_ENTRY_LEN, IndexEntry, KEY_LEN, Key, Stripe};
 use crate::mutants::{self, Mutant};
 use crate::types::{LogId, Seq};
 
 /// Chunks that one call gives at most.
 const CHUNKS_MAX: usize = 64;
+
+/// Stripes to each side of where an owner's is thought to be.
+const NEAR: usize = 3;
 
 /// An index block, and where it lies.
 type Found<'a> = (IndexAt, IndexBlock<'a>);
@@ -47,7 +50,11 @@ struct Lookup<'a> {
 impl Lookup<'_> {
     /// The first key of an index block of the stripe.
     fn key(&self, n: usize) -> Key {
-        Key::get(&self.body[n * KEY_LEN..])
+        Key::get(&self.body[self.filter().len() + n * KEY_LEN..])
+    }
+
+    fn filter(&self) -> &[u8] {
+        &self.body[..self.body.len() - self.index_blocks * KEY_LEN]
     }
 }
 
@@ -109,9 +116,17 @@ impl Segment {
     #[must_use]
     pub fn look_ahead(&self, log: LogId) -> Option<StripeAt> {
         let stripe = self.stripe_of(Key::last_of(log))?;
-        let known = &self.stripes[stripe];
-        self.view.prefetch(known.lookup, known.filter_part(filter::part_of(filter::key_of(log))));
+        self.view.prefetch(self.stripes[stripe].lookup, filter::bounds_of(filter::key_of(log)));
         Some(StripeAt(stripe))
+    }
+
+    /// To be called between [`Self::look_ahead`] and [`Self::head_at`], where others are asked as well.
+    pub fn look_closer(&self, StripeAt(stripe): StripeAt, log: LogId) {
+        let number = self.stripes[stripe].lookup;
+        let place = |body| filter::place_of(body, filter::key_of(log));
+        if let Some(part) = self.view.unchecked(number).and_then(place) {
+            self.view.prefetch(number, part);
+        }
     }
 
     /// The log's last chunk here: its next seq, and where its state is. None if the log is not in the segment.
@@ -220,8 +235,7 @@ impl Segment {
     /// Asks a stripe's lookup block for a log. A part of the block suffices if that is in the map and the log is not there.
     fn look_for(&self, stripe: usize, log: LogId) -> Look<'_> {
         let (number, key) = (self.stripes[stripe].lookup, filter::key_of(log));
-        let part = self.stripes[stripe].filter_part(filter::part_of(key));
-        let ask = |body: &[u8]| filter::may_contain(body.get(part.clone())?, key, (self.meta.id, number));
+        let ask = |body: &[u8]| filter::may_contain(body, key, (self.meta.id, number));
         let answer = self.view.unchecked(number).and_then(ask);
         if answer == Some(false) {
             return Look::Absent;
@@ -237,13 +251,24 @@ impl Segment {
     /// The stripe in which `key` would lie; None if it would lie before all of them.
     pub(super) fn stripe_of(&self, key: Key) -> Option<usize> {
         let owner = key.log.owner();
-        let after = self.owners.partition_point(|first| *first <= owner);
+        let after = self.owners_up_to(owner);
         match after.checked_sub(1) {
             Some(last) if self.owners[last] == owner => {
                 self.stripes[..after].partition_point(|stripe| stripe.first <= key).checked_sub(1)
             }
             last => last,
         }
+    }
+
+    /// How many stripes begin with an owner that is not behind `owner`. Of many owners, that is where a hash of its size would
+    /// be, give or take one.
+    fn owners_up_to(&self, owner: u64) -> usize {
+        let len = self.owners.len();
+        let guess = ((u128::from(owner) * len as u128) >> 64) as usize;
+        let (low, high) = (guess.saturating_sub(NEAR), len.min(guess + NEAR));
+        let is_near = (low == 0 || self.owners[low - 1] <= owner) && (high == len || owner < self.owners[high]);
+        let (low, high) = if is_near { (low, high) } else { (0, len) };
+        low + self.owners[low..high].partition_point(|first| *first <= owner)
     }
 
     /// The index block in which the log's last chunk would lie; None if the log surely has none here.
@@ -301,14 +326,12 @@ impl Segment {
     fn lookup(&self, stripe: usize) -> Result<Lookup<'_>> {
         let Stripe { first, lookup: number, index_blocks, .. } = self.stripes[stripe];
         let index_blocks = usize::from(index_blocks);
-        let body = self.view.body(Section::Lookup, number).and_then(|body| {
-            if body.len() < index_blocks * KEY_LEN || Key::get(&body) != first {
-                return Err(self.view.damaged(Section::Lookup, number, "other keys than the root has"));
-            }
-            Ok(body)
+        let lookup = self.view.body(Section::Lookup, number).and_then(|body| {
+            let lookup = Some(Lookup { body, index_blocks }).filter(|l| l.body.len() >= index_blocks * KEY_LEN);
+            let lookup = lookup.filter(|lookup| lookup.key(0) == first);
+            lookup.ok_or_else(|| self.view.damaged(Section::Lookup, number, "other keys than the root has"))
         });
-        let body = body.inspect_err(|error| tracing::debug!(%error, "a lookup block is taken for a maybe"))?;
-        Ok(Lookup { body, index_blocks })
+        lookup.inspect_err(|error| tracing::debug!(%error, "a lookup block is taken for a maybe"))
     }
 
     /// The index block after `at`; None if that is the last.
@@ -383,11 +406,9 @@ impl Segment {
         if !(0..lookup.index_blocks).all(|n| first_keys.get(n) == Some(&lookup.key(n))) {
             return Err(wrong("other keys than the index blocks have"));
         }
-        let part = |n: usize| filter::proved(lookup.body.get(known.filter_part(n))?, n, (self.meta.id, known.lookup));
-        let ends = known.filter_part(FILTER_PARTS - 1).end == lookup.body.len();
-        if ends && (0..FILTER_PARTS).all(|n| part(n).is_some()) {
-            return Ok(());
+        if !filter::is_intact(lookup.filter(), (self.meta.id, known.lookup)) {
+            return Err(wrong("a part of the filter cannot be proved intact"));
         }
-        Err(wrong("a part of the filter cannot be proved intact"))
+        Ok(())
     }
 }

@@ -329,15 +329,14 @@ impl SegmentWriter {
         self.blocks(Section::State, state.chunks(BODY_LEN))?;
         let number = self.out.position() / BLOCK as u64;
         let first_keys = first_keys(&index);
-        let (parts, filter) = filter::build(keys(&index), (self.header.id, number));
+        let filter = filter::build(&keys(&index), (self.header.id, number));
         let stripe = Stripe {
             first: Key::get(&index),
             lookup: number,
             index_blocks: (first_keys.len() / KEY_LEN) as u16,
             state_bytes: state.len() as u32,
-            filter,
         };
-        self.out.block(Section::Lookup, &[first_keys, parts].concat())?;
+        self.out.block(Section::Lookup, &[filter, first_keys].concat())?;
         self.root.put(&stripe.encode());
         Ok(())
     }
