@@ -50,6 +50,9 @@ pub struct Config {
     /// How many bytes of chunks and index merges take over in a second at most while appends come in and no further merge is
     /// due, at least 1 MiB; they write about as many, and read those back. 0: as many as they can.
     pub merge_bytes_per_second: u64,
+    /// Bytes of the disk that are kept for merges, once the segments take four times as much: on a full disk one segment
+    /// after the other is rewritten in it without what is dead. One of which more than this is alive finds no room. 0: none.
+    pub merge_reserve_bytes: u64,
     /// For how long what is deleted or trimmed can be taken back; afterwards merges give its space back. It is measured by a
     /// clock that stands still while the store is closed: it may be longer, and is never shorter.
     pub grace: Duration,
@@ -79,6 +82,7 @@ impl Default for Config {
             flush_bytes: 64 << 20,
             merge_width: 8,
             merge_bytes_per_second: 128 << 20,
+            merge_reserve_bytes: 256 << 20,
             grace: Duration::from_secs(30 * 24 * 3600),
             scrub_bytes_per_second: 4 << 20,
             scrub_interval: Duration::from_secs(24 * 3600),
@@ -100,6 +104,7 @@ impl Config {
             journal_files_max: 3,
             memory_pool_bytes: 16 << 20,
             flush_bytes: 5 << 20,
+            merge_reserve_bytes: 8 << 20,
             heads_max: 4096,
             ..Self::default()
         }

@@ -75,7 +75,8 @@ impl Flusher {
     }
 
     /// One pass: makes a spare journal file if there is none, flushes if that is due or asked for, and wakes the
-    /// committer, which may wait for a file. True if anything moved.
+    /// committer, which may wait for a file. True if anything moved. Nothing is done while a merge has the last room on the
+    /// disk.
     ///
     /// # Errors
     /// Why the flush failed, or why there is no journal file if nothing else moved: it is tried again at the next pass,
@@ -83,6 +84,9 @@ impl Flusher {
     pub fn step(&mut self, committer: &dyn Wake) -> Result<bool> {
         self.poison.check()?;
         self.catalog.check_in_place()?;
+        if self.index.is_room_lent() {
+            return Ok(false);
+        }
         // On a full disk there may be no room for a journal file and yet enough for a segment, which frees one.
         let prepared = self.journal.ring.prepare();
         let mut moved = matches!(prepared, Ok(true));

@@ -62,6 +62,8 @@ pub struct Metrics {
     pub merge_bytes: Counter,
     /// Records that merges left out.
     pub merge_dropped_records: Counter,
+    /// Merges that got the room that is kept for them.
+    pub reserve_loans: Counter,
     /// Segments that a merge could not read.
     pub unreadable_segments: Counter,
     /// Manifest versions committed.

@@ -138,7 +138,7 @@ impl Collector for Engine {
 
 type Figure = (&'static str, &'static str, Option<Unit>, u64);
 
-fn counters(stats: &Stats) -> [Figure; 18] {
+fn counters(stats: &Stats) -> [Figure; 19] {
     [
         ("payload", "Payload bytes that became durable", Some(Unit::Bytes), stats.payload_bytes),
         ("records", "Records that became durable", None, stats.records),
@@ -153,6 +153,12 @@ fn counters(stats: &Stats) -> [Figure; 18] {
             "Records given back: deleted or trimmed for longer than the grace",
             None,
             stats.dropped_records,
+        ),
+        (
+            "merge_reserve_loans",
+            "Times that a merge on a full disk got the room kept for that",
+            None,
+            stats.reserve_loans,
         ),
         ("manifests", "Manifest versions committed", None, stats.manifests),
         ("segment_rewrites", "Segments written anew since they did not read back", None, stats.segment_rewrites),

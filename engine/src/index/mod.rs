@@ -62,6 +62,9 @@ pub struct Index {
     due_segments: AtomicUsize,
     /// Merges under way; only reported, so Relaxed.
     merges_under_way: AtomicUsize,
+    /// Whether a merge has the room on the disk that is kept for merges; Relaxed, since whoever sees it late takes room that
+    /// the merge then finds missing.
+    room_lent: AtomicBool,
 }
 
 impl Index {
@@ -83,6 +86,7 @@ impl Index {
             dirty: Mutex::new(Vec::new()),
             due_segments: AtomicUsize::new(0),
             merges_under_way: AtomicUsize::new(0),
+            room_lent: AtomicBool::new(false),
         }
     }
 
@@ -149,6 +153,17 @@ impl Index {
     /// So many merges are under way.
     pub fn set_merges_under_way(&self, count: usize) {
         self.merges_under_way.store(count, Ordering::Relaxed);
+    }
+
+    /// Whether a merge has the room on the disk that is kept for merges: nobody else is to take any.
+    #[must_use]
+    pub fn is_room_lent(&self) -> bool {
+        self.room_lent.load(Ordering::Relaxed)
+    }
+
+    /// A merge has the room that is kept for merges, or not any more.
+    pub fn set_room_lent(&self, lent: bool) {
+        self.room_lent.store(lent, Ordering::Relaxed);
     }
 
     /// Locks the slot with its state looked up and its name compared.

@@ -1,7 +1,8 @@
 //! A disk in memory, for tests: files by path, and everything durable at once.
 //!
 //! What this file does not do: it loses nothing and fails nothing by itself (the simulated disk of the tests does); a
-//! test damages it with [`MemIo::flip`], and goes back in time with [`MemIo::snapshot`] and [`MemIo::restore`].
+//! test damages it with [`MemIo::flip`], makes it full with [`MemIo::limit`], and goes back in time with
+//! [`MemIo::snapshot`] and [`MemIo::restore`].
 //! Invariant: what a real disk would refuse is refused here too: a misaligned direct transfer panics, a file in a
 //! directory that does not exist is not found.
 
@@ -29,6 +30,8 @@ struct Disk {
     files: BTreeMap<PathBuf, Content>,
     dirs: BTreeSet<PathBuf>,
     locked: BTreeSet<PathBuf>,
+    /// What all files may take together; None: as much as there is.
+    room: Option<u64>,
 }
 
 /// An open file.
@@ -64,6 +67,20 @@ impl MemIo {
         let parents = files.keys().flat_map(|path| path.ancestors().skip(1).map(Path::to_owned));
         disk.dirs.extend(parents);
         disk.files = files.iter().map(|(path, bytes)| (path.clone(), Arc::new(Mutex::new(bytes.clone())))).collect();
+    }
+
+    /// All files together may take so many bytes from now on; what is there already stays. None: as many as there are.
+    pub fn limit(&self, room: Option<u64>) {
+        self.disk.lock().room = room;
+    }
+
+    /// Refuses what would make `file` end at `end`, if there is no room for that.
+    fn check_room(&self, file: &File, end: u64) -> io::Result<()> {
+        let disk = self.disk.lock();
+        let Some(room) = disk.room else { return Ok(()) };
+        let used: u64 = disk.files.values().map(|content| content.lock().len() as u64).sum();
+        let more = end.saturating_sub(Handle::of(file).content.lock().len() as u64);
+        if more > 0 && used + more > room { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     /// Flips the bits of `mask` in one byte of a file. Panics if there is no such byte.
@@ -183,12 +200,18 @@ impl Io for MemIo {
         match op {
             Op::Open { path, mode } => self.disk.lock().open(path, mode),
             Op::Read { file, offset, buf } => Ok(read(&file, offset, buf)),
-            Op::Write { file, offset, buf, durable: _ } => write(&file, offset, buf),
+            Op::Write { file, offset, buf, durable: _ } => {
+                self.check_room(&file, offset.saturating_add(buf.len() as u64))?;
+                write(&file, offset, buf)
+            }
             Op::Sync { file } => {
                 Handle::of(&file);
                 Ok(Done::Nothing)
             }
-            Op::Allocate { file, len } => allocate(&file, len),
+            Op::Allocate { file, len } => {
+                self.check_room(&file, len)?;
+                allocate(&file, len)
+            }
             Op::Len { file } => Ok(Done::Len(Handle::of(&file).content.lock().len() as u64)),
             Op::Rename { from, to } => self.disk.lock().rename(&from, to),
             Op::Remove { path } => match self.disk.lock().files.remove(&path) {

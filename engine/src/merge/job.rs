@@ -45,6 +45,8 @@ pub(super) struct Job {
     reclaim: Option<Reclaim>,
     /// The logs of which nothing is kept.
     gone: Members,
+    /// Records that were left out so far.
+    dropped: u64,
     /// The names, once all logs are written.
     names: Option<MergedNames>,
     /// Which input is being read; None while none is.
@@ -76,8 +78,6 @@ struct OpenLog {
 pub(super) struct Progress {
     /// Bytes of chunks, index and state records that were read.
     pub(super) read: u64,
-    /// Records that were left out.
-    pub(super) dropped: u64,
     /// The merged segment, once it is written and read back.
     pub(super) written: Option<SegmentMeta>,
 }
@@ -117,6 +117,7 @@ impl Job {
             log: None,
             reclaim,
             gone,
+            dropped: 0,
             names: None,
             reading: None,
         })
@@ -135,6 +136,11 @@ impl Job {
     /// What it is for.
     pub(super) fn why(&self) -> Why {
         self.why
+    }
+
+    /// Records that were left out so far.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Their size class.
@@ -164,9 +170,9 @@ impl Job {
     pub(super) fn step(&mut self, catalog: &Catalog) -> Result<Progress> {
         if self.names.is_some() {
             let written = if self.names()? { Some(self.finish(catalog)?) } else { None };
-            return Ok(Progress { read: 0, dropped: 0, written });
+            return Ok(Progress { read: 0, written });
         }
-        let (mut read, mut dropped) = (0, 0);
+        let mut read = 0;
         while read < STEP_BYTES {
             if self.log.is_none() {
                 let Some(id) = self.cursors.iter().filter_map(Cursor::log).min() else {
@@ -174,7 +180,7 @@ impl Job {
                     self.gone.seal();
                     let inputs = std::mem::take(&mut self.cursors).into_iter().map(Cursor::into_segment).collect();
                     self.names = Some(MergedNames::new(inputs));
-                    return Ok(Progress { read, dropped, written: None });
+                    return Ok(Progress { read, written: None });
                 };
                 self.writer().begin_log(id);
                 let kept = self.reclaim.as_mut().map_or(Kept::From(Seq(0)), |reclaim| reclaim.kept(id));
@@ -190,27 +196,26 @@ impl Job {
                     parts: Vec::new(),
                 });
             }
-            let (bytes, left_out) = self.read_on()?;
-            (read, dropped) = (read + bytes, dropped + left_out);
+            read += self.read_on()?;
         }
-        Ok(Progress { read, dropped, written: None })
+        Ok(Progress { read, written: None })
     }
 
     fn writer(&mut self) -> &mut SegmentWriter {
         self.writer.as_mut().expect("it was not finished")
     }
 
-    /// Takes over the next chunk of the log, or ends it. Gives the bytes read and the records left out.
-    fn read_on(&mut self) -> Result<(u64, u64)> {
+    /// Takes over the next chunk of the log, or ends it. Gives the bytes read.
+    fn read_on(&mut self) -> Result<u64> {
         let log = self.log.as_mut().expect("a log was begun");
         let writer = self.writer.as_mut().expect("it was not finished");
         let Some(cursor) = self.cursors.get_mut(log.cursor) else {
             self.end_log()?;
-            return Ok((0, 0));
+            return Ok(0);
         };
         if cursor.log() != Some(log.id) {
             log.cursor += 1;
-            return Ok((0, 0));
+            return Ok(0);
         }
         self.reading = Some(log.cursor);
         let (id, mut next_seq, mut time, mut written) = (log.id, log.next_seq, log.time, Ok(()));
@@ -256,7 +261,8 @@ impl Job {
             log.parts.push(Part { lsns: lsns.first_lsn..=lsns.last_lsn, last: entry, state });
             log.cursor += 1;
         }
-        Ok((cursor.take_read(), dropped))
+        self.dropped += dropped;
+        Ok(cursor.take_read())
     }
 
     /// Ends the log in the merged segment.

@@ -12,7 +12,8 @@
 //! first, so that flushes never outrun it. It leaves out what was deleted or trimmed once the grace is over (`reclaim.rs`);
 //! every other entry of its inputs is in what it writes. An input that cannot be read is left alone from then on, in its
 //! place, and its healthy logs are served from there. A segment of which much may be left out is rewritten, with the
-//! neighbours of which that is true as well: what is left of a log then takes one place instead of several.
+//! neighbours of which that is true as well: what is left of a log then takes one place instead of several. Where there is
+//! no room for that, one is rewritten by itself, the smallest first, in the room that is kept for it (`reserve.rs`).
 //!
 //! Invariant: a segment is an input of one merge at most, and stays in the set until that is committed.
 
@@ -20,6 +21,7 @@ mod job;
 mod pace;
 mod pick;
 mod reclaim;
+mod reserve;
 mod shares;
 mod state;
 
@@ -39,6 +41,7 @@ use job::{Job, Progress, Why};
 use pace::Pace;
 use pick::{Due, Sizes};
 use reclaim::Reclaim;
+use reserve::Reserve;
 use shares::{DEAD_SHARE, Shares};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -66,8 +69,13 @@ pub struct Merger {
     /// The size class whose last merge failed for another reason. What is due there and above is nothing that appends
     /// have to wait for.
     failing: Option<u32>,
-    /// There was no room to rewrite several segments as one: each is rewritten by itself, until a merge succeeds.
+    /// There was no room to rewrite segments: each is rewritten by itself and in the room that is kept, until a merge
+    /// succeeds.
     cramped: bool,
+    /// While the lowest merge that is due keeps failing: whether something to rewrite is looked for first.
+    dead_first: bool,
+    /// Lent to the merge under way, if it is.
+    reserve: Reserve,
     clock: Arc<dyn Clock>,
     pace: Pace,
 }
@@ -80,6 +88,7 @@ impl Merger {
         config: &Config,
     ) -> Self {
         let sizes = Sizes { width: config.merge_width, flushed: config.flush_bytes as u64 };
+        let reserve = Reserve::new(Arc::clone(catalog.io()), catalog.dir(), config.merge_reserve_bytes);
         Self {
             catalog,
             index,
@@ -91,6 +100,8 @@ impl Merger {
             shares: Shares::default(),
             failing: None,
             cramped: false,
+            dead_first: true,
+            reserve,
             clock,
             pace: Pace::new(config.merge_bytes_per_second),
         }
@@ -114,9 +125,9 @@ impl Merger {
         // A larger one under way goes on; whatever hinders this one is told once there is nothing else to do.
         let Some(job) = self.jobs.last_mut() else { return begun };
         match job.step(&self.catalog) {
-            Ok(Progress { read, dropped, written: None }) => self.count(began, read, dropped),
-            Ok(Progress { read, dropped, written: Some(meta) }) => {
-                self.count(began, read, dropped);
+            Ok(Progress { read, written: None }) => self.count(began, read),
+            Ok(Progress { read, written: Some(meta) }) => {
+                self.count(began, read);
                 let job = self.jobs.pop().expect("it was worked on");
                 let (id, bytes) = (meta.id, meta.bytes);
                 self.index.metrics.merge_bytes.add(bytes);
@@ -126,6 +137,7 @@ impl Merger {
                     return Err(error);
                 }
                 self.index.metrics.merges.add(1);
+                self.index.metrics.merge_dropped_records.add(job.dropped());
                 // What it left is worth another look once the grace is over for more.
                 self.cramped = false;
                 self.note_share(id, job.cutoff(), 0.0);
@@ -141,6 +153,16 @@ impl Merger {
         for job in self.jobs.drain(..) {
             job.abandon(&self.catalog);
         }
+        self.index.set_room_lent(false);
+    }
+
+    /// Sees to it that room is kept for merges, and takes back what a merge had of it that is over.
+    fn keep_reserve(&mut self, set: &SegmentSet) -> Result<()> {
+        self.catalog.check_in_place()?;
+        let bytes = set.segments.iter().map(|segment| segment.meta().bytes).sum();
+        self.reserve.keep(bytes, self.clock.monotonic());
+        self.index.set_room_lent(self.reserve.is_lent());
+        Ok(())
     }
 
     /// A merge failed that may succeed another time. Segments that were to be rewritten for what is dead of them are looked
@@ -175,13 +197,22 @@ impl Merger {
     /// Begins the smallest merge that is due, if it goes before those under way. True if anything was done.
     fn begin(&mut self) -> Result<bool> {
         let set = self.index.set();
+        if self.jobs.is_empty() {
+            self.keep_reserve(&set)?;
+        }
         let taken: BTreeSet<_> = self.jobs.iter().flat_map(Job::inputs).chain(&self.unreadable).copied().collect();
         let bytes: Vec<_> =
             set.segments.iter().map(|s| (!taken.contains(&s.meta().id)).then_some(s.meta().bytes)).collect();
         let due = pick::due(&self.sizes, &bytes);
         let hopeful = due.iter().filter(|due| self.failing.is_none_or(|failing| due.level < failing));
         self.index.set_due_segments(hopeful.map(|due| due.members).sum());
-        let Some(Due { level, range, .. }) = due.into_iter().next() else { return self.begin_dead(&set) };
+        let lowest = due.into_iter().next();
+        let fails = lowest.as_ref().is_some_and(|due| self.failing.is_some_and(|failing| failing <= due.level));
+        self.dead_first = !fails || !self.dead_first;
+        if (lowest.is_none() || (fails && self.dead_first)) && self.begin_dead(&set)? {
+            return Ok(true);
+        }
+        let Some(Due { level, range, .. }) = lowest.filter(|_| !self.reserve.is_lent()) else { return Ok(false) };
         if self.jobs.len() < JOBS_MAX && self.jobs.last().is_none_or(|job| level < job.level()) {
             self.begin_job(&set, range, level, Why::Size)?;
         }
@@ -201,7 +232,10 @@ impl Merger {
                 match id.filter(|_| !error.is_shortage()) {
                     Some(id) => self.set_aside(id, &error),
                     None if why == Why::Size => self.failing = Some(level),
-                    None => set.segments[range].iter().for_each(|input| self.shares.forget(input.meta().id)),
+                    None => {
+                        set.segments[range].iter().for_each(|input| self.shares.forget(input.meta().id));
+                        self.cramped |= error.is_shortage();
+                    }
                 }
                 Err(error)
             }
@@ -220,9 +254,12 @@ impl Merger {
             return Ok(false);
         }
         let readable = |segment: &Arc<Segment>| !self.unreadable.contains(&segment.meta().id);
-        let Some(first) = set.segments.iter().position(|segment| readable(segment) && is_new(segment)) else {
-            return Ok(false);
-        };
+        let mut order: Vec<_> = (0..set.segments.len()).collect();
+        if self.cramped {
+            order.sort_by_key(|n| set.segments[*n].meta().bytes);
+        }
+        let first = order.into_iter().find(|n| readable(&set.segments[*n]) && is_new(&set.segments[*n]));
+        let Some(first) = first else { return Ok(false) };
         let segment = &set.segments[first];
         let share = self.dead_share(set, segment, cutoff);
         if !self.note_share(segment.meta().id, cutoff, share) {
@@ -233,6 +270,10 @@ impl Merger {
         let dead = behind.take_while(|segment| self.dead_share(set, segment, cutoff) >= DEAD_SHARE);
         let range = first..first + 1 + dead.count();
         let level = set.segments[range.clone()].iter().map(|segment| self.sizes.level(segment.meta().bytes)).max();
+        if self.cramped {
+            self.index.metrics.reserve_loans.add(u64::from(self.reserve.lend()));
+            self.index.set_room_lent(self.reserve.is_lent());
+        }
         self.begin_job(set, range, level.expect("there is one at least"), Why::Dead)?;
         Ok(true)
     }
@@ -256,10 +297,9 @@ impl Merger {
         self.shares.note(id, cutoff, share, self.grace.now(), self.grace.period_us() / STILL_PART)
     }
 
-    fn count(&mut self, began: Duration, read: u64, dropped: u64) {
+    fn count(&mut self, began: Duration, read: u64) {
         self.pace.spend(began, read);
         self.index.metrics.merge_read_bytes.add(read);
-        self.index.metrics.merge_dropped_records.add(dropped);
     }
 
     /// The segment is an input of no merge any more.

@@ -147,6 +147,8 @@ pub struct Stats {
     pub merge_bytes_written: u64,
     /// Records that merges left out: they were trimmed or deleted, and their grace was over.
     pub dropped_records: u64,
+    /// Times that a merge found no room and got what is kept for that ([`crate::Config::merge_reserve_bytes`]).
+    pub reserve_loans: u64,
     /// Segments that a merge could not read and that are left as they are: run everlog verify.
     pub unreadable_segments: u64,
     /// Manifest versions committed.
@@ -211,6 +213,7 @@ impl Stats {
             merge_bytes_read: metrics.merge_read_bytes.get(),
             merge_bytes_written: metrics.merge_bytes.get(),
             dropped_records: metrics.merge_dropped_records.get(),
+            reserve_loans: metrics.reserve_loans.get(),
             unreadable_segments: metrics.unreadable_segments.get(),
             manifests: metrics.manifests.get(),
             due_segments: index.due_segments(),

@@ -32,6 +32,7 @@ fn config() -> Config {
         memory_pool_bytes: 8 << 20,
         flush_bytes: 4 << 20,
         merge_width: 3,
+        merge_reserve_bytes: 300 << 10,
         grace: Duration::from_secs(GRACE),
         ..Config::small()
     }
@@ -138,6 +139,62 @@ pub(super) fn filled() -> World {
         world.flush();
     }
     world
+}
+
+#[test]
+fn on_a_full_disk_what_is_dead_is_given_back_in_the_room_that_is_kept_for_that() {
+    let reserve = Path::new(DIR).join("reserve");
+    let mut world = filled();
+    // Made anew after a crash while it was lent, or made.
+    for left in [None, Some(vec![0; 4096])] {
+        let mut files = world.io.snapshot();
+        files.remove(&reserve);
+        files.extend(left.map(|bytes| (reserve.clone(), bytes)));
+        world.io.restore(&files);
+        world = world.crash();
+        world.merge();
+        assert_eq!(world.io.snapshot()[&reserve].len(), 300 << 10);
+    }
+    for log in 0..26 {
+        world.put(&name(log), |log| _ = log.delete()).expect("durable");
+    }
+    world.flush();
+    world.clock.pass(GRACE + GRACE / 8);
+    let full = world.store.stats().segment_bytes;
+    let used = world.io.snapshot().values().map(|bytes| bytes.len() as u64).sum();
+    world.io.limit(Some(used));
+    let waits = noise(100_000, 0);
+    world.put("waiting", |log| _ = log.create().record(&waits)).expect("the journal has room");
+    world.store.flush().expect("asked");
+    world.steps.flush().expect_err("the disk is full");
+    let (mut failures, mut lent, merges) = (0, 0, world.store.stats().merges);
+    loop {
+        if !world.io.snapshot().contains_key(&reserve) && world.store.stats().merges == merges {
+            lent += 1;
+            assert!(!world.steps.flush().expect("it stands back"), "it takes the merge's room");
+        }
+        match world.steps.merge() {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(_) => failures += 1,
+        }
+        assert!(failures < 3, "no rewrite fits");
+    }
+    assert!(failures > 0 && lent > 0, "{failures} merges failed, {lent} steps had the room");
+    let stats = world.store.stats();
+    assert!(stats.segment_bytes * 2 < full, "{} of {full} bytes are left", stats.segment_bytes);
+    assert_eq!(stats.dropped_records, 26 * 4);
+    assert!(!world.io.snapshot().contains_key(&reserve), "the store is too small for it now");
+    assert!(world.steps.flush().expect("there is room again"));
+    world.io.limit(None);
+    for n in 0..100 {
+        let more = noise(9000, n);
+        world.put(&name(39), |log| _ = log.record(&more)).expect("durable");
+    }
+    world.flush();
+    world.merge();
+    assert_eq!(world.io.snapshot()[&reserve].len(), 300 << 10);
+    assert!((26..39).all(|log| world.records(&name(log)).expect("alive").len() == 4));
 }
 
 #[test]

@@ -217,6 +217,7 @@ impl World {
             memory_pool_bytes: 2 * flush_bytes + self.rng.between(32, 128) as usize * 1024,
             flush_bytes,
             merge_width: self.rng.between(2, 5) as usize,
+            merge_reserve_bytes: self.rng.between(1, 3) * 4096,
             grace: GRACE,
             scrub_bytes_per_second: u64::MAX,
             scrub_interval: Duration::ZERO,

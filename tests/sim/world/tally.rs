@@ -37,6 +37,8 @@ pub struct Tally {
     pub forks: u64,
     /// Records that merges left out.
     pub dropped: u64,
+    /// Times that a merge got the room that is kept for merges.
+    pub loans: u64,
     /// Passes that the scrub ended.
     pub scrubs: u64,
     /// Times that a whole pass of it was asked for after bits had flipped, and found a segment that was damaged.
@@ -86,11 +88,12 @@ impl Tally {
         self.lies += lies;
         self.named += named;
         self.rolled_back += rolled_back;
-        let Self { outwaited, expired, forks, dropped, scrubs, flips_scrubbed, .. } = other;
+        let Self { outwaited, expired, forks, dropped, loans, scrubs, flips_scrubbed, .. } = other;
         self.outwaited += outwaited;
         self.expired += expired;
         self.forks += forks;
         self.dropped += dropped;
+        self.loans += loans;
         self.scrubs += scrubs;
         self.flips_scrubbed += flips_scrubbed;
     }

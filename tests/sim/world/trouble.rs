@@ -73,6 +73,14 @@ impl World {
         self.disk.crash_at(self.disk.ops() + 1 + self.rng.below(within), kind);
     }
 
+    /// When merges may leave out what is dead.
+    pub(super) fn trouble_in_reclaiming(&mut self) {
+        if self.plan.scenario == Scenario::Full && !self.disk.is_short() {
+            let soon = self.disk.ops() + 1;
+            self.disk.full_during(soon..soon + self.rng.between(8, 40));
+        }
+    }
+
     /// Before each step.
     pub(super) fn trouble(&mut self) {
         let soon = self.disk.ops() + 1 + self.rng.below(20);

@@ -86,6 +86,7 @@ impl World {
         }
         self.traffic.outwaited = all_flushed;
         self.tally.outwaited += u64::from(self.traffic.outwaited);
+        self.trouble_in_reclaiming();
         for _ in 0..self.rng.below(30) {
             if self.disk.crashed().is_none() {
                 self.merge(running)?;
@@ -198,6 +199,7 @@ impl World {
         let after = running.store.stats();
         self.tally.merges += after.merges - before.merges;
         self.tally.dropped += after.dropped_records - before.dropped_records;
+        self.tally.loans += after.reserve_loans - before.reserve_loans;
         Ok(())
     }
 
