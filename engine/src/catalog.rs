@@ -102,6 +102,12 @@ impl Catalog {
         self.parts.journal.ring.check_in_place().inspect_err(|error| self.parts.poison.set(error.clone()))
     }
 
+    /// Whether the last flush failed, so that it needs what room there is.
+    #[must_use]
+    pub fn is_flush_failing(&self) -> bool {
+        self.parts.journal.ring.is_flush_failing()
+    }
+
     /// Removes a segment that no manifest names. Once poisoned nobody knows whether one does, and in a directory that is
     /// not the store's any more another store's manifest does.
     pub fn abandon(&self, id: SegmentId) {

@@ -255,10 +255,14 @@ impl Error {
     pub(crate) fn is_shortage(&self) -> bool {
         const ENFILE: i32 = 23;
         const EMFILE: i32 = 24;
-        self.os_error().is_some_and(|e| {
-            matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-                || matches!(e.raw_os_error(), Some(ENFILE | EMFILE))
-        })
+        let code = self.os_error().and_then(std::io::Error::raw_os_error);
+        self.is_full_disk() || matches!(code, Some(ENFILE | EMFILE))
+    }
+
+    /// Whether room on the disk is wanting.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        self.os_error().is_some_and(|e| matches!(e.kind(), StorageFull | QuotaExceeded))
     }
 
     /// Whether the device says of the place itself that it cannot be read, so that no later attempt reads it: EIO, and

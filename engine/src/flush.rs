@@ -17,7 +17,7 @@
 //! Invariant: nothing leaves memory or the journal before step 3 is durable.
 
 use crate::catalog::Catalog;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::SegmentMeta;
 use crate::format::state::LogState;
 use crate::index::memory::MemEntry;
@@ -75,17 +75,16 @@ impl Flusher {
     }
 
     /// One pass: makes a spare journal file if there is none, flushes if that is due or asked for, and wakes the
-    /// committer, which may wait for a file. True if anything moved. Nothing is done while a merge has the last room on the
-    /// disk.
+    /// committer, which may wait for a file. True if anything moved.
     ///
     /// # Errors
-    /// Why the flush failed, or why there is no journal file if nothing else moved: it is tried again at the next pass,
+    /// Why the flush failed or, while a merge has the last room on the disk, is not made, or why there is no journal file if nothing else moved: it is tried again at the next pass,
     /// unless the store is poisoned.
     pub fn step(&mut self, committer: &dyn Wake) -> Result<bool> {
         self.poison.check()?;
         self.catalog.check_in_place()?;
         if self.index.is_room_lent() {
-            return Ok(false);
+            return self.stand_back();
         }
         // On a full disk there may be no room for a journal file and yet enough for a segment, which frees one.
         let prepared = self.journal.ring.prepare();
@@ -103,6 +102,17 @@ impl Flusher {
             committer.wake();
         }
         if moved { Ok(true) } else { prepared }
+    }
+
+    /// A merge has the last room on the disk, and gives some back in the end.
+    fn stand_back(&self) -> Result<bool> {
+        let waits = self.asked.load(Ordering::SeqCst) || self.is_due() || !self.journal.ring.has_spare();
+        if !waits {
+            return Ok(false);
+        }
+        self.journal.ring.set_flush_failed(true);
+        let what = "no flush is made while a merge has the last room on the disk, to give back what is dead";
+        Err(Error::new(ErrorKind::Io, what).remedy("free space on that file system, or wait"))
     }
 
     /// Whether a flush is due by itself: enough is in memory, somebody waits for room there, or the journal runs out

@@ -40,7 +40,7 @@ impl Filter {
     }
 
     pub(super) fn may_hold(&self, key: u64) -> bool {
-        let (part, fingerprint) = ((key & 0x3f) as usize, (key >> 6 & 0xffff) as u16);
+        let (part, fingerprint) = ((key >> 58) as usize, (key >> 42 & 0xffff) as u16);
         self.0[part].contains(&fingerprint)
     }
 }

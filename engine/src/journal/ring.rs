@@ -347,6 +347,12 @@ impl Ring {
         self.state.lock().flush_failed = failed;
     }
 
+    /// Whether the last flush failed.
+    #[must_use]
+    pub fn is_flush_failing(&self) -> bool {
+        self.state.lock().flush_failed
+    }
+
     /// Whether the commit path needs a file, and the last attempts to make or to free one failed: what is appended now
     /// would wait for as long as they do.
     #[must_use]

@@ -13,7 +13,8 @@
 //! every other entry of its inputs is in what it writes. An input that cannot be read is left alone from then on, in its
 //! place, and its healthy logs are served from there. A segment of which much may be left out is rewritten, with the
 //! neighbours of which that is true as well: what is left of a log then takes one place instead of several. Where there is
-//! no room for that, one is rewritten by itself, the smallest first, in the room that is kept for it (`reserve.rs`).
+//! no room for that, one is rewritten by itself, the one first of which least is left, in the room that is kept for that
+//! (`reserve.rs`); one for which that is not enough either is left alone for a while.
 //!
 //! Invariant: a segment is an input of one merge at most, and stays in the set until that is committed.
 
@@ -29,7 +30,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::manifest::Mark;
+use crate::format::manifest::{Mark, SegmentMeta};
 use crate::index::Index;
 use crate::index::grace::Grace;
 use crate::index::set::SegmentSet;
@@ -53,6 +54,9 @@ const JOBS_MAX: usize = 4;
 /// A segment's dead share stands still if it did not grow for this part of the grace.
 const STILL_PART: u64 = 4;
 
+/// After so long it is tried again whether there is room for rewrites.
+const CRAMPED_FOR: Duration = Duration::from_secs(600);
+
 /// The merges of a store.
 pub struct Merger {
     catalog: Arc<Catalog>,
@@ -69,10 +73,12 @@ pub struct Merger {
     /// The size class whose last merge failed for another reason. What is due there and above is nothing that appends
     /// have to wait for.
     failing: Option<u32>,
-    /// There was no room to rewrite segments: each is rewritten by itself and in the room that is kept, until a merge
-    /// succeeds.
-    cramped: bool,
-    /// While the lowest merge that is due keeps failing: whether something to rewrite is looked for first.
+    /// There was no room to rewrite segments: each is rewritten by itself and in the room that is kept. Until then, by the
+    /// monotonic clock, or until a merge succeeds without that room.
+    cramped: Option<Duration>,
+    /// Segments that found no room so either.
+    too_large: BTreeSet<SegmentId>,
+    /// The lowest merge that is due failed last: something to rewrite is looked for first.
     dead_first: bool,
     /// Lent to the merge under way, if it is.
     reserve: Reserve,
@@ -99,8 +105,9 @@ impl Merger {
             grace,
             shares: Shares::default(),
             failing: None,
-            cramped: false,
-            dead_first: true,
+            cramped: None,
+            too_large: BTreeSet::new(),
+            dead_first: false,
             reserve,
             clock,
             pace: Pace::new(config.merge_bytes_per_second),
@@ -109,6 +116,9 @@ impl Merger {
 
     /// How long to wait before the next step, for the sake of appends.
     pub fn wait(&mut self) -> Duration {
+        if self.reserve.is_lent() {
+            return Duration::ZERO;
+        }
         self.pace.wait(self.clock.monotonic(), self.index.watermark(), self.index.due_segments())
     }
 
@@ -120,6 +130,14 @@ impl Merger {
     /// read if that was the reason.
     pub fn step(&mut self) -> Result<bool> {
         self.poison.check()?;
+        let result = self.step_on();
+        if self.jobs.is_empty() {
+            self.take_back();
+        }
+        result
+    }
+
+    fn step_on(&mut self) -> Result<bool> {
         let (began, begun) = (self.clock.monotonic(), self.begin());
         self.index.set_merges_under_way(self.jobs.len());
         // A larger one under way goes on; whatever hinders this one is told once there is nothing else to do.
@@ -133,13 +151,15 @@ impl Merger {
                 self.index.metrics.merge_bytes.add(bytes);
                 if let Err(error) = self.catalog.commit_merge(job.inputs(), meta, job.cutoff()) {
                     self.catalog.abandon(id);
-                    self.note_failure(&job, &error);
+                    self.note_failure(job.why(), job.level(), job.inputs(), &error);
                     return Err(error);
                 }
                 self.index.metrics.merges.add(1);
                 self.index.metrics.merge_dropped_records.add(job.dropped());
                 // What it left is worth another look once the grace is over for more.
-                self.cramped = false;
+                self.cramped = self.cramped.filter(|_| self.reserve.is_lent());
+                self.dead_first = false;
+                self.too_large.clear();
                 self.note_share(id, job.cutoff(), 0.0);
                 self.failing = self.failing.filter(|level| job.level() < *level);
             }
@@ -153,27 +173,39 @@ impl Merger {
         for job in self.jobs.drain(..) {
             job.abandon(&self.catalog);
         }
-        self.index.set_room_lent(false);
+        self.take_back();
     }
 
-    /// Sees to it that room is kept for merges, and takes back what a merge had of it that is over.
+    /// Sees to it that room is kept for merges.
     fn keep_reserve(&mut self, set: &SegmentSet) -> Result<()> {
         self.catalog.check_in_place()?;
         let bytes = set.segments.iter().map(|segment| segment.meta().bytes).sum();
-        self.reserve.keep(bytes, self.clock.monotonic());
-        self.index.set_room_lent(self.reserve.is_lent());
+        self.reserve.keep(bytes, self.catalog.is_flush_failing(), self.clock.monotonic());
         Ok(())
+    }
+
+    /// Takes back the room that was kept, from a merge that is over.
+    fn take_back(&mut self) {
+        if self.reserve.is_lent() && self.catalog.check_in_place().is_ok() {
+            self.reserve.take_back(self.clock.monotonic());
+        }
+        self.index.set_room_lent(false);
     }
 
     /// A merge failed that may succeed another time. Segments that were to be rewritten for what is dead of them are looked
     /// at again.
-    fn note_failure(&mut self, job: &Job, error: &Error) {
-        match job.why() {
-            Why::Size => self.failing = Some(job.level()),
-            Why::Dead => {
-                job.inputs().iter().for_each(|id| self.shares.forget(*id));
-                self.cramped |= error.is_shortage();
+    fn note_failure(&mut self, why: Why, level: u32, inputs: &[SegmentId], error: &Error) {
+        if why == Why::Size {
+            (self.failing, self.dead_first) = (Some(level), true);
+            return;
+        }
+        self.dead_first = false;
+        inputs.iter().for_each(|id| self.shares.forget(*id));
+        if error.is_full_disk() {
+            if self.cramped.is_some() {
+                self.too_large.extend(inputs);
             }
+            self.cramped = Some(self.clock.monotonic() + CRAMPED_FOR);
         }
     }
 
@@ -182,7 +214,7 @@ impl Merger {
         // A file that cannot be read stays so; what is wanting may come back.
         let input = job.unreadable().filter(|_| !error.is_shortage() && !self.poison.is_set());
         if input.is_none() {
-            self.note_failure(&job, &error);
+            self.note_failure(job.why(), job.level(), job.inputs(), &error);
         }
         job.abandon(&self.catalog);
         if let Some(id) = input {
@@ -207,12 +239,11 @@ impl Merger {
         let hopeful = due.iter().filter(|due| self.failing.is_none_or(|failing| due.level < failing));
         self.index.set_due_segments(hopeful.map(|due| due.members).sum());
         let lowest = due.into_iter().next();
-        let fails = lowest.as_ref().is_some_and(|due| self.failing.is_some_and(|failing| failing <= due.level));
-        self.dead_first = !fails || !self.dead_first;
-        if (lowest.is_none() || (fails && self.dead_first)) && self.begin_dead(&set)? {
+        if (lowest.is_none() || self.dead_first) && self.begin_dead(&set)? {
             return Ok(true);
         }
         let Some(Due { level, range, .. }) = lowest.filter(|_| !self.reserve.is_lent()) else { return Ok(false) };
+        self.dead_first = false;
         if self.jobs.len() < JOBS_MAX && self.jobs.last().is_none_or(|job| level < job.level()) {
             self.begin_job(&set, range, level, Why::Size)?;
         }
@@ -231,10 +262,9 @@ impl Merger {
             Err((error, id)) => {
                 match id.filter(|_| !error.is_shortage()) {
                     Some(id) => self.set_aside(id, &error),
-                    None if why == Why::Size => self.failing = Some(level),
                     None => {
-                        set.segments[range].iter().for_each(|input| self.shares.forget(input.meta().id));
-                        self.cramped |= error.is_shortage();
+                        let inputs: Vec<_> = set.segments[range].iter().map(|input| input.meta().id).collect();
+                        self.note_failure(why, level, &inputs, &error);
                     }
                 }
                 Err(error)
@@ -243,7 +273,7 @@ impl Merger {
     }
 
     /// Looks at one segment that was not looked at since the grace was over for more, and begins to rewrite it if much of it
-    /// may be left out, with those behind it of which that is true as well. Only while nothing else is to be done. True if
+    /// may be left out, with those behind it of which that is true as well. Only while nothing else is under way. True if
     /// there was one to look at.
     fn begin_dead(&mut self, set: &SegmentSet) -> Result<bool> {
         let (cutoff, now) = (self.grace.cutoff(&set.manifest), self.grace.now());
@@ -253,28 +283,54 @@ impl Merger {
         if !self.jobs.is_empty() || cutoff.lsn == Lsn(0) {
             return Ok(false);
         }
-        let readable = |segment: &Arc<Segment>| !self.unreadable.contains(&segment.meta().id);
-        let mut order: Vec<_> = (0..set.segments.len()).collect();
-        if self.cramped {
-            order.sort_by_key(|n| set.segments[*n].meta().bytes);
+        if self.cramped.is_some_and(|until| until <= self.clock.monotonic()) {
+            self.cramped = None;
+            self.too_large.clear();
         }
-        let first = order.into_iter().find(|n| readable(&set.segments[*n]) && is_new(&set.segments[*n]));
-        let Some(first) = first else { return Ok(false) };
+        let left_alone = |segment: &Arc<Segment>| {
+            let id = &segment.meta().id;
+            self.unreadable.contains(id) || self.too_large.contains(id)
+        };
+        let due = |segment: &Arc<Segment>| !left_alone(segment) && is_new(segment);
+        if self.cramped.is_some() {
+            let due = set.segments.iter().enumerate().filter(|(_, segment)| due(segment)).map(|(n, _)| n).collect();
+            return self.begin_cramped(set, due, cutoff);
+        }
+        let Some(first) = set.segments.iter().position(due) else { return Ok(false) };
         let segment = &set.segments[first];
         let share = self.dead_share(set, segment, cutoff);
         if !self.note_share(segment.meta().id, cutoff, share) {
             return Ok(true);
         }
-        let most = if self.cramped { 1 } else { self.sizes.width };
-        let behind = set.segments[first..].iter().take(most).skip(1);
+        let behind = set.segments[first..].iter().take(self.sizes.width).skip(1);
         let dead = behind.take_while(|segment| self.dead_share(set, segment, cutoff) >= DEAD_SHARE);
         let range = first..first + 1 + dead.count();
         let level = set.segments[range.clone()].iter().map(|segment| self.sizes.level(segment.meta().bytes)).max();
-        if self.cramped {
-            self.index.metrics.reserve_loans.add(u64::from(self.reserve.lend()));
-            self.index.set_room_lent(self.reserve.is_lent());
-        }
         self.begin_job(set, range, level.expect("there is one at least"), Why::Dead)?;
+        Ok(true)
+    }
+
+    /// As [`Self::begin_dead`], where there was no room: of the segments that are worth rewriting, the one of which least is
+    /// left, in the room that is kept for that if it is enough.
+    fn begin_cramped(&mut self, set: &SegmentSet, due: Vec<usize>, cutoff: Mark) -> Result<bool> {
+        let mut least: Option<(u64, usize)> = None;
+        for n in due {
+            let SegmentMeta { id, bytes, .. } = *set.segments[n].meta();
+            let share = self.dead_share(set, &set.segments[n], cutoff);
+            if self.note_share(id, cutoff, share) {
+                let left = (bytes as f64 * (1.0 - share)) as u64;
+                least = Some(least.map_or((left, n), |least| least.min((left, n))));
+                // Only one of them is begun.
+                self.shares.forget(id);
+            }
+        }
+        let Some((left, n)) = least else { return Ok(false) };
+        self.catalog.check_in_place()?;
+        if self.reserve.lend(left) {
+            self.index.set_room_lent(true);
+            self.index.metrics.reserve_loans.add(1);
+        }
+        self.begin_job(set, n..n + 1, self.sizes.level(set.segments[n].meta().bytes), Why::Dead)?;
         Ok(true)
     }
 

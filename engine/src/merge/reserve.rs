@@ -1,11 +1,12 @@
 //! Room that is kept for merges: what is dead on a full disk goes only by writing anew what is not.
 //!
-//! A file of a fixed size that holds nothing. It is lent by removing it, to a merge that found no room to rewrite what is
-//! dead, and made again afterwards; flushes stand back meanwhile, since they would take the room. A store whose segments
-//! are few beside it has none. A crash at any step leaves the file, a shorter one, or none: the next open makes it what it
-//! must be. Invariant: nothing depends on what the file holds.
+//! A file of a fixed size that holds nothing. It is lent by removing it, to a merge that rewrites what is dead and found no
+//! other room, and made again afterwards; flushes stand back meanwhile, since they would take the room. One is made once the
+//! segments take several times as much, and not while a flush fails, which needs what there is itself. A crash at any step
+//! leaves the file, a shorter one, or none: the next open takes what there is, and makes it whole when it can. Invariant:
+//! nothing depends on what the file holds.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::{Io, OpenMode};
 use crate::sync::Arc;
 use crate::types::BLOCK;
@@ -13,22 +14,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const NAME: &str = "reserve";
-/// The segments take so many times as much before there is one.
+/// The segments take so many times as much before one is made.
 const STORE_TIMES: u64 = 4;
 /// When it is tried again to make one.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
+const TRY_AGAIN: Duration = Duration::from_secs(600);
 
 /// The room.
 pub(super) struct Reserve {
     io: Arc<dyn Io>,
     path: PathBuf,
-    /// 0: there is none.
+    /// 0: there is to be none.
     bytes: u64,
     state: State,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// Nobody has looked whether there is one.
+    Unknown,
     /// There is none, and it is not tried before this, by the monotonic clock.
     Missing(Duration),
     Kept,
@@ -38,38 +41,65 @@ enum State {
 impl Reserve {
     /// The reserve of the store in `dir`. Nothing is looked at yet.
     pub(super) fn new(io: Arc<dyn Io>, dir: &Path, bytes: u64) -> Self {
-        let bytes = bytes.next_multiple_of(BLOCK as u64);
-        Self { io, path: dir.join(NAME), bytes, state: State::Missing(Duration::ZERO) }
+        let bytes = bytes.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64);
+        Self { io, path: dir.join(NAME), bytes, state: State::Unknown }
     }
 
-    /// Sees to it that there is one, if the segments take so many bytes that there should be, and that it is not lent
-    /// any more.
-    pub(super) fn keep(&mut self, segment_bytes: u64, now: Duration) {
-        if self.state == State::Lent {
-            self.state = State::Missing(now);
+    /// Sees to it that there is one, if the segments take so many bytes that there should be, and nobody else is short of
+    /// room. One that is there stays, however few they are.
+    pub(super) fn keep(&mut self, segment_bytes: u64, is_short: bool, now: Duration) {
+        if self.state == State::Unknown {
+            self.state = self.found();
         }
-        let is_wanted = self.bytes > 0 && segment_bytes / STORE_TIMES >= self.bytes;
-        if !is_wanted || !matches!(self.state, State::Missing(not_before) if not_before <= now) {
-            return;
+        let is_wanted = !is_short && self.bytes > 0 && segment_bytes / STORE_TIMES >= self.bytes;
+        if is_wanted && matches!(self.state, State::Missing(not_before) if not_before <= now) {
+            self.make(now);
         }
-        self.state = match self.make() {
-            Ok(()) => State::Kept,
-            Err(error) => {
-                let bytes = self.bytes;
-                tracing::warn!(%error, bytes, "no room is kept for merges; it will be tried again");
-                State::Missing(now + TRY_AGAIN)
-            }
-        };
     }
 
-    /// Gives the room to a merge. False if there is none to give.
-    pub(super) fn lend(&mut self) -> bool {
-        if self.state != State::Kept || self.io.remove(&self.path).is_err() {
+    /// What there is of it from before.
+    fn found(&self) -> State {
+        let Ok(file) = self.io.open(&self.path, OpenMode::WriteDirect) else { return State::Missing(Duration::ZERO) };
+        if self.bytes == 0 {
+            drop(file);
+            self.told(self.io.remove(&self.path));
+            return State::Missing(Duration::ZERO);
+        }
+        // It may be shorter, or a copy that has the length and takes no room.
+        self.told(self.io.allocate(&file, self.bytes));
+        State::Kept
+    }
+
+    fn make(&mut self, now: Duration) {
+        let file = self.io.open(&self.path, OpenMode::CreateDirect);
+        let made = file.and_then(|file| self.io.allocate(&file, self.bytes));
+        self.state = if made.is_ok() { State::Kept } else { State::Missing(now + TRY_AGAIN) };
+        if let Err(error) = made {
+            self.told(Err(error));
+            let _ = self.io.remove(&self.path);
+        }
+    }
+
+    fn told(&self, result: Result<()>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, bytes = self.bytes, "no room, or less, is kept for merges");
+        }
+    }
+
+    /// Gives the room to a merge that needs about so many bytes. False if that is more than it has, or there is none.
+    pub(super) fn lend(&mut self, needed: u64) -> bool {
+        if self.state != State::Kept || needed > self.bytes {
             return false;
         }
-        tracing::info!(bytes = self.bytes, "the disk is full: a merge gets the room that was kept for it");
-        self.state = State::Lent;
-        true
+        match self.io.remove(&self.path) {
+            Ok(()) => {
+                tracing::info!(bytes = self.bytes, "the disk is full: a merge gets the room that is kept for it");
+                self.state = State::Lent;
+            }
+            Err(error) if is_missing(&error) => self.state = State::Missing(Duration::ZERO),
+            Err(error) => self.told(Err(error)),
+        }
+        self.is_lent()
     }
 
     /// Whether a merge has it.
@@ -77,17 +107,14 @@ impl Reserve {
         self.state == State::Lent
     }
 
-    fn make(&self) -> Result<()> {
-        if let Ok(file) = self.io.open(&self.path, OpenMode::ReadDirect) {
-            if self.io.len(&file)? == self.bytes {
-                return Ok(());
-            }
-            drop(file);
-            self.io.remove(&self.path)?;
+    /// The merge that had it is over.
+    pub(super) fn take_back(&mut self, now: Duration) {
+        if self.is_lent() {
+            self.make(now);
         }
-        let file = self.io.open(&self.path, OpenMode::CreateDirect)?;
-        let made = self.io.allocate(&file, self.bytes);
-        drop(file);
-        made.inspect_err(|_| drop(self.io.remove(&self.path)))
     }
+}
+
+fn is_missing(error: &Error) -> bool {
+    error.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound)
 }

@@ -1,6 +1,6 @@
 //! The filter of a stripe: which logs are surely not in it. docs/FORMAT.md, "Lookup".
 //!
-//! 64 parts, each of which has the logs whose key ends in its number, as a list of 16 bits of each key. Each part has a
+//! 64 parts, each of which has the logs whose key begins with its number, as a list of the key's next 16 bits. Each part has a
 //! checksum of its own, so that "not here" costs a look at a cache line or two and not at the whole block. Where the parts
 //! end, stands before them; wrong ends give bytes whose checksum is wrong. Invariant: a key that was built in is never
 //! denied; what cannot be proved intact gives no answer.
@@ -10,7 +10,8 @@ use crate::types::{LogId, SegmentId};
 use std::ops::Range;
 use xorf::BinaryFuse8;
 
-const PARTS: usize = 64;
+const PART_BITS: usize = 6;
+const PARTS: usize = 1 << PART_BITS;
 const END_LEN: usize = 2;
 const ENDS_AT: usize = 0;
 const PARTS_AT: usize = ENDS_AT + 128;
@@ -31,14 +32,15 @@ pub(super) fn key_of(log: LogId) -> u64 {
     get_u64(&log.0, 8)
 }
 
-/// The part that has the key if any has.
+/// The part that has the key if any has. The highest bits of a key are the last ones of the LogId, by which logs are sorted
+/// last: the first ones are nearly the same in all of a stripe if one owner has many logs.
 fn part_of(key: u64) -> usize {
-    (key % PARTS as u64) as usize
+    (key >> (64 - PART_BITS)) as usize
 }
 
-/// What a part keeps of a key. The bits above these are nearly the same in all of a stripe if one owner has many logs.
+/// What a part keeps of a key.
 fn fingerprint_of(key: u64) -> u16 {
-    (key / PARTS as u64) as u16
+    (key >> (64 - PART_BITS - 16)) as u16
 }
 
 /// The filter of the logs with these keys.
@@ -178,9 +180,16 @@ mod tests {
     #[test]
     fn what_is_there_is_never_denied_and_what_is_not_nearly_always() {
         for n in [1, 2, 3, 10, 100, 1000, STRIPE_ENTRIES as u64] {
-            // Of many owners; and of one with so many logs that all of a stripe have the same first bits.
-            for first_bits in [u64::MAX, u64::MAX >> 16] {
-                let of = |salt, n| keys(n, salt).into_iter().map(|key| key & first_bits).collect::<Vec<_>>();
+            // Of many owners; and of one with so many logs that all of a stripe have the same three bytes first.
+            for same in [0, 3] {
+                let of = |salt, n| {
+                    let log = |key: u64| {
+                        let mut log = LogId([7; 16]);
+                        log.0[8 + same..].copy_from_slice(&key.to_be_bytes()[same..]);
+                        key_of(log)
+                    };
+                    keys(n, salt).into_iter().map(log).collect::<Vec<_>>()
+                };
                 let there = of(1, n);
                 let filter = build(&there, AT);
                 assert!(there.iter().all(|k| ask(&filter, *k) == Some(true)), "{n} keys");
@@ -195,7 +204,7 @@ mod tests {
         const ROOM: usize = BODY_LEN - STRIPE_INDEX_BLOCKS * KEY_LEN;
         assert!(build(&keys(STRIPE_ENTRIES as u64, 3), AT).len() <= ROOM);
         // However they are spread over the parts.
-        let in_one_part: Vec<_> = (0..STRIPE_ENTRIES as u64).map(|n| n * PARTS as u64).collect();
+        let in_one_part: Vec<_> = (0..STRIPE_ENTRIES as u64).collect();
         assert!(build(&in_one_part, AT).len() <= ROOM);
     }
 

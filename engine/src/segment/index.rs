@@ -123,7 +123,7 @@ impl Segment {
     /// To be called between [`Self::look_ahead`] and [`Self::head_at`], where others are asked as well.
     pub fn look_closer(&self, StripeAt(stripe): StripeAt, log: LogId) {
         let number = self.stripes[stripe].lookup;
-        let place = |body| filter::place_of(body, filter::key_of(log));
+        let place = |body: &[u8]| filter::place_of(body, filter::key_of(log)).filter(|part| part.end <= body.len());
         if let Some(part) = self.view.unchecked(number).and_then(place) {
             self.view.prefetch(number, part);
         }
@@ -260,8 +260,8 @@ impl Segment {
         }
     }
 
-    /// How many stripes begin with an owner that is not behind `owner`. Of many owners, that is where a hash of its size would
-    /// be, give or take one.
+    /// How many stripes begin with an owner that is not behind `owner`. Of many owners, that is about where a hash of its size
+    /// would be.
     fn owners_up_to(&self, owner: u64) -> usize {
         let len = self.owners.len();
         let guess = ((u128::from(owner) * len as u128) >> 64) as usize;
