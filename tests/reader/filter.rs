@@ -1,13 +1,13 @@
-//! The filter of a stripe, in 64 parts. docs/FORMAT.md, "Lookup".
+//! The filter of a stripe, in 16 parts. docs/FORMAT.md, "Lookup".
 
 use super::Result;
 use super::bytes::Bytes;
 use super::heads::crc_from;
 
-const PARTS: usize = 64;
+const PARTS: usize = 16;
 
 /// The parts' fingerprints.
-pub(super) struct Filter(Vec<Vec<u16>>);
+pub(super) struct Filter(Vec<Vec<u32>>);
 
 impl Filter {
     /// Reads the filter that a lookup block begins with: this block of this segment.
@@ -26,11 +26,9 @@ impl Filter {
             if part[..4] != crc_from(place, covered).to_le_bytes() {
                 return Err(bytes.wrong("a part of a filter whose checksum is wrong"));
             }
-            let (fingerprints, rest) = covered.as_chunks();
-            if !rest.is_empty() {
-                return Err(bytes.wrong("a part of a filter that ends within a fingerprint"));
-            }
-            let fingerprints: Vec<_> = fingerprints.iter().map(|two| u16::from_le_bytes(*two)).collect();
+            let Some(fingerprints) = fingerprints(covered) else {
+                return Err(bytes.wrong("a part of a filter that has no whole number of fingerprints"));
+            };
             if !fingerprints.is_sorted_by(|a, b| a < b) {
                 return Err(bytes.wrong("a part of a filter that is not sorted"));
             }
@@ -40,9 +38,25 @@ impl Filter {
     }
 
     pub(super) fn may_hold(&self, key: u64) -> bool {
-        let (part, fingerprint) = ((key >> 58) as usize, (key >> 42 & 0xffff) as u16);
+        let (part, fingerprint) = ((key >> 60) as usize, (key >> 39 & 0x1f_ffff) as u32);
         self.0[part].contains(&fingerprint)
     }
+}
+
+/// The fingerprints of a part: the bits in unary, then two bytes each.
+fn fingerprints(bytes: &[u8]) -> Option<Vec<u32>> {
+    let count = (0..bytes.len()).find(|n| (n + 32).div_ceil(8) + 2 * n == bytes.len())?;
+    let (unary, lowers) = bytes.split_at(bytes.len() - 2 * count);
+    let (mut upper, mut uppers) = (0, Vec::new());
+    for bit in unary.iter().flat_map(|byte| (0..8).map(move |n| byte >> n & 1)).take(count + 32) {
+        if bit == 1 { uppers.push(upper) } else { upper += 1 }
+    }
+    let ones: u32 = unary.iter().map(|byte| byte.count_ones()).sum();
+    if upper != 32 || ones as usize != count {
+        return None;
+    }
+    let lowers = lowers.as_chunks().0.iter().map(|two| u32::from(u16::from_le_bytes(*two)));
+    Some(uppers.into_iter().zip(lowers).map(|(upper, lower)| upper << 16 | lower).collect())
 }
 
 /// The end of MurmurHash3 for 64 bits (Appleby).
