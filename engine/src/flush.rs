@@ -106,11 +106,13 @@ impl Flusher {
 
     /// A merge has the last room on the disk, and gives some back in the end.
     fn stand_back(&self) -> Result<bool> {
-        let waits = self.asked.load(Ordering::SeqCst) || self.is_due() || !self.journal.ring.has_spare();
-        if !waits {
+        let is_due = self.asked.load(Ordering::SeqCst) || self.is_due();
+        if is_due {
+            // Until the flush that follows.
+            self.journal.ring.set_flush_failed(true);
+        } else if self.journal.ring.has_spare() {
             return Ok(false);
         }
-        self.journal.ring.set_flush_failed(true);
         let what = "no flush is made while a merge has the last room on the disk, to give back what is dead";
         Err(Error::new(ErrorKind::Io, what).remedy("free space on that file system, or wait"))
     }

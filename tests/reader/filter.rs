@@ -49,7 +49,14 @@ fn fingerprints(bytes: &[u8]) -> Option<Vec<u32>> {
     let (unary, lowers) = bytes.split_at(bytes.len() - 2 * count);
     let (mut upper, mut uppers) = (0, Vec::new());
     for bit in unary.iter().flat_map(|byte| (0..8).map(move |n| byte >> n & 1)).take(count + 32) {
-        if bit == 1 { uppers.push(upper) } else { upper += 1 }
+        if bit == 1 {
+            uppers.push(upper)
+        } else {
+            upper += 1
+        }
+        if bit == 1 && upper > 31 {
+            return None;
+        }
     }
     let ones: u32 = unary.iter().map(|byte| byte.count_ones()).sum();
     if upper != 32 || ones as usize != count {

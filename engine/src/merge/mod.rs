@@ -44,7 +44,7 @@ use pick::{Due, Sizes};
 use reclaim::Reclaim;
 use reserve::Reserve;
 use shares::{DEAD_SHARE, Shares};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -54,8 +54,11 @@ const JOBS_MAX: usize = 4;
 /// A segment's dead share stands still if it did not grow for this part of the grace.
 const STILL_PART: u64 = 4;
 
-/// After so long it is tried again whether there is room for rewrites.
+/// After so long it is tried again whether there is room for rewrites; longer each time for one segment.
 const CRAMPED_FOR: Duration = Duration::from_secs(600);
+
+/// Between two merges that get the room that is kept: longer than a flush that failed waits.
+const LEND_AGAIN: Duration = Duration::from_secs(2);
 
 /// The merges of a store.
 pub struct Merger {
@@ -73,11 +76,14 @@ pub struct Merger {
     /// The size class whose last merge failed for another reason. What is due there and above is nothing that appends
     /// have to wait for.
     failing: Option<u32>,
-    /// There was no room to rewrite segments: each is rewritten by itself and in the room that is kept. Until then, by the
-    /// monotonic clock, or until a merge succeeds without that room.
+    /// There was no room to rewrite several segments as one: each is rewritten by itself. Until then, by the monotonic
+    /// clock, or until a merge succeeds without the room that is kept.
     cramped: Option<Duration>,
-    /// Segments that found no room so either.
-    too_large: BTreeSet<SegmentId>,
+    /// Segments that found no room by themselves: how often, and until when they are left alone. From the second time on they
+    /// get the room that is kept.
+    no_room: BTreeMap<SegmentId, (u32, Duration)>,
+    /// No merge gets the room that is kept before this, so that a flush has its turn.
+    lend_at: Duration,
     /// The lowest merge that is due failed last: something to rewrite is looked for first.
     dead_first: bool,
     /// Lent to the merge under way, if it is.
@@ -106,7 +112,8 @@ impl Merger {
             shares: Shares::default(),
             failing: None,
             cramped: None,
-            too_large: BTreeSet::new(),
+            no_room: BTreeMap::new(),
+            lend_at: Duration::ZERO,
             dead_first: false,
             reserve,
             clock,
@@ -159,7 +166,6 @@ impl Merger {
                 // What it left is worth another look once the grace is over for more.
                 self.cramped = self.cramped.filter(|_| self.reserve.is_lent());
                 self.dead_first = false;
-                self.too_large.clear();
                 self.note_share(id, job.cutoff(), 0.0);
                 self.failing = self.failing.filter(|level| job.level() < *level);
             }
@@ -187,7 +193,9 @@ impl Merger {
     /// Takes back the room that was kept, from a merge that is over.
     fn take_back(&mut self) {
         if self.reserve.is_lent() && self.catalog.check_in_place().is_ok() {
-            self.reserve.take_back(self.clock.monotonic());
+            let now = self.clock.monotonic();
+            self.reserve.take_back(now);
+            self.lend_at = now + LEND_AGAIN;
         }
         self.index.set_room_lent(false);
     }
@@ -202,10 +210,14 @@ impl Merger {
         self.dead_first = false;
         inputs.iter().for_each(|id| self.shares.forget(*id));
         if error.is_full_disk() {
-            if self.cramped.is_some() {
-                self.too_large.extend(inputs);
+            let now = self.clock.monotonic();
+            if let [id] = inputs {
+                let (tries, until) = self.no_room.entry(*id).or_default();
+                // The first time it is tried again at once, in the room that is kept.
+                *until = now + CRAMPED_FOR * ((1 << (*tries).min(7)) - 1);
+                *tries += 1;
             }
-            self.cramped = Some(self.clock.monotonic() + CRAMPED_FOR);
+            self.cramped = Some(now + CRAMPED_FOR);
         }
     }
 
@@ -277,20 +289,20 @@ impl Merger {
     /// there was one to look at.
     fn begin_dead(&mut self, set: &SegmentSet) -> Result<bool> {
         let (cutoff, now) = (self.grace.cutoff(&set.manifest), self.grace.now());
-        self.shares.retain(|id| set.segments.iter().any(|segment| segment.meta().id == id));
+        let is_there = |id: SegmentId| set.segments.iter().any(|segment| segment.meta().id == id);
+        self.shares.retain(is_there);
+        self.no_room.retain(|id, _| is_there(*id));
         let is_new =
             |segment: &Arc<Segment>| segment.meta().entries > 0 && self.shares.is_due(segment.meta().id, cutoff, now);
         if !self.jobs.is_empty() || cutoff.lsn == Lsn(0) {
             return Ok(false);
         }
-        if self.cramped.is_some_and(|until| until <= self.clock.monotonic()) {
-            self.cramped = None;
-            self.too_large.clear();
-        }
-        let left_alone = |segment: &Arc<Segment>| {
-            let id = &segment.meta().id;
-            self.unreadable.contains(id) || self.too_large.contains(id)
-        };
+        let monotonic = self.clock.monotonic();
+        self.cramped = self.cramped.filter(|until| *until > monotonic);
+        let no_room = self.no_room.clone();
+        let finds_none =
+            |segment: &Arc<Segment>| no_room.get(&segment.meta().id).is_some_and(|(_, until)| *until > monotonic);
+        let left_alone = |segment: &Arc<Segment>| self.unreadable.contains(&segment.meta().id) || finds_none(segment);
         let due = |segment: &Arc<Segment>| !left_alone(segment) && is_new(segment);
         if self.cramped.is_some() {
             let due = set.segments.iter().enumerate().filter(|(_, segment)| due(segment)).map(|(n, _)| n).collect();
@@ -303,7 +315,8 @@ impl Merger {
             return Ok(true);
         }
         let behind = set.segments[first..].iter().take(self.sizes.width).skip(1);
-        let dead = behind.take_while(|segment| self.dead_share(set, segment, cutoff) >= DEAD_SHARE);
+        let is_dead = |segment: &Arc<Segment>| self.dead_share(set, segment, cutoff) >= DEAD_SHARE;
+        let dead = behind.take_while(|segment| !finds_none(segment) && is_dead(segment));
         let range = first..first + 1 + dead.count();
         let level = set.segments[range.clone()].iter().map(|segment| self.sizes.level(segment.meta().bytes)).max();
         self.begin_job(set, range, level.expect("there is one at least"), Why::Dead)?;
@@ -325,10 +338,15 @@ impl Merger {
             }
         }
         let Some((left, n)) = least else { return Ok(false) };
-        self.catalog.check_in_place()?;
-        if self.reserve.lend(left) {
+        let wants_room = self.no_room.contains_key(&set.segments[n].meta().id);
+        if wants_room && self.reserve.has(left) {
+            if self.clock.monotonic() < self.lend_at {
+                return Ok(false);
+            }
+            self.catalog.check_in_place()?;
+            // First of all, so that no flush begins in between.
             self.index.set_room_lent(true);
-            self.index.metrics.reserve_loans.add(1);
+            self.index.metrics.reserve_loans.add(u64::from(self.reserve.lend()));
         }
         self.begin_job(set, n..n + 1, self.sizes.level(set.segments[n].meta().bytes), Why::Dead)?;
         Ok(true)

@@ -18,6 +18,8 @@ const NAME: &str = "reserve";
 const STORE_TIMES: u64 = 4;
 /// When it is tried again to make one.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
+/// The same after a merge had it: what that gave back may be free only once nobody reads it any more.
+const TRY_AGAIN_SOON: Duration = Duration::from_secs(5);
 
 /// The room.
 pub(super) struct Reserve {
@@ -53,44 +55,55 @@ impl Reserve {
         }
         let is_wanted = !is_short && self.bytes > 0 && segment_bytes / STORE_TIMES >= self.bytes;
         if is_wanted && matches!(self.state, State::Missing(not_before) if not_before <= now) {
-            self.make(now);
+            self.make(now + TRY_AGAIN);
         }
     }
 
-    /// What there is of it from before.
+    /// What there is of it from before. It may be shorter, or a copy that has the length and takes no room.
     fn found(&self) -> State {
-        let Ok(file) = self.io.open(&self.path, OpenMode::WriteDirect) else { return State::Missing(Duration::ZERO) };
-        if self.bytes == 0 {
-            drop(file);
-            self.told(self.io.remove(&self.path));
-            return State::Missing(Duration::ZERO);
+        match self.io.open(&self.path, OpenMode::WriteDirect) {
+            Ok(file) if self.bytes == 0 => {
+                drop(file);
+                self.told(self.io.remove(&self.path));
+                State::Missing(Duration::ZERO)
+            }
+            Ok(file) if self.io.allocate(&file, self.bytes).is_ok() => State::Kept,
+            Err(error) if !is_missing(&error) => State::Unknown,
+            _ => State::Missing(Duration::ZERO),
         }
-        // It may be shorter, or a copy that has the length and takes no room.
-        self.told(self.io.allocate(&file, self.bytes));
-        State::Kept
     }
 
-    fn make(&mut self, now: Duration) {
-        let file = self.io.open(&self.path, OpenMode::CreateDirect);
-        let made = file.and_then(|file| self.io.allocate(&file, self.bytes));
-        self.state = if made.is_ok() { State::Kept } else { State::Missing(now + TRY_AGAIN) };
-        if let Err(error) = made {
-            self.told(Err(error));
-            let _ = self.io.remove(&self.path);
-        }
+    fn make(&mut self, again: Duration) {
+        let made = match self.io.open(&self.path, OpenMode::WriteDirect) {
+            Ok(file) => self.io.allocate(&file, self.bytes),
+            Err(error) if is_missing(&error) => self.create(),
+            Err(error) => Err(error),
+        };
+        self.state = if made.is_ok() { State::Kept } else { State::Missing(again) };
+        self.told(made);
+    }
+
+    fn create(&self) -> Result<()> {
+        let file = self.io.open(&self.path, OpenMode::CreateDirect)?;
+        let made = self.io.allocate(&file, self.bytes);
+        drop(file);
+        // What it got of the disk is of no use to a merge, and may be to a flush.
+        made.inspect_err(|_| drop(self.io.remove(&self.path)))
     }
 
     fn told(&self, result: Result<()>) {
         if let Err(error) = result {
-            tracing::warn!(%error, bytes = self.bytes, "no room, or less, is kept for merges");
+            tracing::warn!(%error, bytes = self.bytes, "no room, or less, is kept for merges; it will be tried again");
         }
     }
 
-    /// Gives the room to a merge that needs about so many bytes. False if that is more than it has, or there is none.
-    pub(super) fn lend(&mut self, needed: u64) -> bool {
-        if self.state != State::Kept || needed > self.bytes {
-            return false;
-        }
+    /// Whether there is room for a merge that needs about so many bytes.
+    pub(super) fn has(&self, needed: u64) -> bool {
+        self.state == State::Kept && needed <= self.bytes
+    }
+
+    /// Gives the room to a merge; false if it is not there any more.
+    pub(super) fn lend(&mut self) -> bool {
         match self.io.remove(&self.path) {
             Ok(()) => {
                 tracing::info!(bytes = self.bytes, "the disk is full: a merge gets the room that is kept for it");
@@ -110,7 +123,7 @@ impl Reserve {
     /// The merge that had it is over.
     pub(super) fn take_back(&mut self, now: Duration) {
         if self.is_lent() {
-            self.make(now);
+            self.make(now + TRY_AGAIN_SOON);
         }
     }
 }

@@ -107,8 +107,15 @@ pub(super) fn may_contain(body: &[u8], key: u64, at: At) -> Option<bool> {
     // Without a way out in between, so that many are compared at once.
     let is_wanted = |lower: &[u8]| get_u16(lower, 0) == lower_of(wanted);
     let any = part.lowers.chunks_exact(LOWER_LEN).fold(false, |any, lower| any | is_wanted(lower));
-    let same_lower = part.lowers.chunks_exact(LOWER_LEN).enumerate().filter(|(_, lower)| is_wanted(lower));
-    Some(any && same_lower.map(|(i, _)| i).any(|i| part.upper(i) == Some(upper_of(wanted))))
+    if !any {
+        return Some(false);
+    }
+    for (i, lower) in part.lowers.chunks_exact(LOWER_LEN).enumerate() {
+        if is_wanted(lower) && part.upper(i)? == upper_of(wanted) {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 /// Whether `filter` is one of which every part can be proved intact, and nothing else.

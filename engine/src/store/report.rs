@@ -149,6 +149,8 @@ pub struct Stats {
     pub dropped_records: u64,
     /// Times that a merge found no room and got what is kept for that ([`crate::Config::merge_reserve_bytes`]).
     pub reserve_loans: u64,
+    /// Whether a merge has that room at this moment: no flush is made meanwhile.
+    pub room_lent: bool,
     /// Segments that a merge could not read and that are left as they are: run everlog verify.
     pub unreadable_segments: u64,
     /// Manifest versions committed.
@@ -214,6 +216,7 @@ impl Stats {
             merge_bytes_written: metrics.merge_bytes.get(),
             dropped_records: metrics.merge_dropped_records.get(),
             reserve_loans: metrics.reserve_loans.get(),
+            room_lent: index.is_room_lent(),
             unreadable_segments: metrics.unreadable_segments.get(),
             manifests: metrics.manifests.get(),
             due_segments: index.due_segments(),

@@ -69,9 +69,7 @@ impl World {
             return Ok(());
         }
         let asked = running.store.flush().is_ok();
-        let result = running.steps.flush();
-        self.collect(&running.store)?;
-        self.sound(result, "a pass of the flusher")?;
+        self.flush_step(running)?;
         self.look_at_latch(&running.store)?;
         if self.oracle.open() > 0 || self.disk.crashed().is_some() {
             return Ok(());
@@ -184,11 +182,20 @@ impl World {
             // In a stepped store this only asks; a poisoned one refuses, which the next line tells too.
             let _asked = running.store.flush();
         }
-        let result = running.steps.flush();
-        self.collect(&running.store)?;
-        let moved = self.sound(result, "a pass of the flusher")?;
+        let moved = self.flush_step(running)?;
         self.tally.flushes += u64::from(moved);
         Ok(())
+    }
+
+    /// A pass of the flusher. If it stands back for a merge, that gets on.
+    fn flush_step(&mut self, running: &mut Running) -> Result<bool, Violation> {
+        let result = running.steps.flush();
+        self.collect(&running.store)?;
+        if result.is_err() && running.store.stats().room_lent {
+            self.merge(running)?;
+            return Ok(false);
+        }
+        self.sound(result, "a pass of the flusher")
     }
 
     /// A step of a merge. One that has stopped at a file that cannot be read leaves it alone from then on.
