@@ -78,8 +78,8 @@ impl Flusher {
     /// committer, which may wait for a file. True if anything moved.
     ///
     /// # Errors
-    /// Why the flush failed or, while a merge has the last room on the disk, is not made, or why there is no journal file if nothing else moved: it is tried again at the next pass,
-    /// unless the store is poisoned.
+    /// Why the flush failed, or is not made while a merge has the last room on the disk; or why there is no journal file,
+    /// if nothing else moved. It is tried again at the next pass, unless the store is poisoned.
     pub fn step(&mut self, committer: &dyn Wake) -> Result<bool> {
         self.poison.check()?;
         self.catalog.check_in_place()?;

@@ -46,9 +46,9 @@ impl SegmentSet {
         for group in self.segments[..count].rchunks(AHEAD) {
             let mut places = [None; AHEAD];
             places.iter_mut().zip(group).for_each(|(place, segment)| *place = segment.look_ahead(log));
-            let there =
-                |(place, segment): (&Option<_>, &Arc<Segment>)| place.map(|place| segment.look_closer(place, log));
-            places.iter().zip(group).filter_map(there).for_each(drop);
+            for (segment, place) in group.iter().zip(places) {
+                place.inspect(|place| segment.look_closer(*place, log));
+            }
             for (segment, place) in group.iter().zip(places).rev() {
                 let Some(place) = place else { continue };
                 if let Some(entry) = segment.head_at(place, log)? {

@@ -141,15 +141,20 @@ pub(super) fn filled() -> World {
     world
 }
 
-/// A disk without any room left, on which 26 of 40 logs are dead; one record waits for a flush.
-fn full_disk_with_dead_logs(mut world: World) -> World {
-    for log in 0..26 {
+/// Leaves the disk without any room, on which so many of 40 logs are dead.
+fn fill_disk(world: &mut World, dead: u64) {
+    for log in 0..dead {
         world.put(&name(log), |log| _ = log.delete()).expect("durable");
     }
     world.flush();
     world.clock.pass(GRACE + GRACE / 8);
     let used = world.io.snapshot().values().map(|bytes| bytes.len() as u64).sum();
     world.io.limit(Some(used));
+}
+
+/// The same, where one record waits for a flush.
+fn full_disk_with_dead_logs(mut world: World) -> World {
+    fill_disk(&mut world, 26);
     let waits = noise(100_000, 0);
     world.put("waiting", |log| _ = log.create().record(&waits)).expect("the journal has room");
     world.store.flush().expect("asked");
@@ -234,13 +239,7 @@ fn a_larger_merge_that_finds_no_room_hinders_no_rewrite() {
 fn what_fits_into_no_room_is_left_alone_for_a_while_and_no_flush_waits_for_it() {
     let mut world = filled();
     world.merge();
-    for log in 0..14 {
-        world.put(&name(log), |log| _ = log.delete()).expect("durable");
-    }
-    world.flush();
-    world.clock.pass(GRACE + GRACE / 8);
-    let used = world.io.snapshot().values().map(|bytes| bytes.len() as u64).sum();
-    world.io.limit(Some(used));
+    fill_disk(&mut world, 14);
     let (failed, _) = merge_on_full_disk(&mut world);
     assert!((1..8).contains(&failed), "{failed}");
     assert_eq!((world.store.stats().dropped_records, reserved(&world)), (0, Some(300 << 10)));
