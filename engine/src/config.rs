@@ -47,8 +47,9 @@ pub struct Config {
     /// Neighbouring segments of one size class that are merged into one of the next class. The more, the less is written
     /// and the more segments a log may lie in.
     pub merge_width: usize,
-    /// How many bytes of chunks and index merges take over in a second at most while appends come in and no further merge is
-    /// due, at least 1 MiB; they write about as many, and read those back. 0: as many as they can.
+    /// How many bytes of chunks and index a merge takes over in a second at most while appends come in and no further merge is
+    /// due, at least 1 MiB, and so many more for each larger one that waits for it; it writes about as many, and reads those
+    /// back. 0: as many as it can.
     pub merge_bytes_per_second: u64,
     /// Bytes of the disk that are kept for merges, once the segments take four times as much: on a full disk one segment
     /// after the other is rewritten in it without what is dead. One of which more than this is alive finds no room. 0: none.
@@ -81,7 +82,7 @@ impl Default for Config {
             memory_pool_bytes: 192 << 20,
             flush_bytes: 64 << 20,
             merge_width: 8,
-            merge_bytes_per_second: 128 << 20,
+            merge_bytes_per_second: 64 << 20,
             merge_reserve_bytes: 256 << 20,
             grace: Duration::from_secs(30 * 24 * 3600),
             scrub_bytes_per_second: 4 << 20,

@@ -233,7 +233,7 @@ impl Flusher {
     fn write(&self, id: SegmentId, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<(SegmentMeta, ReadBack)> {
         let io = Arc::clone(self.catalog.io());
         let mut writer = SegmentWriter::create(io, self.catalog.dir(), self.catalog.identity(), id, first..=last)?;
-        let mut names: Vec<Name> = Vec::new();
+        let (mut names, mut record): (Vec<Name>, Vec<u8>) = (Vec::new(), Vec::new());
         for slot in slots {
             let (entries, before) = self.entries(slot, last)?;
             if entries.is_empty() {
@@ -247,9 +247,15 @@ impl Flusher {
             }
             state.producers.older = older_producers(&state, before.life.created, before.changed.producers);
             let changed = state.changed.last();
-            let record = (changed >= first).then(|| StateRecord::of(&state, first));
-            let expires = state.life.expiry > TimeUs(0);
-            writer.end_log(state.next_seq, changed, record.as_ref(), expires)?;
+            let is_new = changed >= first;
+            record.clear();
+            let mut ends = state.life.expiry > TimeUs(0);
+            if is_new {
+                let new = StateRecord::of(&state, first);
+                ends |= new.ends();
+                new.encode(&mut record);
+            }
+            writer.end_log(state.next_seq, changed, is_new.then_some(&*record), ends)?;
             if state.life.created >= first {
                 names.push((state.name.to_string(), slot.id, state.life.created));
             }

@@ -295,6 +295,14 @@ impl StateRecord {
         self.producers.encode(out, Producers::encode);
     }
 
+    /// The record, without a length in front of it.
+    #[must_use]
+    pub fn encoded(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode(&mut out);
+        out
+    }
+
     /// Reads a record that fills all of `bytes`.
     pub fn decode(bytes: &[u8]) -> Decoded<Self> {
         let mut reader = Reader::new(bytes);

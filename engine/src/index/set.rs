@@ -11,7 +11,7 @@ use crate::sync::Arc;
 use crate::types::{LogId, Lsn};
 
 /// Segments that are asked for a log at once: most logs that are created are in none of them, and memory is slow.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 
 /// The segments of one manifest version, oldest first.
 #[derive(Clone, Debug)]
@@ -46,8 +46,8 @@ impl SegmentSet {
         for group in self.segments[..count].rchunks(AHEAD) {
             let mut places = [None; AHEAD];
             places.iter_mut().zip(group).for_each(|(place, segment)| *place = segment.look_ahead(log));
-            for (segment, place) in group.iter().zip(places) {
-                place.inspect(|place| segment.look_closer(*place, log));
+            for (segment, place) in group.iter().zip(&mut places) {
+                *place = place.and_then(|place| segment.look_closer(place, log));
             }
             for (segment, place) in group.iter().zip(places).rev() {
                 let Some(place) = place else { continue };

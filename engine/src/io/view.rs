@@ -108,13 +108,8 @@ impl Map for View {
         &self.bytes
     }
 
-    #[cfg(target_arch = "x86_64")]
     fn prefetch(&self, part: std::ops::Range<usize>) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for line in self.bytes.get(part).unwrap_or_default().chunks(CACHE_LINE) {
-            // SAFETY: SSE is part of x86_64, and a prefetch has no effect that a program can see: no fault either.
-            unsafe { _mm_prefetch(line.as_ptr().cast(), _MM_HINT_T0) };
-        }
+        self.bytes.get(part).unwrap_or_default().chunks(CACHE_LINE).for_each(|line| prefetch(&line[0]));
     }
 }
 
@@ -123,6 +118,18 @@ impl Drop for View {
         // Before the field is dropped and with it unmapped, after which the addresses may become another mapping's.
         self.slot.forget();
     }
+}
+
+/// Has the line of the processor's cache that `item` begins in brought from memory, and does not wait for it.
+pub fn prefetch<T>(item: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86_64, and a prefetch has no effect that a program can see: no fault either.
+        unsafe { _mm_prefetch(std::ptr::from_ref(item).cast(), _MM_HINT_T0) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = item;
 }
 
 /// Maps the whole of `file` for reading. `path` is what the handler names it by.

@@ -5,7 +5,7 @@
 //! from its beginning on, so that it has holes below what is kept alone; a hole anywhere else is damage.
 
 use super::reclaim::{Kept, Reclaim};
-use super::state::{Part, merged, misfit};
+use super::state::{Merged, Part, merged, misfit};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, Kind};
@@ -16,6 +16,9 @@ use crate::limits::STEP_BYTES;
 use crate::segment::{Cursor, Group, Members, Name, Names, Origin, Segment, SegmentWriter, StateRecord};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn, SegmentId, Seq, TimeUs};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
 /// Names that one step takes over.
 const STEP_NAMES: usize = 20_000;
@@ -38,6 +41,8 @@ pub(super) struct Job {
     first_lsn: Lsn,
     last_lsn: Lsn,
     cursors: Vec<Cursor>,
+    /// The inputs that have a log left, each by the next one it has: the least log first, and of one log the oldest input.
+    next: BinaryHeap<Reverse<(LogId, usize)>>,
     /// None once it was finished.
     writer: Option<SegmentWriter>,
     log: Option<OpenLog>,
@@ -56,8 +61,8 @@ pub(super) struct Job {
 /// The log that is being merged.
 struct OpenLog {
     id: LogId,
-    /// The input that is read on with.
-    cursor: usize,
+    /// The inputs that have it and are still to be read, the next one last.
+    inputs: Vec<usize>,
     /// The log's next seq so far.
     next_seq: Option<Seq>,
     /// The time of its last entry so far.
@@ -105,6 +110,8 @@ impl Job {
             (error, None)
         })?;
         let (writer, gone) = (Some(writer), Members::default());
+        let first = |(n, cursor): (usize, &Cursor)| cursor.log().map(|log| Reverse((log, n)));
+        let next = cursors.iter().enumerate().filter_map(first).collect();
         Ok(Self {
             inputs,
             why,
@@ -113,6 +120,7 @@ impl Job {
             first_lsn,
             last_lsn,
             cursors,
+            next,
             writer,
             log: None,
             reclaim,
@@ -175,7 +183,7 @@ impl Job {
         let mut read = 0;
         while read < STEP_BYTES {
             if self.log.is_none() {
-                let Some(id) = self.cursors.iter().filter_map(Cursor::log).min() else {
+                let Some((id, inputs)) = self.next_log() else {
                     self.writer().end_logs()?;
                     self.gone.seal();
                     let inputs = std::mem::take(&mut self.cursors).into_iter().map(Cursor::into_segment).collect();
@@ -186,7 +194,7 @@ impl Job {
                 let kept = self.reclaim.as_mut().map_or(Kept::From(Seq(0)), |reclaim| reclaim.kept(id));
                 self.log = Some(OpenLog {
                     id,
-                    cursor: 0,
+                    inputs,
                     next_seq: None,
                     time: TimeUs(0),
                     kept,
@@ -201,6 +209,17 @@ impl Job {
         Ok(Progress { read, written: None })
     }
 
+    /// The least log that is left, and the inputs that have it, the newest first.
+    fn next_log(&mut self) -> Option<(LogId, Vec<usize>)> {
+        let Reverse((id, first)) = self.next.pop()?;
+        let mut inputs = vec![first];
+        while let Some(same) = self.next.peek_mut().filter(|next| next.0.0 == id) {
+            inputs.push(PeekMut::pop(same).0.1);
+        }
+        inputs.reverse();
+        Some((id, inputs))
+    }
+
     fn writer(&mut self) -> &mut SegmentWriter {
         self.writer.as_mut().expect("it was not finished")
     }
@@ -209,15 +228,12 @@ impl Job {
     fn read_on(&mut self) -> Result<u64> {
         let log = self.log.as_mut().expect("a log was begun");
         let writer = self.writer.as_mut().expect("it was not finished");
-        let Some(cursor) = self.cursors.get_mut(log.cursor) else {
+        let Some(&input) = log.inputs.last() else {
             self.end_log()?;
             return Ok(0);
         };
-        if cursor.log() != Some(log.id) {
-            log.cursor += 1;
-            return Ok(0);
-        }
-        self.reading = Some(log.cursor);
+        let cursor = &mut self.cursors[input];
+        self.reading = Some(input);
         let (id, mut next_seq, mut time, mut written) = (log.id, log.next_seq, log.time, Ok(()));
         let (mut first, mut dropped) = (true, 0);
         let (entry, state) = cursor.next(|entry| {
@@ -257,9 +273,10 @@ impl Job {
         written?;
         if entry.is_last() {
             let lsns = cursor.segment().meta();
-            let state = entry.gone().or(state);
-            log.parts.push(Part { lsns: lsns.first_lsn..=lsns.last_lsn, last: entry, state });
-            log.cursor += 1;
+            let gone = entry.gone().map(|gone| gone.encoded());
+            log.parts.push(Part { input, lsns: lsns.first_lsn..=lsns.last_lsn, last: entry, state: gone.or(state) });
+            log.inputs.pop();
+            self.next.extend(cursor.log().map(|log| Reverse((log, input))));
         }
         self.dropped += dropped;
         Ok(cursor.take_read())
@@ -268,18 +285,19 @@ impl Job {
     /// Ends the log in the merged segment.
     fn end_log(&mut self) -> Result<()> {
         let log = self.log.take().expect("a log was begun");
-        self.reading = Some(log.cursor - 1);
         if log.floor > Lsn(0) {
             self.gone.add(log.id);
         }
-        let newest = &log.parts.last().expect("a log that is merged is in an input").last;
+        let newest = log.parts.last().expect("a log that is merged is in an input");
+        self.reading = Some(newest.input);
+        let newest = &newest.last;
         if let (false, Some(StateRecord { timelines: Group::Here(timelines), .. })) = (log.written, newest.gone()) {
             // It may have been created again since, but not in any of these.
             self.reading = None;
             let last = timelines.last().map(|(last, _)| *last).unwrap_or_default();
             return self.writer().end_gone(newest.next_seq(), newest.state_lsn, last);
         }
-        let (next_seq, changed, record) = merged(log.id, &log.parts, self.first_lsn)?;
+        let Merged { next_seq, changed, record, ends } = merged(log.id, log.parts, self.first_lsn)?;
         if let Kept::Nothing(state) = &log.kept {
             self.reading = None;
             self.gone.add(log.id);
@@ -293,10 +311,7 @@ impl Job {
             return Err(misfit(log.id, changed, "records are missing that its log has not given up"));
         }
         self.reading = None;
-        // What was said of it before the inputs, the newest of them repeats.
-        let said_here = record.as_ref().is_some_and(|record| matches!(record.life, Group::Here(_)));
-        let expires = newest.ends() && !said_here;
-        self.writer().end_log(next_seq, changed, record.as_ref(), expires)
+        self.writer().end_log(next_seq, changed, record.as_deref(), ends)
     }
 
     /// Takes over some names; true once there is none left.

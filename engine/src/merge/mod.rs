@@ -372,7 +372,7 @@ impl Merger {
     }
 
     fn count(&mut self, began: Duration, read: u64) {
-        self.pace.spend(began, read);
+        self.pace.spend(began, read, self.jobs.len());
         self.index.metrics.merge_read_bytes.add(read);
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Pure. A group of state stands in a segment if it changed there, and is otherwise referred to by the LSN of its last
 //! change (docs/FORMAT.md, "State"). Invariant: a reference to an LSN that the merged segment covers is followed and its
-//! target stands here; one to an older LSN is kept as it is.
+//! target stands here; one to an older LSN is kept as it is. So a record that refers to nothing within the merged segment
+//! is taken over without a look into it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::segment::IndexEntry;
@@ -13,26 +14,53 @@ use std::ops::RangeInclusive;
 
 /// What an input holds of a log.
 pub(super) struct Part {
+    /// Which input it is.
+    pub(super) input: usize,
     /// The LSNs that the input covers.
     pub(super) lsns: RangeInclusive<Lsn>,
     /// The log's last chunk there.
     pub(super) last: IndexEntry,
-    /// The log's state record, if it has one there.
-    pub(super) state: Option<StateRecord>,
+    /// The log's state record, encoded, if it has one there.
+    pub(super) state: Option<Vec<u8>>,
 }
 
-/// The log's next seq, the LSN of the last change of its state, and its state record in the merged segment, which begins
-/// at `first`. `parts` are those of the inputs that hold the log, oldest first.
+impl Part {
+    fn record(&self, log: LogId) -> Result<Option<StateRecord>> {
+        let decoded = self.state.as_deref().map(StateRecord::decode).transpose();
+        decoded.map_err(|m| misfit(log, *self.lsns.start(), m.what))
+    }
+}
+
+/// What the merged segment says of a log.
+pub(super) struct Merged {
+    /// Its next seq.
+    pub(super) next_seq: Seq,
+    /// The LSN of the last change of its state.
+    pub(super) changed: Lsn,
+    /// Its state record, encoded, if that lies within the segment.
+    pub(super) record: Option<Vec<u8>>,
+    /// Whether something of it may be given back by the word of this segment.
+    pub(super) ends: bool,
+}
+
+/// What a merged segment that begins at `first` says of a log. `parts` are those of the inputs that hold it, oldest first.
 ///
 /// # Errors
 /// [`ErrorKind::Damaged`] if they refer to what is not there.
-pub(super) fn merged(log: LogId, parts: &[Part], first: Lsn) -> Result<(Seq, Lsn, Option<StateRecord>)> {
-    let newest = &parts.last().expect("a log that is merged is in an input").last;
+pub(super) fn merged(log: LogId, mut parts: Vec<Part>, first: Lsn) -> Result<Merged> {
+    let newest = parts.last().expect("a log that is merged is in an input").last;
     let (next_seq, changed) = (newest.next_seq(), newest.state_lsn);
     if changed < first {
-        return Ok((next_seq, changed, None));
+        return Ok(Merged { next_seq, changed, record: None, ends: newest.ends() });
     }
-    let parts = Parts { log, parts, first };
+    let oldest = &mut parts[0];
+    if oldest.lsns.contains(&changed) {
+        // What it refers to is older than all inputs.
+        let record = Some(oldest.state.take().ok_or_else(|| lacking(log, changed))?);
+        return Ok(Merged { next_seq, changed, record, ends: oldest.last.ends() || newest.ends() });
+    }
+    let records = parts.iter().map(|part| Ok((part.lsns.clone(), part.record(log)?))).collect::<Result<_>>()?;
+    let parts = Parts { log, records, first };
     let record = parts.record(changed)?;
     let merged = StateRecord {
         life: parts.group(&record.life, |r| &r.life)?,
@@ -43,7 +71,14 @@ pub(super) fn merged(log: LogId, parts: &[Part], first: Lsn) -> Result<(Seq, Lsn
             other => other,
         },
     };
-    Ok((next_seq, changed, Some(merged)))
+    // What was said of it before the inputs, the newest of them repeats.
+    let said_here = matches!(merged.life, Group::Here(_));
+    let ends = if said_here { merged.ends() } else { newest.ends() };
+    Ok(Merged { next_seq, changed, record: Some(merged.encoded()), ends })
+}
+
+fn lacking(log: LogId, at: Lsn) -> Error {
+    misfit(log, at, "a segment lacks a state record it should hold")
 }
 
 /// Intact bytes that do not fit together.
@@ -54,18 +89,18 @@ pub(super) fn misfit(log: LogId, lsn: Lsn, what: &str) -> Error {
         .remedy("run everlog verify on the store")
 }
 
-struct Parts<'a> {
+struct Parts {
     log: LogId,
-    parts: &'a [Part],
+    /// The LSNs that each input covers, and its state record.
+    records: Vec<(RangeInclusive<Lsn>, Option<StateRecord>)>,
     first: Lsn,
 }
 
-impl Parts<'_> {
+impl Parts {
     /// The log's state record in the input that covers `at`.
     fn record(&self, at: Lsn) -> Result<&StateRecord> {
-        let part = self.parts.iter().find(|part| part.lsns.contains(&at));
-        let record = part.and_then(|part| part.state.as_ref());
-        record.ok_or_else(|| misfit(self.log, at, "a segment lacks a state record it should hold"))
+        let covering = self.records.iter().find(|(lsns, _)| lsns.contains(&at));
+        covering.and_then(|(_, record)| record.as_ref()).ok_or_else(|| lacking(self.log, at))
     }
 
     fn group<T: Clone>(&self, group: &Group<T>, pick: impl Fn(&StateRecord) -> &Group<T>) -> Result<Group<T>> {

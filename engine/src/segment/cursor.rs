@@ -14,7 +14,7 @@ use crate::format::block::{self, BODY_LEN, Section};
 use crate::format::bytes::Reader;
 use crate::format::chunk::{ChunkEntries, ChunkEntry};
 use crate::format::segment::{IndexEntry, Key, NameEntry};
-use crate::format::state::StateRecord;
+use crate::format::state::STATE_RECORD_BYTES_MAX;
 use crate::io::AlignedBuf;
 use crate::types::{BLOCK, LogId, Lsn, TimeUs};
 use std::collections::VecDeque;
@@ -93,13 +93,14 @@ impl Cursor {
     }
 
     /// Gives the entries of the chunk in hand to `each`, and then has the next chunk in hand. Returns the chunk's place in
-    /// the index, and with a log's last chunk the log's state record, where it has one here. Not to be called at the end.
+    /// the index, and with a log's last chunk the log's state record, encoded, where it has one here. Not to be called at the
+    /// end.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`], naming log and seqs; and any error of `each`.
     pub fn next(
         &mut self, mut each: impl FnMut(ChunkEntry<'_>) -> Result<()>,
-    ) -> Result<(IndexEntry, Option<StateRecord>)> {
+    ) -> Result<(IndexEntry, Option<Vec<u8>>)> {
         let entry = self.entries[self.at];
         if !entry.is_hollow() {
             self.chunk(&entry, &mut each)?;
@@ -137,12 +138,12 @@ impl Cursor {
         Ok(())
     }
 
-    fn state(&self, entry: &IndexEntry, at: u32) -> Result<StateRecord> {
+    fn state(&self, entry: &IndexEntry, at: u32) -> Result<Vec<u8>> {
         let number = self.segment.stripes[self.stripe].state().first + u64::from(at) / BODY_LEN as u64;
         let wrong = |what| self.segment.view.damaged(Section::State, number, what).log(entry.log.to_string());
         let stream = self.state.get(at as usize..).ok_or_else(|| wrong("a state record beyond the stream"))?;
-        let record = Reader::new(stream).bytes(stream.len()).and_then(StateRecord::decode);
-        record.map_err(|m| wrong(m.what))
+        let record = Reader::new(stream).bytes(STATE_RECORD_BYTES_MAX);
+        record.map(<[u8]>::to_vec).map_err(|m| wrong(m.what))
     }
 
     /// Reads the index and the state records of the stripe in hand.

@@ -9,7 +9,6 @@
 use crate::format::bytes::{Sink, get_u16, get_u32, get_u64, put_u16, put_u32};
 use crate::types::{LogId, SegmentId};
 use std::ops::Range;
-use xorf::BinaryFuse8;
 
 const PART_BITS: usize = 4;
 const PARTS: usize = 1 << PART_BITS;
@@ -111,11 +110,28 @@ pub(super) fn may_contain(body: &[u8], key: u64, at: At) -> Option<bool> {
         return Some(false);
     }
     for (i, lower) in part.lowers.chunks_exact(LOWER_LEN).enumerate() {
-        if is_wanted(lower) && part.upper(i)? == upper_of(wanted) {
+        if is_wanted(lower) && part.upper_bits().nth(i)? == upper_of(wanted) {
             return Some(true);
         }
     }
     Some(false)
+}
+
+/// What the filter that `body` begins with keeps of a key, as one number.
+#[must_use]
+pub(super) fn kept_of(key: u64) -> u64 {
+    (part_of(key) << (UPPER_BITS + LOWER_BITS) | fingerprint_of(key)) as u64
+}
+
+/// What the filter that `body` begins with keeps of its keys, in ascending order; None if a part cannot be proved intact.
+#[must_use]
+pub(super) fn kept(body: &[u8], at: At) -> Option<Vec<u64>> {
+    let mut out = Vec::new();
+    for n in 0..PARTS {
+        let fingerprints = proved(body, n, at)?.fingerprints();
+        out.extend(fingerprints.map(|fingerprint| (n << (UPPER_BITS + LOWER_BITS) | fingerprint) as u64));
+    }
+    Some(out)
 }
 
 /// Whether `filter` is one of which every part can be proved intact, and nothing else.
@@ -136,19 +152,23 @@ struct Part<'a> {
     lowers: &'a [u8],
 }
 
-impl Part<'_> {
-    /// The upper bits of fingerprint `i`: as many zeros stand before the 1 for it.
-    fn upper(&self, i: usize) -> Option<usize> {
-        let ones = (0..self.uppers.len() * 8).filter(|bit| self.uppers[bit / 8] & (1 << (bit % 8)) != 0);
-        ones.enumerate().nth(i).map(|(i, bit)| bit - i)
+impl<'a> Part<'a> {
+    /// The upper bits of the fingerprints, in their order: as many zeros stand before the 1 for each.
+    fn upper_bits(&self) -> impl Iterator<Item = usize> + use<'a> {
+        let uppers = self.uppers;
+        let ones = (0..uppers.len() * 8).filter(|bit| uppers[bit / 8] & (1 << (bit % 8)) != 0);
+        ones.enumerate().map(|(i, bit)| bit - i)
+    }
+
+    fn fingerprints(&self) -> impl Iterator<Item = usize> + use<'a> {
+        let lowers = self.lowers.chunks_exact(LOWER_LEN).map(|lower| usize::from(get_u16(lower, 0)));
+        self.upper_bits().zip(lowers).map(|(upper, lower)| upper << LOWER_BITS | lower)
     }
 
     fn is_sorted(&self) -> bool {
-        let count = self.lowers.len() / LOWER_LEN;
-        let lower = |i: usize| get_u16(self.lowers, i * LOWER_LEN);
-        let all: Option<Vec<_>> = (0..count).map(|i| Some((self.upper(i)?, lower(i)))).collect();
-        self.upper(count).is_none()
-            && all.is_some_and(|all| all.is_sorted_by(|a, b| a < b) && all.last().is_none_or(|last| last.0 < UPPERS))
+        self.upper_bits().count() == self.lowers.len() / LOWER_LEN
+            && self.fingerprints().is_sorted_by(|a, b| a < b)
+            && self.fingerprints().last().is_none_or(|last| upper_of(last) < UPPERS)
     }
 }
 
@@ -174,48 +194,8 @@ fn checksum(part: &[u8], n: usize, (segment, number): At) -> u32 {
     crc.finalize()
 }
 
-/// So many keys become one filter.
-const PART_KEYS: usize = 1 << 20;
-
-/// A set of logs that takes about nine bits for each, and takes a few others for its own.
-#[derive(Default)]
-pub(crate) struct Members {
-    parts: Vec<BinaryFuse8>,
-    /// Those that are not in a filter yet.
-    rest: Vec<u64>,
-}
-
-impl Members {
-    /// Adds a log.
-    pub(crate) fn add(&mut self, log: LogId) {
-        self.rest.push(key_of(log));
-        if self.rest.len() == PART_KEYS {
-            self.seal();
-        }
-    }
-
-    /// To be called once all are added, and before any is asked for.
-    pub(crate) fn seal(&mut self) {
-        let mut keys = std::mem::take(&mut self.rest);
-        keys.sort_unstable();
-        keys.dedup();
-        match BinaryFuse8::try_from(&keys) {
-            _ if keys.is_empty() => {}
-            Ok(filter) => self.parts.push(filter),
-            // As good a set, only larger.
-            Err(_) => self.rest = keys,
-        }
-    }
-
-    /// Whether the log may have been added; certainly if it was.
-    pub(crate) fn may_hold(&self, log: LogId) -> bool {
-        let key = key_of(log);
-        self.rest.binary_search(&key).is_ok() || self.parts.iter().any(|part| xorf::Filter::contains(part, &key))
-    }
-}
-
 /// The finalisation of MurmurHash3 (Appleby).
-fn mix(mut k: u64) -> u64 {
+pub(super) fn mix(mut k: u64) -> u64 {
     k ^= k >> 33;
     k = k.wrapping_mul(0xff51_afd7_ed55_8ccd);
     k ^= k >> 33;

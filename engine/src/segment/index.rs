@@ -4,6 +4,7 @@
 //! cannot be says "maybe", and the index blocks are searched instead; an index block that cannot is damage.
 
 use super::filter;
+use super::members::Members;
 use super::reader::Segment;
 use super::view::{self, Body};
 use crate::error::{Error, Result};
@@ -17,6 +18,9 @@ const CHUNKS_MAX: usize = 64;
 
 /// Stripes to each side of where an owner's is thought to be.
 const NEAR: usize = 3;
+
+/// A segment with so many logs at most has what its filters keep in memory, in 0.6 MB.
+const MEMBERS_MAX: u64 = 1 << 19;
 
 /// An index block, and where it lies.
 type Found<'a> = (IndexAt, IndexBlock<'a>);
@@ -90,6 +94,16 @@ impl IndexBlock<'_> {
     }
 }
 
+/// What is in a segment's [`Members`] for a log of a stripe, by its key in the filter.
+fn member(stripe: usize, key: u64) -> u64 {
+    member_of(stripe, filter::kept_of(key))
+}
+
+/// As [`member`], by what the filter keeps of the key.
+fn member_of(stripe: usize, kept: u64) -> u64 {
+    (stripe as u64) << 32 | kept
+}
+
 /// The first of `0..len` for which `before` does not hold.
 fn partition_point(len: usize, before: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, len);
@@ -106,27 +120,57 @@ fn partition_point(len: usize, before: impl Fn(usize) -> bool) -> usize {
 
 impl Segment {
     /// Looks at each lookup block once, so that the first who looks for a log need not wait for the disk. What cannot be
-    /// read is told to whoever needs it.
+    /// read is told to whoever needs it. Of a small segment, what the filters keep stays in memory: most segments are small,
+    /// and a log that is created is looked for in each.
     pub fn warm(&self) {
-        (0..self.stripes.len()).for_each(|stripe| drop(self.lookup(stripe)));
+        let mut members = Some(Members::default()).filter(|_| self.meta.logs <= MEMBERS_MAX);
+        for stripe in 0..self.stripes.len() {
+            let lookup = self.lookup(stripe).ok();
+            let Some(all) = &mut members else { continue };
+            match lookup.and_then(|lookup| filter::kept(lookup.filter(), self.filter_at(stripe))) {
+                Some(kept) => kept.into_iter().for_each(|kept| all.add_key(member_of(stripe, kept))),
+                None => members = None,
+            }
+        }
+        if let Some(mut all) = members {
+            all.seal();
+            self.members.get_or_init(|| all);
+        }
     }
 
-    /// Where the log would lie here, for [`Self::head_at`]; None if it surely does not. What that will look at is on its way
-    /// out of memory then, so that several segments can be asked in the time of one.
+    fn filter_at(&self, stripe: usize) -> filter::At {
+        (self.meta.id, self.stripes[stripe].lookup)
+    }
+
+    /// Whether the log is not in the stripe, as far as memory tells.
+    fn is_absent(&self, stripe: usize, key: u64) -> bool {
+        self.members.get().is_some_and(|members| !members.may_hold_key(member(stripe, key)))
+    }
+
+    /// Where the log would lie here, for [`Self::look_closer`]; None if it surely does not. What that will look at is on its
+    /// way out of memory then, so that several segments can be asked in the time of one.
     #[must_use]
     pub fn look_ahead(&self, log: LogId) -> Option<StripeAt> {
-        let stripe = self.stripe_of(Key::last_of(log))?;
-        self.view.prefetch(self.stripes[stripe].lookup, filter::bounds_of(filter::key_of(log)));
+        let (stripe, key) = (self.stripe_of(Key::last_of(log))?, filter::key_of(log));
+        match self.members.get() {
+            Some(members) => members.prefetch(member(stripe, key)),
+            None => self.view.prefetch(self.stripes[stripe].lookup, filter::bounds_of(key)),
+        }
         Some(StripeAt(stripe))
     }
 
-    /// To be called between [`Self::look_ahead`] and [`Self::head_at`], where others are asked as well.
-    pub fn look_closer(&self, StripeAt(stripe): StripeAt, log: LogId) {
-        let number = self.stripes[stripe].lookup;
-        let place = |body: &[u8]| filter::place_of(body, filter::key_of(log)).filter(|part| part.end <= body.len());
-        if let Some(part) = self.view.unchecked(number).and_then(place) {
+    /// `place`, for [`Self::head_at`]; None if memory tells that the log is not there. What that will look at is on its way.
+    #[must_use]
+    pub fn look_closer(&self, place: StripeAt, log: LogId) -> Option<StripeAt> {
+        let (number, key) = (self.stripes[place.0].lookup, filter::key_of(log));
+        if self.is_absent(place.0, key) {
+            return None;
+        }
+        let part = |body: &[u8]| filter::place_of(body, key).filter(|part| part.end <= body.len());
+        if let Some(part) = self.view.unchecked(number).and_then(part) {
             self.view.prefetch(number, part);
         }
+        Some(place)
     }
 
     /// The log's last chunk here: its next seq, and where its state is. None if the log is not in the segment.
@@ -235,7 +279,10 @@ impl Segment {
     /// Asks a stripe's lookup block for a log. A part of the block suffices if that is in the map and the log is not there.
     fn look_for(&self, stripe: usize, log: LogId) -> Look<'_> {
         let (number, key) = (self.stripes[stripe].lookup, filter::key_of(log));
-        let ask = |body: &[u8]| filter::may_contain(body, key, (self.meta.id, number));
+        if self.is_absent(stripe, key) {
+            return Look::Absent;
+        }
+        let ask = |body: &[u8]| filter::may_contain(body, key, self.filter_at(stripe));
         let answer = self.view.unchecked(number).and_then(ask);
         if answer == Some(false) {
             return Look::Absent;
@@ -406,7 +453,7 @@ impl Segment {
         if !(0..lookup.index_blocks).all(|n| first_keys.get(n) == Some(&lookup.key(n))) {
             return Err(wrong("other keys than the index blocks have"));
         }
-        if !filter::is_intact(lookup.filter(), (self.meta.id, known.lookup)) {
+        if !filter::is_intact(lookup.filter(), self.filter_at(stripe)) {
             return Err(wrong("a part of the filter cannot be proved intact"));
         }
         Ok(())

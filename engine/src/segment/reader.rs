@@ -1,10 +1,12 @@
 //! Reads a segment: opening it, its chunks, its state records, its ancestry. Lookups by log are `index.rs`, by name
 //! `names.rs`, the check of all of it `verify.rs`.
 //!
-//! In memory: the footer, the root (72 bytes for each 1,541 chunks) and one bit a block. Invariant: what is missing
+//! In memory: the footer, the root (72 bytes for each 1,541 chunks), one bit a block, and nine bits for each log of a small
+//! segment that was warmed. Invariant: what is missing
 //! was never there; what cannot be proved intact is [`ErrorKind::Damaged`] and names file, offset and what.
 
 use super::chunk::Chunk;
+use super::members::Members;
 use super::view::{self, Body, View};
 use super::{damaged, path};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +21,7 @@ use crate::io::{AlignedBuf, File, Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, SegmentId, StoreId};
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The longest meta stream that is read, in bytes: two million timelines.
 const META_BYTES_MAX: u64 = 64 << 20;
@@ -59,6 +61,8 @@ pub struct Segment {
     pub(super) stripes: Vec<Stripe>,
     /// The owner of each one's first log, for a search that touches little memory.
     pub(super) owners: Vec<u64>,
+    /// What the filters of its stripes keep of its logs, each with its stripe; if that is held in memory.
+    pub(super) members: OnceLock<Members>,
 }
 
 impl fmt::Debug for Segment {
@@ -70,13 +74,14 @@ impl fmt::Debug for Segment {
 impl Segment {
     /// The same segment, for a check of it: each touch of a block is a read.
     pub(super) fn reading(&self) -> Self {
-        let Self { view, meta, footer, stripes, owners } = self;
+        let Self { view, meta, footer, stripes, owners, .. } = self;
         Self {
             view: view.reading(),
             meta: meta.clone(),
             footer: footer.clone(),
             stripes: stripes.clone(),
             owners: owners.clone(),
+            members: OnceLock::new(),
         }
     }
 
@@ -98,7 +103,8 @@ impl Segment {
         })?;
         let footer = read_footer(&*io, &file, store, meta)?;
         let view = View::new(io, file, meta.id, lsns, footer.places.meta.end())?;
-        let mut segment = Self { view, meta: meta.clone(), footer, stripes: Vec::new(), owners: Vec::new() };
+        let (stripes, owners, members) = (Vec::new(), Vec::new(), OnceLock::new());
+        let mut segment = Self { view, meta: meta.clone(), footer, stripes, owners, members };
         segment.stripes = segment.read_root()?;
         segment.owners = segment.stripes.iter().map(|stripe| stripe.first.log.owner()).collect();
         Ok(segment)

@@ -2,6 +2,7 @@
 
 mod map;
 mod model;
+mod warm;
 
 use self::model::{Model, ModelLog, Step, log_id, model, steps};
 use super::testing::Disk;
@@ -57,9 +58,9 @@ fn write(disk: &Disk, model: &Model) -> SegmentMeta {
         }
         let changed = log.state.changed.last();
         let record = (changed >= Lsn(FIRST_LSN)).then(|| StateRecord::of(&log.state, Lsn(FIRST_LSN)));
-        writer
-            .end_log(log.state.next_seq, changed, record.as_ref(), log.state.life.expiry > TimeUs(0))
-            .expect("a disk without faults");
+        let ends = log.state.life.expiry > TimeUs(0) || record.as_ref().is_some_and(StateRecord::ends);
+        let record = record.map(|record| record.encoded());
+        writer.end_log(log.state.next_seq, changed, record.as_deref(), ends).expect("a disk without faults");
     }
     writer.end_logs().expect("a disk without faults");
     names(model).iter().try_for_each(|name| writer.name(name)).expect("a disk without faults");
@@ -159,7 +160,7 @@ fn walk(segment: Arc<Segment>) -> Result<Walked> {
             Ok(())
         })?;
         assert_eq!(entry.log, log);
-        states.extend(state.map(|state| (log, state)));
+        states.extend(state.map(|state| (log, StateRecord::decode(&state).expect("as written"))));
     }
     Ok((entries, states, Names::new(segment).collect::<Result<_>>()?))
 }
@@ -178,7 +179,7 @@ proptest! {
     #[test]
     fn random_logs_come_back(
         logs in proptest::collection::btree_map(0u64..100_000, (prop_oneof![Just(0), 1u64..1 << 40], steps()), 0..200),
-        salt: u64, maps: bool,
+        salt: u64, maps: bool, warm: bool,
     ) {
         let logs: Vec<_> = logs.into_iter().map(|(n, (base, steps))| (n, base, steps)).collect();
         let model = model(&logs, salt);
@@ -192,6 +193,9 @@ proptest! {
         prop_assert_eq!(counts, (model.len() as u64, entries.len() as u64, payload_bytes as u64));
         read_back(&disk, &meta).expect("just written");
         let segment = open(&disk, &meta).expect("just written");
+        if warm {
+            segment.warm();
+        }
         for (id, log) in &model {
             check_log(&segment, *id, log).expect("intact");
         }

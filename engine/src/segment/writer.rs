@@ -20,7 +20,7 @@ use crate::format::segment::{
     ENTRIES_PER_BLOCK, FLAG_COMPRESSED, FLAG_CONTROL, FLAG_ENDS, FLAG_GONE, FLAG_LAST, Footer, Header, INDEX_ENTRY_LEN,
     IndexEntry, KEY_LEN, Key, NameEntry, Origin, Place, Places, STRIPE_ENTRIES, STRIPE_LEN, STRIPES_PER_BLOCK, Stripe,
 };
-use crate::format::state::{STATE_RECORD_BYTES_MAX, StateRecord};
+use crate::format::state::STATE_RECORD_BYTES_MAX;
 use crate::io::{Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, SegmentId, Seq, TimeUs, Timeline};
 use std::ops::RangeInclusive;
@@ -52,7 +52,6 @@ pub struct SegmentWriter {
     data_bytes: u64,
     /// Once the logs are ended.
     behind: Option<Behind>,
-    scratch: Vec<u8>,
     totals: SegmentMeta,
 }
 
@@ -130,7 +129,6 @@ impl SegmentWriter {
             root: Vec::new(),
             data_bytes: 0,
             behind: None,
-            scratch: Vec::new(),
             totals: SegmentMeta { id, first_lsn: *lsns.start(), last_lsn: *lsns.end(), ..SegmentMeta::default() },
         })
     }
@@ -249,24 +247,22 @@ impl SegmentWriter {
 
     /// Ends the log, whose next seq as of this segment is `next_seq`: after its last entry here, or higher if a merge left
     /// records out; it may have left out all of it. `changed` is the LSN of the last change of its state; `record`, where
-    /// that lies within this segment, is what changed here and where the rest is. `expires` if the log is to expire, though that
-    /// was said before this segment.
+    /// that lies within this segment, is an encoded [`crate::format::state::StateRecord`]: what changed here and where the rest
+    /// is. `ends` if that says so, or if the log is to expire, though that was said before this segment.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`]; the segment is then to be abandoned.
-    pub fn end_log(&mut self, next_seq: Seq, changed: Lsn, record: Option<&StateRecord>, expires: bool) -> Result<()> {
+    pub fn end_log(&mut self, next_seq: Seq, changed: Lsn, record: Option<&[u8]>, ends: bool) -> Result<()> {
         let mut last = self.last_entry(next_seq)?;
         let here = self.header.first_lsn <= changed;
         assert!(changed <= self.header.last_lsn && here == record.is_some(), "the state is as of this segment");
         last.flags |= FLAG_LAST;
-        last.flags |= if expires || record.is_some_and(StateRecord::ends) { FLAG_ENDS } else { 0 };
+        last.flags |= if ends { FLAG_ENDS } else { 0 };
         last.state_lsn = changed;
         if let Some(record) = record {
             last.state_at = Some(u32::try_from(self.stripe.state.len()).expect("a stripe's state is bounded"));
-            self.scratch.clear();
-            record.encode(&mut self.scratch);
-            assert!(self.scratch.len() <= STATE_RECORD_BYTES_MAX, "every group of a state is bounded");
-            self.stripe.state.put_bytes(&self.scratch);
+            assert!(record.len() <= STATE_RECORD_BYTES_MAX, "every group of a state is bounded");
+            self.stripe.state.put_bytes(record);
         }
         self.put_last(&last);
         Ok(())
