@@ -163,7 +163,7 @@ impl Catalog {
 
     fn open(&self, meta: &SegmentMeta) -> Result<Arc<Segment>> {
         let io = Arc::clone(&self.parts.io);
-        let segment = Segment::open(io, &self.parts.dir, self.identity().store, meta)?;
+        let mut segment = Segment::open(io, &self.parts.dir, self.identity().store, meta)?;
         segment.warm();
         Ok(Arc::new(segment))
     }

@@ -130,6 +130,9 @@ impl SegmentSet {
             let Group::Here(mut producers) = self.record(log, at)?.producers else {
                 return Err(broken(log, at, "a state record lacks the producers it should hold"));
             };
+            if producers.older >= at {
+                return Err(broken(log, at, "a state record refers to a younger one"));
+            }
             match (&mut found, producers.list.remove(id)) {
                 (None, part) => found = part,
                 (Some(whole), Some(part)) if part.epoch == whole.epoch => {
@@ -142,9 +145,6 @@ impl SegmentSet {
             }
             if found.as_ref().is_some_and(&enough) {
                 break;
-            }
-            if producers.older >= at {
-                return Err(broken(log, at, "a state record refers to a younger one"));
             }
             at = producers.older;
         }

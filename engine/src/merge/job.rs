@@ -18,7 +18,6 @@ use crate::sync::Arc;
 use crate::types::{LogId, Lsn, SegmentId, Seq, TimeUs};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
 
 /// Names that one step takes over.
 const STEP_NAMES: usize = 20_000;
@@ -213,8 +212,8 @@ impl Job {
     fn next_log(&mut self) -> Option<(LogId, Vec<usize>)> {
         let Reverse((id, first)) = self.next.pop()?;
         let mut inputs = vec![first];
-        while let Some(same) = self.next.peek_mut().filter(|next| next.0.0 == id) {
-            inputs.push(PeekMut::pop(same).0.1);
+        while self.next.peek().is_some_and(|next| next.0.0 == id) {
+            inputs.extend(self.next.pop().map(|next| next.0.1));
         }
         inputs.reverse();
         Some((id, inputs))
@@ -285,7 +284,7 @@ impl Job {
     /// Ends the log in the merged segment.
     fn end_log(&mut self) -> Result<()> {
         let log = self.log.take().expect("a log was begun");
-        if log.floor > Lsn(0) {
+        if log.floor > Lsn(0) || matches!(log.kept, Kept::Nothing(_)) {
             self.gone.add(log.id);
         }
         let newest = log.parts.last().expect("a log that is merged is in an input");
@@ -297,10 +296,13 @@ impl Job {
             let last = timelines.last().map(|(last, _)| *last).unwrap_or_default();
             return self.writer().end_gone(newest.next_seq(), newest.state_lsn, last);
         }
-        let Merged { next_seq, changed, record, ends } = merged(log.id, log.parts, self.first_lsn)?;
+        let merged = merged(log.id, log.parts, self.first_lsn).map_err(|(error, input)| {
+            self.reading = Some(input);
+            error
+        });
+        let Merged { next_seq, changed, record, ends } = merged?;
         if let Kept::Nothing(state) = &log.kept {
             self.reading = None;
-            self.gone.add(log.id);
             let last = history::cursor(&state.timelines, next_seq).timeline;
             let changed = changed.max(self.first_lsn);
             return self.writer().end_gone(next_seq, changed, last);

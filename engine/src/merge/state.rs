@@ -2,8 +2,8 @@
 //!
 //! Pure. A group of state stands in a segment if it changed there, and is otherwise referred to by the LSN of its last
 //! change (docs/FORMAT.md, "State"). Invariant: a reference to an LSN that the merged segment covers is followed and its
-//! target stands here; one to an older LSN is kept as it is. So a record that refers to nothing within the merged segment
-//! is taken over without a look into it.
+//! target stands here; one to an older LSN is kept as it is. The record of the oldest input that holds the log can refer only to
+//! what is older than all inputs, and is taken over without a look into it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::segment::IndexEntry;
@@ -24,13 +24,6 @@ pub(super) struct Part {
     pub(super) state: Option<Vec<u8>>,
 }
 
-impl Part {
-    fn record(&self, log: LogId) -> Result<Option<StateRecord>> {
-        let decoded = self.state.as_deref().map(StateRecord::decode).transpose();
-        decoded.map_err(|m| misfit(log, *self.lsns.start(), m.what))
-    }
-}
-
 /// What the merged segment says of a log.
 pub(super) struct Merged {
     /// Its next seq.
@@ -43,11 +36,14 @@ pub(super) struct Merged {
     pub(super) ends: bool,
 }
 
+/// Why it cannot be told, and the input to blame.
+pub(super) type Blamed = (Error, usize);
+
 /// What a merged segment that begins at `first` says of a log. `parts` are those of the inputs that hold it, oldest first.
 ///
 /// # Errors
 /// [`ErrorKind::Damaged`] if they refer to what is not there.
-pub(super) fn merged(log: LogId, mut parts: Vec<Part>, first: Lsn) -> Result<Merged> {
+pub(super) fn merged(log: LogId, mut parts: Vec<Part>, first: Lsn) -> Result<Merged, Blamed> {
     let newest = parts.last().expect("a log that is merged is in an input").last;
     let (next_seq, changed) = (newest.next_seq(), newest.state_lsn);
     if changed < first {
@@ -55,18 +51,17 @@ pub(super) fn merged(log: LogId, mut parts: Vec<Part>, first: Lsn) -> Result<Mer
     }
     let oldest = &mut parts[0];
     if oldest.lsns.contains(&changed) {
-        // What it refers to is older than all inputs.
-        let record = Some(oldest.state.take().ok_or_else(|| lacking(log, changed))?);
-        return Ok(Merged { next_seq, changed, record, ends: oldest.last.ends() || newest.ends() });
+        let record = oldest.state.take().ok_or_else(|| lacking(log, changed, oldest.input))?;
+        let ends = oldest.last.ends() || newest.ends();
+        return Ok(Merged { next_seq, changed, record: Some(record), ends });
     }
-    let records = parts.iter().map(|part| Ok((part.lsns.clone(), part.record(log)?))).collect::<Result<_>>()?;
-    let parts = Parts { log, records, first };
-    let record = parts.record(changed)?;
+    let parts = Parts { log, parts, first };
+    let (record, _) = parts.record(changed)?;
     let merged = StateRecord {
-        life: parts.group(&record.life, |r| &r.life)?,
-        timelines: parts.group(&record.timelines, |r| &r.timelines)?,
-        metadata: parts.group(&record.metadata, |r| &r.metadata)?,
-        producers: match parts.group(&record.producers, |r| &r.producers)? {
+        life: parts.group(record.life, |r| r.life)?,
+        timelines: parts.group(record.timelines, |r| r.timelines)?,
+        metadata: parts.group(record.metadata, |r| r.metadata)?,
+        producers: match parts.group(record.producers, |r| r.producers)? {
             Group::Here(newest) => Group::Here(parts.producers(newest)?),
             other => other,
         },
@@ -77,8 +72,8 @@ pub(super) fn merged(log: LogId, mut parts: Vec<Part>, first: Lsn) -> Result<Mer
     Ok(Merged { next_seq, changed, record: Some(merged.encoded()), ends })
 }
 
-fn lacking(log: LogId, at: Lsn) -> Error {
-    misfit(log, at, "a segment lacks a state record it should hold")
+fn lacking(log: LogId, at: Lsn, input: usize) -> Blamed {
+    (misfit(log, at, "a segment lacks a state record it should hold"), input)
 }
 
 /// Intact bytes that do not fit together.
@@ -91,42 +86,53 @@ pub(super) fn misfit(log: LogId, lsn: Lsn, what: &str) -> Error {
 
 struct Parts {
     log: LogId,
-    /// The LSNs that each input covers, and its state record.
-    records: Vec<(RangeInclusive<Lsn>, Option<StateRecord>)>,
+    parts: Vec<Part>,
     first: Lsn,
 }
 
 impl Parts {
-    /// The log's state record in the input that covers `at`.
-    fn record(&self, at: Lsn) -> Result<&StateRecord> {
-        let covering = self.records.iter().find(|(lsns, _)| lsns.contains(&at));
-        covering.and_then(|(_, record)| record.as_ref()).ok_or_else(|| lacking(self.log, at))
+    /// The log's state record in the input that covers `at`, and which that is.
+    fn record(&self, at: Lsn) -> Result<(StateRecord, usize), Blamed> {
+        let newest = self.parts.last().expect("a log that is merged is in an input");
+        let part = self.parts.iter().find(|part| part.lsns.contains(&at));
+        let part = part.ok_or_else(|| lacking(self.log, at, newest.input))?;
+        let record = part.state.as_deref().ok_or_else(|| lacking(self.log, at, part.input))?;
+        let record = StateRecord::decode(record).map_err(|m| (misfit(self.log, at, m.what), part.input))?;
+        Ok((record, part.input))
     }
 
-    fn group<T: Clone>(&self, group: &Group<T>, pick: impl Fn(&StateRecord) -> &Group<T>) -> Result<Group<T>> {
+    fn group<T>(&self, group: Group<T>, pick: impl Fn(StateRecord) -> Group<T>) -> Result<Group<T>, Blamed> {
         match group {
-            Group::At(at) if *at >= self.first => match pick(self.record(*at)?) {
-                here @ Group::Here(_) => Ok(here.clone()),
-                _ => Err(misfit(self.log, *at, "a state record refers to one that does not hold the field")),
-            },
-            other => Ok(other.clone()),
+            Group::At(at) if at >= self.first => {
+                let (record, input) = self.record(at)?;
+                match pick(record) {
+                    here @ Group::Here(_) => Ok(here),
+                    _ => {
+                        let what = "a state record refers to one that does not hold the field";
+                        Err((misfit(self.log, at, what), input))
+                    }
+                }
+            }
+            other => Ok(other),
         }
     }
 
     /// `newest` with the older numbers that the inputs hold, of each producer's newest epoch alone.
-    fn producers(&self, newest: Producers) -> Result<Producers> {
+    fn producers(&self, newest: Producers) -> Result<Producers, Blamed> {
         let mut all = newest;
         while all.older >= self.first {
             let at = all.older;
-            let Group::Here(older) = &self.record(at)?.producers else {
-                return Err(misfit(self.log, at, "a state record lacks the producers it should hold"));
+            let (record, input) = self.record(at)?;
+            let wrong = |what| (misfit(self.log, at, what), input);
+            let Group::Here(older) = record.producers else {
+                return Err(wrong("a state record lacks the producers it should hold"));
             };
             if older.older >= at {
-                return Err(misfit(self.log, at, "a state record refers to a younger one"));
+                return Err(wrong("a state record refers to a younger one"));
             }
-            for (id, part) in &older.list {
-                let Some(whole) = all.list.get_mut(id) else {
-                    all.list.insert(id.clone(), part.clone());
+            for (id, part) in older.list {
+                let Some(whole) = all.list.get_mut(&id) else {
+                    all.list.insert(id, part);
                     continue;
                 };
                 let room = PRODUCER_WINDOW.saturating_sub(whole.batches.len());
@@ -135,9 +141,9 @@ impl Parts {
                 }
             }
             all.older = older.older;
-        }
-        if all.list.len() > PRODUCERS_PER_LOG_MAX {
-            return Err(misfit(self.log, self.first, "more producers than a log can have"));
+            if all.list.len() > PRODUCERS_PER_LOG_MAX {
+                return Err(wrong("more producers than a log can have"));
+            }
         }
         Ok(all)
     }

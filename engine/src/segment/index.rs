@@ -1,6 +1,7 @@
-//! Lookups by log: root (in memory), one lookup block, one index block. docs/FORMAT.md, "Lookup" and "Index".
+//! Lookups by log: root (in memory), one lookup block, one index block. docs/FORMAT.md, "Lookup" and "Index". Of a small
+//! segment, memory holds what its lookup blocks say, and may say "not here" for them.
 //!
-//! Reads no chunk. Invariant: "not here" is said only on the word of what is proved intact; a part of a lookup block that
+//! Reads no chunk. Invariant: "not here" is said only on the word of what is proved intact, or was when it was read; a part of a lookup block that
 //! cannot be says "maybe", and the index blocks are searched instead; an index block that cannot is damage.
 
 use super::filter;
@@ -19,7 +20,7 @@ const CHUNKS_MAX: usize = 64;
 /// Stripes to each side of where an owner's is thought to be.
 const NEAR: usize = 3;
 
-/// A segment with so many logs at most has what its filters keep in memory, in 0.6 MB.
+/// A segment with so many logs at most has what its filters keep in memory, in 0.8 MB.
 const MEMBERS_MAX: u64 = 1 << 19;
 
 /// An index block, and where it lies.
@@ -122,7 +123,7 @@ impl Segment {
     /// Looks at each lookup block once, so that the first who looks for a log need not wait for the disk. What cannot be
     /// read is told to whoever needs it. Of a small segment, what the filters keep stays in memory: most segments are small,
     /// and a log that is created is looked for in each.
-    pub fn warm(&self) {
+    pub fn warm(&mut self) {
         let mut members = Some(Members::default()).filter(|_| self.meta.logs <= MEMBERS_MAX);
         for stripe in 0..self.stripes.len() {
             let lookup = self.lookup(stripe).ok();
@@ -132,10 +133,8 @@ impl Segment {
                 None => members = None,
             }
         }
-        if let Some(mut all) = members {
-            all.seal();
-            self.members.get_or_init(|| all);
-        }
+        members.iter_mut().for_each(Members::seal);
+        self.members = members;
     }
 
     fn filter_at(&self, stripe: usize) -> filter::At {
@@ -144,7 +143,7 @@ impl Segment {
 
     /// Whether the log is not in the stripe, as far as memory tells.
     fn is_absent(&self, stripe: usize, key: u64) -> bool {
-        self.members.get().is_some_and(|members| !members.may_hold_key(member(stripe, key)))
+        self.members.as_ref().is_some_and(|members| !members.may_hold_key(member(stripe, key)))
     }
 
     /// Where the log would lie here, for [`Self::look_closer`]; None if it surely does not. What that will look at is on its
@@ -152,7 +151,7 @@ impl Segment {
     #[must_use]
     pub fn look_ahead(&self, log: LogId) -> Option<StripeAt> {
         let (stripe, key) = (self.stripe_of(Key::last_of(log))?, filter::key_of(log));
-        match self.members.get() {
+        match &self.members {
             Some(members) => members.prefetch(member(stripe, key)),
             None => self.view.prefetch(self.stripes[stripe].lookup, filter::bounds_of(key)),
         }

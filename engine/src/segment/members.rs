@@ -78,7 +78,7 @@ impl Members {
 
     /// As [`Self::may_hold`], of a log that was added by `key`.
     pub(super) fn may_hold_key(&self, key: u64) -> bool {
-        debug_assert!(self.rest.is_empty(), "it was sealed");
+        assert!(self.rest.is_empty(), "it was sealed");
         let hash = mix(key);
         self.parts.iter().any(|blocks| {
             let block = &blocks[place(hash, blocks.len())];
@@ -90,7 +90,7 @@ impl Members {
 
 /// Which of so many blocks a hash falls into.
 fn place(hash: u64, blocks: usize) -> usize {
-    ((hash >> 32) * blocks as u64 >> 32) as usize
+    (((hash >> 32) * blocks as u64) >> 32) as usize
 }
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ mod tests {
         for n in [0, 1, 20, 1000, PART_KEYS as u64 + 1000] {
             let mut members = Members::default();
             // As like each other as a segment's are.
-            let key = |n: u64| (n / 1541) << 32 | n % 1541 << 13;
+            let key = |n: u64| (n / 1541) << 32 | (n % 1541) << 13;
             (0..n).for_each(|n| members.add_key(key(n)));
             members.seal();
             assert!((0..n).all(|n| members.may_hold_key(key(n))), "{n} keys");

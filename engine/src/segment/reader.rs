@@ -1,9 +1,8 @@
 //! Reads a segment: opening it, its chunks, its state records, its ancestry. Lookups by log are `index.rs`, by name
 //! `names.rs`, the check of all of it `verify.rs`.
 //!
-//! In memory: the footer, the root (72 bytes for each 1,541 chunks), one bit a block, and nine bits for each log of a small
-//! segment that was warmed. Invariant: what is missing
-//! was never there; what cannot be proved intact is [`ErrorKind::Damaged`] and names file, offset and what.
+//! In memory: the footer, the root (72 bytes for each 1,541 chunks), one bit a block, and twelve bits for each log of a small
+//! segment that was warmed. Invariant: what is missing was never there; what cannot be proved intact is [`ErrorKind::Damaged`] and names file, offset and what.
 
 use super::chunk::Chunk;
 use super::members::Members;
@@ -21,7 +20,7 @@ use crate::io::{AlignedBuf, File, Io, OpenMode};
 use crate::types::{BLOCK, LogId, Lsn, SegmentId, StoreId};
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// The longest meta stream that is read, in bytes: two million timelines.
 const META_BYTES_MAX: u64 = 64 << 20;
@@ -62,7 +61,7 @@ pub struct Segment {
     /// The owner of each one's first log, for a search that touches little memory.
     pub(super) owners: Vec<u64>,
     /// What the filters of its stripes keep of its logs, each with its stripe; if that is held in memory.
-    pub(super) members: OnceLock<Members>,
+    pub(super) members: Option<Members>,
 }
 
 impl fmt::Debug for Segment {
@@ -81,7 +80,7 @@ impl Segment {
             footer: footer.clone(),
             stripes: stripes.clone(),
             owners: owners.clone(),
-            members: OnceLock::new(),
+            members: None,
         }
     }
 
@@ -103,8 +102,8 @@ impl Segment {
         })?;
         let footer = read_footer(&*io, &file, store, meta)?;
         let view = View::new(io, file, meta.id, lsns, footer.places.meta.end())?;
-        let (stripes, owners, members) = (Vec::new(), Vec::new(), OnceLock::new());
-        let mut segment = Self { view, meta: meta.clone(), footer, stripes, owners, members };
+        let (stripes, owners) = (Vec::new(), Vec::new());
+        let mut segment = Self { view, meta: meta.clone(), footer, stripes, owners, members: None };
         segment.stripes = segment.read_root()?;
         segment.owners = segment.stripes.iter().map(|stripe| stripe.first.log.owner()).collect();
         Ok(segment)

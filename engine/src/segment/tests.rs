@@ -192,9 +192,9 @@ proptest! {
         let payload_bytes: usize = entries.iter().map(|e| e.3.len()).sum();
         prop_assert_eq!(counts, (model.len() as u64, entries.len() as u64, payload_bytes as u64));
         read_back(&disk, &meta).expect("just written");
-        let segment = open(&disk, &meta).expect("just written");
+        let mut segment = open(&disk, &meta).expect("just written");
         if warm {
-            segment.warm();
+            Arc::get_mut(&mut segment).expect("nobody else's").warm();
         }
         for (id, log) in &model {
             check_log(&segment, *id, log).expect("intact");

@@ -28,8 +28,9 @@ fn no_flipped_byte_in_the_map_of_a_lookup_block_hides_a_log() {
     disk.maps = true;
     let good = disk.content(&file());
     let mut segment = open(&disk, &meta).expect("intact");
-    segment.warm();
-    Arc::get_mut(&mut segment).expect("nobody else's").members.take();
+    let unshared = Arc::get_mut(&mut segment).expect("nobody else's");
+    unshared.warm();
+    unshared.members = None;
     let begin = segment.stripes[0].lookup as usize * BLOCK;
     for at in begin..begin + BLOCK {
         let mut bad = good.clone();

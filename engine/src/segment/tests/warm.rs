@@ -9,12 +9,17 @@ fn many() -> (Disk, Model, SegmentMeta) {
     (disk, model, meta)
 }
 
+fn warm(disk: &Disk, meta: &SegmentMeta) -> Arc<Segment> {
+    let mut segment = open(disk, meta).expect("footer and root are intact");
+    Arc::get_mut(&mut segment).expect("nobody else's").warm();
+    segment
+}
+
 #[test]
 fn memory_says_no_without_a_read_and_never_of_a_log_that_is_there() {
     let (disk, model, meta) = many();
-    let segment = open(&disk, &meta).expect("intact");
+    let segment = warm(&disk, &meta);
     assert_eq!(segment.stripes.len(), 2);
-    segment.warm();
     disk.take_reads();
     let passed = (10_000..20_000).filter(|n| {
         let log = log_id(*n);
@@ -35,9 +40,8 @@ fn memory_holds_nothing_of_filters_that_cannot_be_proved_intact() {
     let (disk, model, meta) = many();
     let at = open(&disk, &meta).expect("intact").stripes[1].lookup * BLOCK as u64 + 100;
     disk.flip(&file(), at, 1);
-    let segment = open(&disk, &meta).expect("nothing else is damaged");
-    segment.warm();
-    assert!(segment.members.get().is_none());
+    let segment = warm(&disk, &meta);
+    assert!(segment.members.is_none());
     for (id, log) in &model {
         check_log(&segment, *id, log).expect("no lookup block is needed");
     }
