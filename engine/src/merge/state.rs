@@ -148,3 +148,83 @@ impl Parts {
         Ok(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::segment::{FLAG_ENDS, FLAG_LAST};
+    use crate::format::state::{Life, Named, Phase};
+
+    const LOG: LogId = LogId([7; 16]);
+
+    /// What input number `input`, which covers ten LSNs from `10 * input` on, says of the log.
+    fn part(input: usize, flags: u16, state_lsn: u64, state: Option<&StateRecord>) -> Part {
+        let first = 10 * input as u64;
+        let last = IndexEntry {
+            log: LOG,
+            first_seq: Seq(first),
+            records: 1,
+            flags: FLAG_LAST | flags,
+            offset: 0,
+            len: 1,
+            digest: 0,
+            state_at: None,
+            state_lsn: Lsn(state_lsn),
+        };
+        let state = state.map(StateRecord::encoded);
+        Part { input, lsns: Lsn(first)..=Lsn(first + 9), last, state }
+    }
+
+    fn life(trim: u64) -> Group<Life> {
+        Group::Here(Life { created: Lsn(11), phase: Phase::Live, trim: Seq(trim), ..Life::default() })
+    }
+
+    fn record(life: Group<Life>, metadata: Group<Named>) -> StateRecord {
+        StateRecord { life, timelines: Group::Empty, metadata, producers: Group::Empty }
+    }
+
+    fn named() -> Group<Named> {
+        Group::Here(Named { name: "a".into(), metadata: vec![1, 2] })
+    }
+
+    #[test]
+    fn what_the_oldest_input_says_is_taken_over_and_what_a_younger_one_refers_to_as_well() {
+        // Created and trimmed in the first; records alone in the second.
+        let first = record(life(3), named());
+        let parts = vec![part(1, FLAG_ENDS, 12, Some(&first)), part(2, 0, 12, None)];
+        let found = merged(LOG, parts, Lsn(10)).expect("they fit");
+        assert_eq!((found.next_seq, found.changed, found.ends), (Seq(21), Lsn(12), true));
+        assert_eq!(found.record, Some(first.encoded()));
+
+        // Trimmed in the second, which refers to the first for its name.
+        let created = record(life(0), named());
+        let trimmed = record(life(5), Group::At(Lsn(12)));
+        let parts = vec![part(1, 0, 12, Some(&created)), part(2, FLAG_ENDS, 25, Some(&trimmed)), part(3, 0, 25, None)];
+        let found = merged(LOG, parts, Lsn(10)).expect("they fit");
+        assert_eq!((found.next_seq, found.changed, found.ends), (Seq(31), Lsn(25), true));
+        assert_eq!(found.record, Some(record(life(5), named()).encoded()));
+
+        // The same where the first is no input.
+        let parts = vec![part(2, FLAG_ENDS, 25, Some(&trimmed)), part(3, 0, 25, None)];
+        let found = merged(LOG, parts, Lsn(20)).expect("they fit");
+        assert_eq!((found.changed, found.ends, found.record), (Lsn(25), true, Some(trimmed.encoded())));
+
+        // All of it is older than the inputs, and it is to expire.
+        let parts = vec![part(4, FLAG_ENDS, 25, None), part(5, FLAG_ENDS, 25, None)];
+        let found = merged(LOG, parts, Lsn(40)).expect("they fit");
+        assert_eq!((found.changed, found.ends, found.record), (Lsn(25), true, None));
+    }
+
+    #[test]
+    fn the_input_that_cannot_be_understood_is_blamed() {
+        let blamed = |parts| merged(LOG, parts, Lsn(10)).err().map(|(_, input)| input);
+        let (created, later) = (record(life(0), named()), record(life(5), Group::At(Lsn(12))));
+        let mut broken = part(1, 0, 12, Some(&created));
+        broken.state.as_mut().expect("it has one").pop();
+        assert_eq!(blamed(vec![broken, part(2, 0, 25, Some(&later)), part(3, 0, 25, None)]), Some(1));
+        assert_eq!(blamed(vec![part(1, 0, 12, None), part(2, 0, 25, Some(&later))]), Some(1), "a record is not there");
+        assert_eq!(blamed(vec![part(1, 0, 12, None), part(2, 0, 12, None)]), Some(1), "nor where it is taken over");
+        let parts = vec![part(1, 0, 12, Some(&created)), part(2, 0, 25, None), part(3, 0, 25, None)];
+        assert_eq!(blamed(parts), Some(2), "the change itself");
+    }
+}
