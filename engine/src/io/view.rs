@@ -4,6 +4,8 @@
 //! as SIGBUS. No engine goes on from there, but an operator must learn which file it was: each mapping is noted in a
 //! fixed table, and a handler that a binary may install names the file and ends the process with [`SIGBUS_EXIT`].
 //!
+//! A prefetch stands here too, for mappings and for memory of any other kind, since it takes unsafe code.
+//!
 //! What this file does not do: it checks no content; who reads a mapping checks each block, or part of one, that it uses. The library
 //! never installs the handler by itself. Invariant: a mapping is in the table from before it is handed out until
 //! before it is unmapped; one that finds no room there is not made.

@@ -2,7 +2,8 @@
 //! `names.rs`, the check of all of it `verify.rs`.
 //!
 //! In memory: the footer, the root (72 bytes for each 1,541 chunks), one bit a block, and twelve bits for each log of a small
-//! segment that was warmed. Invariant: what is missing was never there; what cannot be proved intact is [`ErrorKind::Damaged`] and names file, offset and what.
+//! segment that was warmed. Invariant: what is missing was never there; what cannot be proved intact is
+//! [`ErrorKind::Damaged`] and names file, offset and what.
 
 use super::chunk::Chunk;
 use super::members::Members;
