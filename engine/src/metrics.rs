@@ -78,7 +78,7 @@ pub struct Metrics {
     pub reads: Counter,
     /// Segments that such a page took chunks from.
     pub read_runs: Counter,
-    /// Reads of the device for chunks of pages.
+    /// Reads for chunks of pages, from the device or the page cache.
     pub chunk_reads: Counter,
     /// Their bytes as stored.
     pub chunk_bytes: Counter,

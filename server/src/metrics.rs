@@ -170,7 +170,7 @@ fn counters(stats: &Stats) -> [Figure; 19] {
         ),
         ("slowed", "Waits of appends that were slowed down since flush or merges are behind", None, stats.slowed),
         ("reads", "Pages read", None, stats.reads),
-        ("chunk_reads", "Reads of the device for pages", None, stats.chunk_reads),
+        ("chunk_reads", "Reads of segments for pages, from the device or the page cache", None, stats.chunk_reads),
         ("scrubbed", "Bytes that the scrub read", Some(Unit::Bytes), stats.scrub.bytes),
         ("scrub_passes", "Passes over all segments that the scrub ended", None, stats.scrub.passes),
         ("scrub_failures", "Reads of the scrub that failed and are tried again", None, stats.scrub.failures),

@@ -26,6 +26,11 @@ use std::sync::Arc;
 /// The longest meta stream that is read, in bytes: two million timelines.
 const META_BYTES_MAX: u64 = 64 << 20;
 
+/// Reads of at most so many bytes go through the page cache, where what is asked for again is found; larger ones go past it,
+/// since they would put much there that is not asked for soon, and gain little. What is no longer than the kernel's default of
+/// read-ahead, as this is, it reads as asked for.
+const CACHED_BYTES_MAX: usize = 128 << 10;
+
 /// Chunks that one read brings along take so many bytes at most, but for a larger first one.
 const RUN_BYTES_MAX: usize = 1 << 20;
 
@@ -35,6 +40,8 @@ pub struct Run<'a> {
     read: Arc<AlignedBuf>,
     /// Where it begins in the file.
     start: u64,
+    /// Whether it comes from the page cache, which may be damaged alone.
+    cached: bool,
 }
 
 impl Run<'_> {
@@ -43,12 +50,21 @@ impl Run<'_> {
     /// # Errors
     /// [`ErrorKind::Damaged`] if it is not what was written, naming log and seqs.
     pub fn chunk(&self, entry: &IndexEntry) -> Result<Chunk> {
+        let intact = self.open(entry);
+        if intact.is_err() && self.cached {
+            let past = self.segment.read_chunks(entry, entry, false)?;
+            return past.open(entry).map_err(|what| self.segment.bad_chunk(entry, what));
+        }
+        intact.map_err(|what| self.segment.bad_chunk(entry, what))
+    }
+
+    fn open(&self, entry: &IndexEntry) -> Result<Chunk, &'static str> {
         let at = (entry.offset - self.start) as usize;
         let at = at..at + entry.len as usize;
         if self.read.len() < at.end {
-            return Err(self.segment.bad_chunk(entry, "the file ends within it"));
+            return Err("the file ends within it");
         }
-        Chunk::open(entry, &self.read, at).map_err(|m| self.segment.bad_chunk(entry, m.what))
+        Chunk::open(entry, &self.read, at).map_err(|m| m.what)
     }
 }
 
@@ -174,11 +190,23 @@ impl Segment {
         for entry in entries {
             self.check_bounds(entry).map_err(|what| self.bad_chunk(entry, what))?;
         }
+        if !self.view.only_reads
+            && last.offset + u64::from(last.len) - first.offset <= CACHED_BYTES_MAX as u64
+            && let Ok(run) = self.read_chunks(first, last, true)
+        {
+            return Ok(run);
+        }
+        self.read_chunks(first, last, false)
+    }
+
+    /// Reads the chunks from `first` to `last`, through the page cache or past it.
+    fn read_chunks(&self, first: &IndexEntry, last: &IndexEntry, cached: bool) -> Result<Run<'_>> {
         let start = first.offset / BLOCK as u64 * BLOCK as u64;
         let end = (last.offset + u64::from(last.len) - start) as usize;
-        let read = self.view.io.read_at(&self.view.file, start, end.next_multiple_of(BLOCK));
+        let file = if cached { &self.view.cached } else { &self.view.file };
+        let read = self.view.io.read_at(file, start, end.next_multiple_of(BLOCK));
         let read = read.map_err(|e| e.log(first.log.to_string()).seqs(first.first_seq.0..last.next_seq().0))?;
-        Ok(Run { segment: self, read: Arc::new(read), start })
+        Ok(Run { segment: self, read: Arc::new(read), start, cached })
     }
 
     fn bad_chunk(&self, entry: &IndexEntry, what: &str) -> Error {

@@ -23,6 +23,15 @@ pub(crate) struct Disk {
     pub(crate) maps: bool,
     /// Blocks that cannot be read, by their number.
     pub(crate) bad: Arc<Mutex<Vec<u64>>>,
+    /// Blocks that come damaged where they are read through the page cache.
+    pub(crate) rotten: Arc<Mutex<Vec<u64>>>,
+}
+
+/// An open file.
+struct Opened {
+    bytes: Bytes,
+    /// Whether it is read past the page cache.
+    direct: bool,
 }
 
 struct Copied(Vec<u8>);
@@ -37,8 +46,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no test panics while it holds this")
 }
 
-fn bytes(file: &File) -> &Bytes {
+fn opened(file: &File) -> &Opened {
     file.inner.downcast_ref().expect("a file of this disk")
+}
+
+fn bytes(file: &File) -> &Bytes {
+    &opened(file).bytes
 }
 
 impl Disk {
@@ -73,7 +86,7 @@ impl Disk {
 
     fn open(&self, path: PathBuf, mode: OpenMode) -> Result<Done> {
         let create = matches!(mode, OpenMode::Create | OpenMode::CreateDirect);
-        let inner = if create {
+        let bytes = if create {
             let mut files = lock(&self.files);
             if files.contains_key(&path) {
                 return Err(ErrorKind::AlreadyExists.into());
@@ -82,7 +95,8 @@ impl Disk {
         } else {
             self.file(&path)?
         };
-        Ok(Done::File(File { path: path.into(), inner: Arc::new(inner) }))
+        let direct = matches!(mode, OpenMode::ReadDirect | OpenMode::WriteDirect | OpenMode::CreateDirect);
+        Ok(Done::File(File { path: path.into(), inner: Arc::new(Opened { bytes, direct }) }))
     }
 }
 
@@ -133,6 +147,11 @@ impl Io for Disk {
                 buf.clear();
                 buf.resize(len);
                 buf.copy_from_slice(&content[from..from + len]);
+                let rotten = lock(&self.rotten);
+                for block in rotten.iter().filter(|block| !opened(&file).direct && blocks.contains(block)) {
+                    let at = (block * BLOCK as u64).saturating_sub(offset) as usize;
+                    buf[at..].iter_mut().take(BLOCK).for_each(|byte| *byte ^= 1);
+                }
                 Ok(Done::Buf(buf))
             }
             Op::Write { file, offset, buf, .. } => {

@@ -21,7 +21,7 @@ pub(super) struct View {
     /// Reads past the page cache.
     pub(super) file: File,
     /// Reads through it.
-    cached: File,
+    pub(super) cached: File,
     segment: SegmentId,
     /// What an error names, the end excluded.
     pub(super) lsns: Range<u64>,
@@ -30,7 +30,7 @@ pub(super) struct View {
     touched: Vec<AtomicU64>,
     map: Option<Arc<dyn Map>>,
     /// Every touch is a read.
-    only_reads: bool,
+    pub(super) only_reads: bool,
 }
 
 /// The body of a checked block.

@@ -167,7 +167,7 @@ pub struct Stats {
     pub reads: u64,
     /// Segments that such a page took chunks from, each counted for each page.
     pub read_runs: u64,
-    /// Reads of the device for chunks of pages; one brings along what follows.
+    /// Reads for chunks of pages, from the device or the page cache; one brings along what follows.
     pub chunk_reads: u64,
     /// Their bytes as stored.
     pub chunk_bytes: u64,
