@@ -12,11 +12,10 @@ use crate::types::LogId;
 /// # Errors
 /// [`ErrorKind::Invalid`].
 pub fn check(name: &str) -> Result<()> {
-    let too_long = format!("it has {} bytes, at most {NAME_BYTES_MAX} fit", name.len());
     let reason = if name.is_empty() {
         "it is empty"
     } else if name.len() > NAME_BYTES_MAX {
-        &too_long
+        &format!("it has {} bytes, at most {NAME_BYTES_MAX} fit", name.len())
     } else if name.chars().any(char::is_control) {
         "it has a control character"
     } else if name.split('/').any(|s| s.is_empty() || s == "." || s == "..") {

@@ -6,7 +6,7 @@
 use super::ack::{Ack, LogReceipt, Pending, Receipt};
 use super::batch::{Batch, LogBatch, LogOp};
 use super::lane::{Group, Lane, LaneInner, StagedEntry};
-use super::plan::{Now, Parent, Planned, Verdict, first_asked, plan};
+use super::plan::{Entries, Now, Parent, Planned, Verdict, first_asked, plan};
 use super::throttle::{Throttle, Turn};
 use crate::config::WhenFull;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +26,7 @@ use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::sync::{Arc, MutexGuard};
 use crate::types::{LogId, Lsn, TimeUs, Timeline};
-use std::collections::BTreeMap;
+use smallvec::SmallVec;
 use std::time::Duration;
 
 /// Bytes that a parent's list of timelines may take in a fork's entry, per item.
@@ -86,7 +86,36 @@ enum Patience {
     Now,
 }
 
-type Guards<'s> = BTreeMap<LogId, MutexGuard<'s, SlotInner>>;
+/// What there is one of for each log of a batch, most often of one log.
+type PerLog<T> = SmallVec<[T; 1]>;
+
+/// The locked slots of a batch's logs and their parents, in the order of their LogIds.
+struct Guards<'s>(PerLog<(LogId, MutexGuard<'s, SlotInner>)>);
+
+impl<'s> Guards<'s> {
+    /// Locks the slots, each by `lock`.
+    fn lock(
+        slots: impl Iterator<Item = &'s Arc<Slot>>, lock: impl Fn(&'s Slot) -> Result<MutexGuard<'s, SlotInner>>,
+    ) -> Result<Self> {
+        let mut order: PerLog<&Arc<Slot>> = slots.collect();
+        order.sort_unstable_by_key(|slot| slot.id);
+        order.dedup_by_key(|slot| slot.id);
+        order.into_iter().map(|slot| Ok((slot.id, lock(slot)?))).collect::<Result<_>>().map(Self)
+    }
+
+    fn at(&self, id: LogId) -> usize {
+        self.0.binary_search_by_key(&id, |(id, _)| *id).expect("the slot of every log and parent was locked")
+    }
+
+    fn of(&self, id: LogId) -> &SlotInner {
+        &self.0[self.at(id)].1
+    }
+
+    fn of_mut(&mut self, id: LogId) -> &mut SlotInner {
+        let at = self.at(id);
+        &mut self.0[at].1
+    }
+}
 
 impl Appender {
     /// Stages `batch`. The returned acknowledgement is answered once it is durable, or once what a refusal rests on is.
@@ -109,9 +138,9 @@ impl Appender {
     fn append_with(&self, batch: &Batch<'_>, patience: Patience) -> Result<Ack> {
         self.poison.check()?;
         batch.check(self.journal_file_bytes)?;
-        let slots: Vec<Arc<Slot>> =
+        let slots: PerLog<Arc<Slot>> =
             batch.logs.iter().map(|log| self.index.heads.get(self.index.log_id(log.name))).collect();
-        let parents: Vec<Option<Arc<Slot>>> = batch.logs.iter().map(|log| self.parent(log)).collect();
+        let parents: PerLog<Option<Arc<Slot>>> = batch.logs.iter().map(|log| self.parent(log)).collect();
         for (n, parent) in parents.iter().enumerate() {
             let Some(parent) = parent else { continue };
             if slots.iter().enumerate().any(|(other, slot)| other != n && slot.id == parent.id) {
@@ -131,17 +160,10 @@ impl Appender {
                     Patience::Now => drop(self.index.try_resolve(slot, log.name)?),
                 }
             }
-            let mut guards = Guards::new();
-            let mut order: Vec<&Arc<Slot>> = slots.iter().chain(parents.iter().flatten()).collect();
-            order.sort_unstable_by_key(|slot| slot.id);
-            order.dedup_by_key(|slot| slot.id);
-            for slot in order {
-                let guard = match patience {
-                    Patience::Block => slot.lock(),
-                    Patience::Now => slot.try_lock().ok_or_else(would_block)?,
-                };
-                guards.insert(slot.id, guard);
-            }
+            let mut guards = Guards::lock(slots.iter().chain(parents.iter().flatten()), |slot| match patience {
+                Patience::Block => Ok(slot.lock()),
+                Patience::Now => slot.try_lock().ok_or_else(would_block),
+            })?;
             let set = (patience == Patience::Block).then(|| self.index.set());
             let plans = self.plan(batch, &slots, &parents, &mut guards, set.as_deref())?;
             let (entries, bytes) = sizes(&plans);
@@ -270,31 +292,31 @@ impl Appender {
     fn plan<'a>(
         &self, batch: &Batch<'a>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], guards: &mut Guards<'_>,
         set: Option<&SegmentSet>,
-    ) -> Result<Vec<Verdict<'a>>> {
+    ) -> Result<PerLog<Verdict<'a>>> {
         let over = || self.grace.cutoff(&self.index.set().manifest);
         let now = Now { time: self.grace.now(), over: &over };
-        let mut plans = Vec::with_capacity(slots.len());
+        let mut plans = PerLog::with_capacity(slots.len());
         for ((slot, log), parent) in slots.iter().zip(&batch.logs).zip(parents) {
             let parent = parent.as_ref().map(|parent| {
-                let state = guards[&parent.id].staged.clone();
+                let state = guards.of(parent.id).staged.clone();
                 Parent { id: parent.id, state }
             });
-            let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
+            let inner = guards.of_mut(slot.id);
             plans.push(plan(slot.id, inner, log, parent.as_ref(), set, &now)?);
         }
         Ok(plans)
     }
 
     fn stage(
-        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], plans: Vec<Verdict<'_>>,
+        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], plans: PerLog<Verdict<'_>>,
         guards: &mut Guards<'_>, room: &mut Room<'_>,
     ) -> Result<Ack> {
         // A refusal of a fork rests on its parent as well: every log that was locked counts.
-        let rests_on = guards.values().map(|inner| inner.staged.last_lsn).max().unwrap_or_default();
+        let rests_on = guards.0.iter().map(|(_, inner)| inner.staged.last_lsn).max().unwrap_or_default();
         if plans.iter().any(|verdict| matches!(verdict, Verdict::Duplicate(..))) {
             return self.settle(rests_on, repeated(batch, slots, plans, guards));
         }
-        let mut groups = Vec::with_capacity(plans.len());
+        let mut groups = PerLog::with_capacity(plans.len());
         for verdict in plans {
             match verdict {
                 Verdict::Go(entries) => groups.push(entries),
@@ -302,8 +324,8 @@ impl Appender {
                 Verdict::Duplicate(..) => unreachable!("looked for just now"),
             }
         }
-        if groups.iter().all(Vec::is_empty) {
-            let logs = slots.iter().map(|slot| at_present(&guards[&slot.id].staged, false)).collect();
+        if groups.iter().all(Entries::is_empty) {
+            let logs = slots.iter().map(|slot| at_present(&guards.of(slot.id).staged, false)).collect();
             return self.settle(rests_on, Ok(Receipt { logs }));
         }
         debug_assert_eq!(groups.len(), batch.logs.len());
@@ -322,7 +344,7 @@ impl Appender {
     }
 
     fn encode(
-        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], groups: &[Vec<Planned<'_>>],
+        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], groups: &[Entries<'_>],
         guards: &mut Guards<'_>, room: &mut Room<'_>,
     ) -> Result<Ack> {
         let pins = pins(parents, groups, guards);
@@ -335,7 +357,7 @@ impl Appender {
         lane.room(len, self.lane.frame_max(), self.lane.buffers());
         lane.begin_batch(len, count);
         for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
-            let inner = guards.get_mut(&slot.id).expect("every log's slot was locked");
+            let inner = guards.of_mut(slot.id);
             if planned.is_empty() {
                 let producer_highest = log.producer.map(|producer| producer.number);
                 receipt.logs.push(LogReceipt { producer_highest, ..at_present(&inner.staged, false) });
@@ -350,7 +372,7 @@ impl Appender {
             });
         }
         for (slot, pin) in &pins {
-            let inner = guards.get_mut(&slot.id).expect("every parent's slot was locked");
+            let inner = guards.of_mut(slot.id);
             used += self.put(&mut lane, slot, inner, std::slice::from_ref(pin));
         }
         let (pending, ack) = Pending::with_others(Ok(receipt), &lane.open().event);
@@ -402,12 +424,12 @@ impl Appender {
 /// What pins the parents of forks, each from the first seq on that it keeps, unless it is pinned from there already. A fork
 /// below the point where its parent is a fork reads the grandparent, which the parent pinned.
 fn pins(
-    parents: &[Option<Arc<Slot>>], groups: &[Vec<Planned<'_>>], guards: &Guards<'_>,
+    parents: &[Option<Arc<Slot>>], groups: &[Entries<'_>], guards: &Guards<'_>,
 ) -> Vec<(Arc<Slot>, Planned<'static>)> {
     let mut pins: Vec<(Arc<Slot>, Planned<'static>)> = Vec::new();
     for (parent, fork) in parents.iter().zip(groups) {
         let (Some(parent), Some(fork)) = (parent, fork.first()) else { continue };
-        let state = &guards[&parent.id].staged;
+        let state = &guards.of(parent.id).staged;
         let (kept, life) = (state.life.trim, &state.life);
         let reads_it = life.fork.is_none_or(|(_, forked_at)| forked_at < fork.seq);
         let is_pinned =
@@ -424,7 +446,9 @@ fn pins(
 /// The answer to a batch of which a numbered part was appended before: the old receipts, if nothing of it is new. The
 /// creation of a log that exists is nothing new; anything else that is, or is refused, makes it another batch than the
 /// one that was appended.
-fn repeated(batch: &Batch<'_>, slots: &[Arc<Slot>], plans: Vec<Verdict<'_>>, guards: &Guards<'_>) -> Result<Receipt> {
+fn repeated(
+    batch: &Batch<'_>, slots: &[Arc<Slot>], plans: PerLog<Verdict<'_>>, guards: &Guards<'_>,
+) -> Result<Receipt> {
     let mut logs = Vec::with_capacity(plans.len());
     for ((verdict, slot), log) in plans.into_iter().zip(slots).zip(&batch.logs) {
         let only_creates = matches!(log.ops[..], [LogOp::Create { .. }]);
@@ -434,12 +458,12 @@ fn repeated(batch: &Batch<'_>, slots: &[Arc<Slot>], plans: Vec<Verdict<'_>>, gua
                 next_seq: issued.next_seq.0,
                 lsn: issued.lsn,
                 duplicate: true,
-                timeline: history::cursor(&guards[&slot.id].staged.timelines, issued.next_seq).timeline,
+                timeline: history::cursor(&guards.of(slot.id).staged.timelines, issued.next_seq).timeline,
                 producer_highest: Some(highest),
             },
-            Verdict::Go(entries) if entries.is_empty() => at_present(&guards[&slot.id].staged, true),
+            Verdict::Go(entries) if entries.is_empty() => at_present(&guards.of(slot.id).staged, true),
             Verdict::Refuse(error) if only_creates && error.kind() == ErrorKind::Exists => {
-                at_present(&guards[&slot.id].staged, true)
+                at_present(&guards.of(slot.id).staged, true)
             }
             Verdict::Refuse(error) => return Err(error),
             Verdict::Go(_) => {

@@ -21,6 +21,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub struct Batch<'a> {
     pub(crate) logs: Vec<LogBatch<'a>>,
+    /// Where each log but the first stands.
     by_name: HashMap<&'a str, usize>,
 }
 
@@ -68,7 +69,7 @@ impl<'a> Batch<'a> {
     /// What the batch holds for the log `name`.
     pub fn log(&mut self, name: &'a str) -> &mut LogBatch<'a> {
         let next = self.logs.len();
-        let at = if self.logs.first().is_some_and(|first| first.name == name) {
+        let at = if self.logs.first().is_none_or(|first| first.name == name) {
             0
         } else {
             *self.by_name.entry(name).or_insert(next)

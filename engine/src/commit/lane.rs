@@ -252,7 +252,11 @@ impl LaneInner {
 
     /// Puts an empty frame with a buffer of about `hint` bytes in place of the open one.
     fn turn_over(&mut self, buffers: &Buffers, hint: usize) -> Staged {
-        let fresh = Staged::new(buffers.take(hint), self.next_lsn);
+        let mut fresh = Staged::new(buffers.take(hint), self.next_lsn);
+        // The next frame is likely to hold as much as this one.
+        fresh.entries.reserve(self.open.entries.len());
+        fresh.groups.reserve(self.open.groups.len());
+        fresh.waiting.reserve(self.open.waiting.len());
         std::mem::replace(&mut self.open, fresh)
     }
 

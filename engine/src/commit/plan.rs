@@ -14,6 +14,7 @@ use crate::index::{history, would_block};
 use crate::limits::{PRODUCER_WINDOW, PRODUCERS_PER_LOG_MAX};
 use crate::mutants::{self, Mutant};
 use crate::types::{LogId, Seq, TimeUs, Timeline};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::Arc as Shared;
 
@@ -21,12 +22,15 @@ use std::sync::Arc as Shared;
 #[derive(Debug)]
 pub(super) enum Verdict<'a> {
     /// It is appended as these entries; none if a creation was asked for of a log that exists.
-    Go(Vec<Planned<'a>>),
+    Go(Entries<'a>),
     /// The producer's number was used before for the same content; the highest number of its epoch stands beside.
     Duplicate(Issued, u64),
     /// It cannot be done; said once everything staged for the log is durable.
     Refuse(Error),
 }
+
+/// What is to be appended to a log, most often one record.
+pub(super) type Entries<'a> = SmallVec<[Planned<'a>; 1]>;
 
 /// An entry to be.
 #[derive(Debug)]
@@ -277,13 +281,11 @@ fn conditions(state: &LogState, batch: &LogBatch<'_>, now: &Now<'_>) -> Result<(
 }
 
 /// The entries, each checked against what those before it leave.
-fn entries<'a>(
-    state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>, now: TimeUs,
-) -> Result<Vec<Planned<'a>>> {
+fn entries<'a>(state: &LogState, batch: &LogBatch<'a>, parent: Option<&Parent>, now: TimeUs) -> Result<Entries<'a>> {
     let mut next = state.next_seq;
     let phase = state.life.phase_at(now);
     let mut closed = state.life.closed && phase == Phase::Live;
-    let mut out = Vec::with_capacity(batch.ops.len());
+    let mut out = Entries::with_capacity(batch.ops.len());
     for op in &batch.ops {
         let (kind, payload) = match *op {
             LogOp::Create { if_missing: true, .. } if phase == Phase::Live => continue,
