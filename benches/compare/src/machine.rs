@@ -134,6 +134,47 @@ pub fn peak_memory_bytes() -> u64 {
     kib.and_then(|v| v.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
+/// Anonymous memory of this process, in bytes: its heap and stacks, and no file that is mapped or cached.
+pub fn anonymous_bytes() -> Outcome<u64> {
+    let text = fs::read_to_string("/proc/self/status").map_err(|e| format!("/proc/self/status: {e}"))?;
+    let kib = text.lines().find_map(|l| l.strip_prefix("RssAnon:")).and_then(|v| v.split_whitespace().next());
+    kib.and_then(|v| v.parse::<u64>().ok()).map(|kib| kib << 10).ok_or_else(|| "the kernel tells no RssAnon".into())
+}
+
+/// Bytes of all files below `dir`, as they take of the disk.
+pub fn bytes_of_files(dir: &Path) -> Outcome<u64> {
+    let mut bytes = 0;
+    for_each_file(dir, &mut |path| {
+        bytes += fs::metadata(path)?.blocks() * SECTOR_BYTES;
+        Ok(())
+    })
+    .map_err(|e| format!("{}: {e}", dir.display()))?;
+    Ok(bytes)
+}
+
+/// Drops all files below `dir` from the page cache, so far as they are not mapped; gives their bytes.
+pub fn forget(dir: &Path) -> Outcome<u64> {
+    settle(dir)?;
+    for_each_file(dir, &mut |path| {
+        let file = fs::File::open(path)?;
+        Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?)
+    })
+    .map_err(|e| format!("{}: {e}", dir.display()))?;
+    bytes_of_files(dir)
+}
+
+fn for_each_file(dir: &Path, each: &mut dyn FnMut(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            for_each_file(&entry.path(), each)?;
+        } else {
+            each(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Machine, kernel and file system in words, one line each.
 pub fn describe(dir: &Path, device: &Device) -> Vec<String> {
     let cpu = field("/proc/cpuinfo", "model name");

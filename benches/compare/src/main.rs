@@ -1,31 +1,38 @@
-//! everlog and raft-engine side by side: synced appends on the same directory, in turn.
+//! everlog and its peers side by side, on the same directory, in turn.
 //!
-//! This file reads the arguments and goes through the runs. It says nothing about reading, recovery or memory over
-//! time; docs/PERFORMANCE.md says what the figures mean.
+//! This file reads the arguments and goes through the runs; docs/PERFORMANCE.md says what the figures mean.
 //! Invariant: nothing is reported of an alternation that was not completed by every engine.
 
 mod child;
 mod contender;
-mod drive;
-mod ever;
+mod engines;
 mod machine;
-mod raft;
+mod measure;
+mod plot;
 mod report;
 mod space;
 mod workload;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use child::Run;
+use clap::{Args, Parser, Subcommand};
 use contender::Outcome;
-use drive::Span;
-use report::{Report, Row};
+use engines::{Engine, everlog, fio};
+use measure::window::FREE_BYTES_MIN;
+use measure::{Figure, Measured};
+use report::{Alternation, Report, Row};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
-use workload::Workload;
+use std::time::{Duration, Instant};
+use workload::{Kind, Workload};
 
-/// Compares synced appends of everlog and raft-engine.
+const EXAMPLES: &str = "Examples:
+  everlog-compare --out docs/performance
+  everlog-compare --rows b,c --engines everlog,raft-engine --alternations 3
+  everlog-compare --quick";
+
+/// Compares everlog with other storage engines.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     compare: Compare,
@@ -35,26 +42,29 @@ struct Cli {
 
 #[derive(Args)]
 struct Compare {
-    /// A short look: windows of 2 s and 2 alternations, unless these are given
+    /// A short look: windows of 2 s, 2 alternations, a tenth of the logs: to see that it works, not to be quoted
     #[arg(long)]
     quick: bool,
     /// Seconds of each window that counts [default: 5]
     #[arg(long, value_name = "S")]
     seconds: Option<f64>,
+    /// And of each sustained one [default: 20]
+    #[arg(long, value_name = "S")]
+    sustained_seconds: Option<f64>,
     /// How many times each engine runs each workload, in turn [default: 5]
     #[arg(long, value_name = "N")]
     alternations: Option<usize>,
     /// Where to put the data; on a disk, not in memory
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/data"))]
     dir: PathBuf,
-    /// The workloads
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "a,b,c,d")]
-    rows: Vec<char>,
-    /// The engines, in the order of their turns
+    /// The workloads, by letter [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    rows: Option<Vec<char>>,
+    /// Who takes part, of those that a workload has
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = Engine::ALL)]
     engines: Vec<Engine>,
-    /// Also write the report to this file
-    #[arg(long, value_name = "FILE")]
+    /// Also write the report as README.md, with a plot for each workload, into this folder
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
@@ -62,59 +72,20 @@ struct Compare {
 enum Hidden {
     /// One run, by the program itself
     #[command(hide = true)]
-    Run { engine: Engine, dir: PathBuf, row: char, seconds: f64, warm_up: f64, seed: u64 },
-}
-
-/// Who takes part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Engine {
-    /// everlog.
-    Everlog,
-    /// raft-engine.
-    RaftEngine,
-}
-
-impl Engine {
-    const ALL: &[Self] = &[Self::Everlog, Self::RaftEngine];
-
-    /// As it is written on the command line and in the report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Everlog => "everlog",
-            Self::RaftEngine => "raft-engine",
-        }
-    }
-
-    /// Its version and its settings, in words.
-    pub fn settings(self, commit: &str) -> String {
-        match self {
-            Self::Everlog => format!("everlog at commit {commit}: {}", ever::SETTINGS),
-            Self::RaftEngine => {
-                format!("raft-engine {} (commit {commit} of the driver): {}", raft::VERSION, raft::SETTINGS)
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for Engine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
+    Run { what: String },
 }
 
 /// Every alternation has a seed of its own, the same for each engine.
 const SEED: u64 = 2009;
 const WARM_UP_SECONDS: f64 = 1.0;
-/// No engine here is expected to write faster than this, over a whole run.
-const BYTES_A_SECOND_MAX: f64 = 2.0e9;
+/// No run takes more of the disk.
+const DISK_BYTES_MAX: u64 = 40 << 30;
 /// Between two runs, after the last one's data are removed and that is on the disk.
 const PAUSE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse() {
-        Cli { command: Some(Hidden::Run { engine, dir, row, seconds, warm_up, seed }), .. } => {
-            workload_named(row).and_then(|w| child::serve(engine, &dir, w, Span { seconds, warm_up }, seed))
-        }
+        Cli { command: Some(Hidden::Run { what }), .. } => child::serve(&what),
         Cli { compare, .. } => compare_all(&compare),
     };
     match outcome {
@@ -126,58 +97,154 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the arguments ask for.
+struct Plan {
+    seconds: f64,
+    sustained_seconds: f64,
+    alternations: usize,
+    scale: u32,
+    workloads: Vec<Workload>,
+}
+
+impl Plan {
+    fn of(args: &Compare) -> Outcome<Self> {
+        let (seconds, sustained, alternations, scale) = if args.quick { (2.0, 4.0, 2, 10) } else { (5.0, 20.0, 5, 1) };
+        let workloads = match &args.rows {
+            Some(rows) => rows.iter().map(|row| workload_named(*row)).collect::<Outcome<Vec<_>>>()?,
+            None => workload::ALL.to_vec(),
+        };
+        let plan = Self {
+            seconds: args.seconds.unwrap_or(seconds),
+            sustained_seconds: args.sustained_seconds.unwrap_or(sustained),
+            alternations: args.alternations.unwrap_or(alternations),
+            scale,
+            workloads,
+        };
+        let sensible = |seconds: f64| (0.1..=3600.0).contains(&seconds);
+        if !sensible(plan.seconds) || !sensible(plan.sustained_seconds) || plan.alternations == 0 {
+            return Err("--seconds and --sustained-seconds take 0.1 to 3600, --alternations at least 1".into());
+        }
+        Ok(plan)
+    }
+
+    fn seconds_of(&self, workload: &Workload) -> f64 {
+        match workload.kind {
+            Kind::Window { sustained: true, .. } => self.sustained_seconds,
+            _ => self.seconds,
+        }
+    }
+
+    fn described(&self) -> String {
+        format!(
+            "{} alternations, the engines in the order of the columns, each run a fresh process and directory; windows of \
+             {} s after {WARM_UP_SECONDS} s of warming up, sustained ones of {} s; logs chosen uniformly at random, each \
+             appended to by one thread; random payloads{}",
+            self.alternations,
+            self.seconds,
+            self.sustained_seconds,
+            if self.scale > 1 { "; a tenth of the logs where the store is filled first" } else { "" }
+        )
+    }
+}
+
 fn workload_named(row: char) -> Outcome<Workload> {
-    Workload::named(row).ok_or_else(|| format!("there is no workload {row:?}; choose among a, b, c and d"))
+    let letters: Vec<String> = workload::ALL.iter().map(|w| w.id.to_string()).collect();
+    Workload::named(row).ok_or_else(|| format!("there is no workload {row:?}; choose among {}", letters.join(", ")))
 }
 
 fn compare_all(args: &Compare) -> Outcome<()> {
-    let (seconds, alternations) = if args.quick { (2.0, 2) } else { (5.0, 5) };
-    let span = Span { seconds: args.seconds.unwrap_or(seconds), warm_up: WARM_UP_SECONDS };
-    let alternations = args.alternations.unwrap_or(alternations);
-    if !(span.seconds >= 0.1 && span.seconds <= 3600.0) || alternations == 0 || args.engines.is_empty() {
-        return Err("--seconds takes 0.1 to 3600, --alternations at least 1, --engines at least one engine".into());
-    }
+    let plan = Plan::of(args)?;
     if cfg!(debug_assertions) {
         return Err("this is a debug build, whose figures mean nothing; run it with --release".into());
     }
-    let workloads = args.rows.iter().map(|row| workload_named(*row)).collect::<Outcome<Vec<_>>>()?;
-
     let space = space::Space::new(&args.dir, child::end)?;
     machine::refuse_memory(space.path())?;
     let device = machine::Device::under(space.path())?;
-    check_room(space.path(), span)?;
-    let mut report = Report::begin(&args.engines, space.path(), &device, span, alternations);
-    for workload in workloads {
-        let mut row = Row { workload, alternations: Vec::new() };
-        for n in 0..alternations {
-            let mut measured = Vec::new();
-            for engine in &args.engines {
-                eprintln!("{}, alternation {} of {alternations}: {engine}", workload.title(), n + 1);
-                let dir = space.fresh(&format!("{}{n}-{engine}", workload.id))?;
-                measured.push(child::run(*engine, dir.path(), workload, span, SEED + n as u64)?);
-                drop(dir);
+    check_room(space.path())?;
+    let takes_part = |workload: &Workload| -> Vec<Engine> {
+        workload.engines.iter().copied().filter(|engine| args.engines.contains(engine)).collect()
+    };
+    let runs: usize = plan.workloads.iter().map(|w| takes_part(w).len() * plan.alternations).sum();
+    let mut report = Report::begin(&args.engines, space.path(), &device, plan.described());
+    let (began, mut done) = (Instant::now(), 0);
+    for workload in &plan.workloads {
+        let engines = takes_part(workload);
+        let mut alternations = Vec::new();
+        for n in 0..plan.alternations {
+            let mut alternation = Alternation::new();
+            for engine in &engines {
+                let (id, of) = (workload.id, plan.alternations);
+                eprintln!("{id}, alternation {} of {of}: {engine}{}", n + 1, left(began, done, runs));
+                let fresh = space.fresh(&format!("{id}{n}-{engine}"))?;
+                let run = Run {
+                    engine: *engine,
+                    dir: fresh.path().to_owned(),
+                    row: id,
+                    seconds: plan.seconds_of(workload),
+                    warm_up: WARM_UP_SECONDS,
+                    seed: SEED + n as u64,
+                    scale: plan.scale,
+                    second: false,
+                };
+                alternation.insert(*engine, measure(&run, workload, &alternation)?);
+                drop(fresh);
                 machine::settle(space.path())?;
                 std::thread::sleep(PAUSE);
+                done += 1;
             }
-            row.alternations.push(measured);
+            alternations.push(alternation);
         }
-        report.rows.push(row);
+        report.rows.push(Row { workload: *workload, engines, alternations });
+        if let Some(out) = &args.out {
+            write(&report, out)?;
+        }
     }
-    let text = report.to_markdown();
-    print!("{text}");
-    if let Some(out) = &args.out {
-        std::fs::write(out, &text).map_err(|e| format!("{}: {e}", out.display()))?;
-    }
+    print!("{}", report.to_markdown(false));
     Ok(())
 }
 
+/// One run; fio writes as everlog did in the same alternation.
+fn measure(run: &Run, workload: &Workload, alternation: &Alternation) -> Outcome<Measured> {
+    if run.engine != Engine::Fio {
+        return child::run(run, workload);
+    }
+    let (Kind::Window { appends, .. } | Kind::Burst(appends)) = workload.kind else {
+        return Err("fio only writes".into());
+    };
+    // A single thread that waits has one write in flight, of one block.
+    let alone = appends.threads == 1 && appends.outstanding == 1;
+    let written = alternation.get(&Engine::Everlog).and_then(|m| m.get(&Figure::WriteBytes)).copied();
+    let bytes = if alone { Some(1.0) } else { written };
+    let bytes = bytes.ok_or("fio writes in everlog's sizes: let everlog take part before it")?;
+    let depth = if alone { 1 } else { everlog::in_flight() };
+    fio::measure(&run.dir, fio::Job { bytes, depth }, run.seconds)
+}
+
+/// How long the rest is likely to take.
+fn left(began: Instant, done: usize, runs: usize) -> String {
+    if done == 0 {
+        return format!(" (1 of {runs} runs)");
+    }
+    let seconds = began.elapsed().as_secs_f64() / done as f64 * (runs - done) as f64;
+    format!(" ({} of {runs} runs, about {:.0} min left)", done + 1, (seconds / 60.0).ceil())
+}
+
+/// Written after each workload, so that what was measured is not lost with the rest.
+fn write(report: &Report, out: &Path) -> Outcome<()> {
+    let told = |e: std::io::Error| format!("{}: {e}", out.display());
+    std::fs::create_dir_all(out).map_err(told)?;
+    for row in &report.rows {
+        plot::write(row, &out.join(format!("{}.svg", row.workload.id)))?;
+    }
+    std::fs::write(out.join("README.md"), report.to_markdown(true)).map_err(told)
+}
+
 /// One run's data must fit, since each is removed before the next begins.
-fn check_room(dir: &Path, span: Span) -> Outcome<()> {
-    let needed = ((span.seconds + span.warm_up) * BYTES_A_SECOND_MAX) as u64 + drive::FREE_BYTES_MIN;
-    let free = machine::free_bytes(dir)?;
+fn check_room(dir: &Path) -> Outcome<()> {
+    let (free, needed) = (machine::free_bytes(dir)?, DISK_BYTES_MAX + FREE_BYTES_MIN);
     if free < needed {
         return Err(format!(
-            "{} has {} GB free, but a run may need {} GB; measure for fewer seconds, or elsewhere with --dir",
+            "{} has {} GB free, but a run may need {} GB; free some, or measure elsewhere with --dir",
             dir.display(),
             free >> 30,
             needed >> 30

@@ -1,44 +1,299 @@
-//! The workloads, and the pool of bytes that their payloads are cut from.
+//! The workloads, what everlog wants of each, and the pool of bytes that their payloads are cut from.
 //!
 //! Invariant: the same seed gives every engine the same logs and the same payloads in the same order on each thread.
 
 use crate::contender::Payload;
+use crate::engines::Engine;
+use crate::measure::Figure;
+use crate::report::Medians;
 use std::ops::Range;
 
 /// What one measurement does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Workload {
     /// The letter that selects it.
     pub id: char,
-    /// Threads, each of which appends, waits for the acknowledgement, and appends again.
+    /// In words.
+    pub title: &'static str,
+    /// What is done.
+    pub kind: Kind,
+    /// The figure that the plot shows.
+    pub main: Figure,
+    /// Who takes part, in the order of their turns.
+    pub engines: &'static [Engine],
+    /// What everlog is to reach.
+    pub goals: &'static [Goal],
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Threads that append, for a while.
+    Window {
+        /// How.
+        appends: Appends,
+        /// Whether it goes on for long, so that the backlog shows, which is then drained.
+        sustained: bool,
+    },
+    /// The same, for so many bytes of payload that all of it stays in memory; again and again.
+    Burst(Appends),
+    /// Whole logs are read that were written among others.
+    Read(Written),
+    /// The process is killed, and the store is opened.
+    Reopen(Written),
+    /// Memory for logs in which nothing happens.
+    Idle(Written),
+}
+
+/// How records are appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Appends {
+    /// Threads, each of which appends to logs of its own.
     pub threads: u32,
     /// Records in one append, all for one log.
     pub records: usize,
     /// Bytes of a record's payload.
     pub bytes: usize,
+    /// Appends that a thread has under way.
+    pub outstanding: usize,
+    /// Appends a second of all threads, each begun at a time that is fixed beforehand; 0: each begins when the one before
+    /// it is done.
+    pub rate: u32,
     /// Logs, divided among the threads.
     pub logs: u32,
 }
 
+/// What is in the store before something is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// Logs.
+    pub logs: u32,
+    /// Records of each.
+    pub records: u64,
+    /// Of these logs, the first ones, which hold more,
+    pub long_logs: u32,
+    /// so many records each.
+    pub long_records: u64,
+    /// Bytes of a record.
+    pub bytes: usize,
+}
+
+/// What everlog is to reach in a workload.
+#[derive(Clone, Copy)]
+pub struct Goal {
+    /// In words.
+    pub what: &'static str,
+    /// The figure, if all that it needs was measured.
+    pub value: fn(&Medians) -> Option<f64>,
+    /// What it must be.
+    pub bound: Bound,
+}
+
+/// What a figure must be.
+#[derive(Clone, Copy, Debug)]
+pub enum Bound {
+    /// This or more.
+    AtLeast(f64),
+    /// This or less.
+    AtMost(f64),
+}
+
+impl Bound {
+    /// Whether `value` is within it.
+    pub fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(bound) => value >= bound,
+            Self::AtMost(bound) => value <= bound,
+        }
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtLeast(bound) => write!(f, "≥ {bound}"),
+            Self::AtMost(bound) => write!(f, "≤ {bound}"),
+        }
+    }
+}
+
 const LOGS: u32 = 100_000;
+/// One record in one append by one thread.
+const ONE: Appends = Appends { threads: 1, records: 1, bytes: 256, outstanding: 1, rate: 0, logs: LOGS };
+const BATCHES: Appends = Appends { threads: 16, records: 64, bytes: 1024, ..ONE };
+const RAFT: &[Engine] = &[Engine::Everlog, Engine::RaftEngine, Engine::RaftEngineTuned];
+const ASYNC: &[Engine] = &[Engine::Everlog, Engine::Fio];
 
 /// Every workload.
-pub const ALL: [Workload; 4] = [
-    Workload { id: 'a', threads: 16, records: 1, bytes: 256, logs: LOGS },
-    Workload { id: 'b', threads: 16, records: 64, bytes: 1024, logs: LOGS },
-    Workload { id: 'c', threads: 1, records: 1, bytes: 256, logs: LOGS },
-    Workload { id: 'd', threads: 256, records: 1, bytes: 256, logs: LOGS },
+pub const ALL: [Workload; 11] = [
+    Workload {
+        id: 'a',
+        title: "1 thread × 256 B",
+        kind: Kind::Window { appends: ONE, sustained: false },
+        main: Figure::Appends,
+        engines: Engine::ALL,
+        goals: &[
+            Goal {
+                what: "p50 ÷ fio's, writes of 4 KiB one at a time",
+                value: |m| m.ratio(Figure::P50, Engine::Fio),
+                bound: Bound::AtMost(1.15),
+            },
+            Goal {
+                what: "appends/s ÷ raft-engine's",
+                value: |m| m.to_raft(Figure::Appends),
+                bound: Bound::AtLeast(1.0),
+            },
+        ],
+    },
+    Workload {
+        id: 'b',
+        title: "16 threads × 256 B",
+        kind: Kind::Window { appends: Appends { threads: 16, ..ONE }, sustained: false },
+        main: Figure::Appends,
+        engines: Engine::ALL,
+        goals: &[
+            Goal {
+                what: "appends/s ÷ raft-engine's",
+                value: |m| m.to_raft(Figure::Appends),
+                bound: Bound::AtLeast(2.3),
+            },
+            Goal { what: "p99 ÷ raft-engine's", value: |m| m.to_raft(Figure::P99), bound: Bound::AtMost(0.5) },
+        ],
+    },
+    Workload {
+        id: 'c',
+        title: "256 threads × 256 B",
+        kind: Kind::Window { appends: Appends { threads: 256, ..ONE }, sustained: false },
+        main: Figure::Appends,
+        engines: Engine::ALL,
+        goals: &[
+            Goal {
+                what: "appends/s ÷ raft-engine's",
+                value: |m| m.to_raft(Figure::Appends),
+                bound: Bound::AtLeast(2.0),
+            },
+            Goal { what: "p99 ÷ raft-engine's", value: |m| m.to_raft(Figure::P99), bound: Bound::AtMost(0.25) },
+        ],
+    },
+    Workload {
+        id: 'd',
+        title: "1 thread × 256 B, 4,096 under way, bursts",
+        kind: Kind::Burst(Appends { outstanding: 4096, ..ONE }),
+        main: Figure::PayloadRate,
+        engines: ASYNC,
+        goals: &[Goal {
+            what: "payload bytes/s ÷ fio's, in writes as large as everlog's",
+            value: |m| m.ratio(Figure::PayloadRate, Engine::Fio),
+            bound: Bound::AtLeast(0.6),
+        }],
+    },
+    Workload {
+        id: 'e',
+        title: "1 thread × 256 B, 4,096 under way, sustained",
+        kind: Kind::Window { appends: Appends { outstanding: 4096, ..ONE }, sustained: true },
+        main: Figure::PayloadRate,
+        engines: ASYNC,
+        goals: &[Goal {
+            what: "payload bytes/s × bytes to the device per payload byte ÷ fio's bytes/s",
+            value: |m| {
+                let device = m.of(Engine::Everlog, Figure::DrainedDeviceBytes)?;
+                Some(m.ratio(Figure::PayloadRate, Engine::Fio)? * device)
+            },
+            bound: Bound::AtLeast(0.6),
+        }],
+    },
+    Workload {
+        id: 'f',
+        title: "16 threads × batches of 64 × 1 KiB, bursts",
+        kind: Kind::Burst(BATCHES),
+        main: Figure::Records,
+        engines: RAFT,
+        goals: &[Goal {
+            what: "records/s ÷ raft-engine's",
+            value: |m| m.to_raft(Figure::Records),
+            bound: Bound::AtLeast(3.0),
+        }],
+    },
+    Workload {
+        id: 'g',
+        title: "16 threads × batches of 64 × 1 KiB, sustained",
+        kind: Kind::Window { appends: BATCHES, sustained: true },
+        main: Figure::DrainedRecords,
+        engines: RAFT,
+        goals: &[Goal {
+            what: "records/s, the drained backlog's time counted ÷ raft-engine's",
+            value: |m| m.to_raft(Figure::DrainedRecords),
+            bound: Bound::AtLeast(2.0),
+        }],
+    },
+    Workload {
+        id: 'h',
+        title: "whole logs of 1,000 × 256 B read, page cache dropped",
+        kind: Kind::Read(Written { logs: 101_000, records: 10, long_logs: 1000, long_records: 1000, bytes: 256 }),
+        main: Figure::Records,
+        engines: &[Engine::Everlog, Engine::RaftEngine, Engine::Fjall],
+        goals: &[
+            Goal {
+                what: "records/s ÷ raft-engine's",
+                value: |m| m.to_raft(Figure::Records),
+                bound: Bound::AtLeast(5.0),
+            },
+            Goal {
+                what: "records/s ÷ fjall's, which is compacted",
+                value: |m| m.ratio(Figure::Records, Engine::Fjall),
+                bound: Bound::AtLeast(2.0),
+            },
+        ],
+    },
+    Workload {
+        id: 'i',
+        title: "open after SIGKILL, 10 GB in 1,000,000 logs",
+        kind: Kind::Reopen(Written { logs: 1_000_000, records: 10, long_logs: 0, long_records: 0, bytes: 1000 }),
+        main: Figure::OpenSeconds,
+        engines: &[Engine::Everlog, Engine::RaftEngine],
+        goals: &[Goal {
+            what: "raft-engine's time ÷ everlog's",
+            value: |m| m.to_raft(Figure::OpenSeconds).map(|ratio| 1.0 / ratio),
+            bound: Bound::AtLeast(10.0),
+        }],
+    },
+    Workload {
+        id: 'j',
+        title: "memory for 1,000,000 idle logs of 10 × 100 B",
+        kind: Kind::Idle(Written { logs: 1_000_000, records: 10, long_logs: 0, long_records: 0, bytes: 100 }),
+        main: Figure::OpenedLogMemory,
+        engines: &[Engine::Everlog, Engine::RaftEngine],
+        goals: &[
+            Goal {
+                what: "memory a log after an open ÷ raft-engine's",
+                value: |m| m.to_raft(Figure::OpenedLogMemory),
+                bound: Bound::AtMost(0.05),
+            },
+            Goal {
+                what: "memory a log where they were written ÷ raft-engine's",
+                value: |m| m.to_raft(Figure::WrittenLogMemory),
+                bound: Bound::AtMost(0.05),
+            },
+        ],
+    },
+    Workload {
+        id: 'k',
+        title: "16 threads × 256 B, 20,000 a second at fixed times",
+        kind: Kind::Window { appends: Appends { threads: 16, rate: 20_000, ..ONE }, sustained: false },
+        main: Figure::P99,
+        engines: RAFT,
+        goals: &[],
+    },
 ];
-
-/// Logs that are created in one batch before the measurement.
-pub const CREATED_AT_ONCE: u32 = 256;
 
 impl Workload {
     /// The workload called `id`.
     pub fn named(id: char) -> Option<Self> {
         ALL.into_iter().find(|w| w.id == id)
     }
+}
 
+impl Appends {
     /// The logs that belong to one thread alone.
     pub fn logs_of(&self, thread: u32) -> Range<u32> {
         let bound = |n: u32| (u64::from(self.logs) * u64::from(n) / u64::from(self.threads)) as u32;
@@ -49,14 +304,18 @@ impl Workload {
     pub fn append_bytes(&self) -> u64 {
         (self.records * self.bytes) as u64
     }
+}
 
-    /// In words.
-    pub fn title(&self) -> String {
-        let threads = if self.threads == 1 { "1 thread".into() } else { format!("{} threads", self.threads) };
-        match self.records {
-            1 => format!("{}: {threads} × {} B", self.id, self.bytes),
-            n => format!("{}: {threads} × batches of {n} × {} KiB", self.id, self.bytes >> 10),
-        }
+impl Written {
+    /// A `scale`th of the logs.
+    pub fn scaled(self, scale: u32) -> Self {
+        Self { logs: self.logs / scale, long_logs: self.long_logs / scale, ..self }
+    }
+
+    /// Bytes of payload in all.
+    pub fn payload_bytes(&self) -> u64 {
+        let others = u64::from(self.logs - self.long_logs) * self.records;
+        (others + u64::from(self.long_logs) * self.long_records) * self.bytes as u64
     }
 }
 
@@ -118,14 +377,23 @@ mod tests {
     #[test]
     fn every_log_belongs_to_exactly_one_thread() {
         for workload in ALL {
+            let (Kind::Window { appends, .. } | Kind::Burst(appends)) = workload.kind else { continue };
             let mut next = 0;
-            for thread in 0..workload.threads {
-                let logs = workload.logs_of(thread);
+            for thread in 0..appends.threads {
+                let logs = appends.logs_of(thread);
                 assert_eq!(logs.start, next);
                 assert!(!logs.is_empty());
                 next = logs.end;
             }
-            assert_eq!(next, workload.logs);
+            assert_eq!(next, appends.logs);
+        }
+    }
+
+    #[test]
+    fn workloads_have_letters_of_their_own() {
+        for (n, workload) in ALL.iter().enumerate() {
+            assert!(ALL[..n].iter().all(|other| other.id != workload.id));
+            assert_eq!(workload.engines[0], Engine::Everlog, "its writes say how large fio's are to be");
         }
     }
 

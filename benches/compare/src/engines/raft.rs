@@ -1,4 +1,4 @@
-//! raft-engine 0.4.2, with its default configuration, each log a raft group.
+//! raft-engine 0.4.2, each log a raft group: as it is shipped, and tuned for this work.
 //!
 //! Its protobuf entry is written by hand, with the two fields that an entry of a log needs: an index and data. That
 //! spares the build protoc, and the engine the rest of raft's own `Entry`. The data borrow the pool, so that there is
@@ -6,27 +6,32 @@
 //! Invariant: a group's indexes go up by one from 1, as raft-engine demands.
 
 use crate::contender::{Contender, Outcome, Payload};
+use ::raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
 use protobuf::reflect::MessageDescriptor;
 use protobuf::wire_format::WireType;
 use protobuf::{Clear, CodedInputStream, CodedOutputStream, Message, ProtobufResult, UnknownFields, rt};
-use raft_engine::{Config, Engine, LogBatch, MessageExt};
 use std::any::Any;
 use std::borrow::Cow;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 /// The version measured; Cargo.toml demands exactly it.
 pub const VERSION: &str = "0.4.2";
 
-/// What its users are told about the settings.
-pub const SETTINGS: &str = "`Config { dir, ..Default::default() }` (128 MB files, recycled; batches beyond 8 KB go \
-     through LZ4); `write(batch, true)`, that is fdatasync before the acknowledgement; `purge_expired_files` once a \
+/// What its users are told about the settings as shipped.
+pub const SETTINGS: &str = "`Config { dir, ..Default::default() }` (128 MB files, recycled once purged; batches beyond 8 KB \
+     go through LZ4); `write(batch, true)`, that is fdatasync before the acknowledgement; `purge_expired_files` once a \
      second from a thread beside the appends, which below its threshold of 10 GB has nothing to purge; no log is \
      compacted, since every record is to be kept; system allocator";
 
-/// raft-engine and its threads.
-pub struct Raft {
+/// And tuned.
+pub const TUNED_SETTINGS: &str = "as above, with `prefill_for_recycle` and a `prefill_limit` of all that the run will write, \
+     so that it overwrites files that were written before the clock starts, and `batch_compression_threshold` 0: nothing \
+     goes through LZ4";
+
+/// raft-engine and its threads; `TUNED` says how it is set.
+pub struct Raft<const TUNED: bool> {
     engine: Engine,
 }
 
@@ -36,29 +41,49 @@ pub struct Session {
     entries: Vec<Entry>,
 }
 
-impl Contender for Raft {
+impl<const TUNED: bool> Contender for Raft<TUNED> {
     type Session = Session;
+    type Pending = ();
 
-    fn open(dir: &Path, _logs: u32) -> Outcome<Self> {
+    fn open(dir: &Path, _logs: u32, bytes: u64) -> Outcome<Self> {
         let dir = dir.to_str().ok_or("raft-engine wants a directory whose name is UTF-8")?.to_owned();
-        let engine = Engine::open(Config { dir, ..Default::default() }).map_err(told)?;
-        Ok(Self { engine })
+        let mut config = Config { dir, ..Default::default() };
+        if TUNED {
+            config.prefill_for_recycle = true;
+            config.prefill_limit = Some(ReadableSize(bytes + bytes / 8));
+            config.batch_compression_threshold = ReadableSize(0);
+        }
+        Ok(Self { engine: Engine::open(config).map_err(told)? })
     }
 
     fn session(&self) -> Session {
         Session { batch: LogBatch::default(), entries: Vec::new() }
     }
 
-    fn create(&self, session: &mut Session, logs: Range<u32>, payload: Payload) -> Outcome<()> {
-        for log in logs {
-            session.put(log, 0, &[payload])?;
-        }
-        session.write(&self.engine)
+    fn begin(&self, session: &mut Session, log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
+        session.write(&self.engine, log, held, payloads, true)
     }
 
-    fn append(&self, session: &mut Session, log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
-        session.put(log, held, payloads)?;
-        session.write(&self.engine)
+    fn wait(&self, (): ()) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn load(&self, session: &mut Session, log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
+        session.write(&self.engine, log, held, payloads, false)
+    }
+
+    fn sync(&self, _session: &mut Session) -> Outcome<()> {
+        self.engine.sync().map_err(told)
+    }
+
+    fn drain(&self) -> Outcome<Instant> {
+        Ok(Instant::now())
+    }
+
+    fn read(&self, log: u32, records: u64) -> Outcome<(u64, u64)> {
+        let mut entries = Vec::with_capacity(records as usize);
+        self.engine.fetch_entries_to::<Entries>(group(log), 1, records + 1, None, &mut entries).map_err(told)?;
+        Ok((entries.len() as u64, entries.iter().map(|entry| entry.data.len() as u64).sum()))
     }
 
     fn held(&self, log: u32) -> Outcome<u64> {
@@ -77,15 +102,11 @@ impl Contender for Raft {
 }
 
 impl Session {
-    fn put(&mut self, log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
+    fn write(&mut self, engine: &Engine, log: u32, held: u64, payloads: &[Payload], sync: bool) -> Outcome<()> {
         self.entries.clear();
-        let first = held + 1;
-        self.entries.extend((first..).zip(payloads).map(|(index, data)| Entry::new_with(index, data)));
-        self.batch.add_entries::<Entries>(group(log), &self.entries).map_err(told)
-    }
-
-    fn write(&mut self, engine: &Engine) -> Outcome<()> {
-        engine.write(&mut self.batch, true).map(drop).map_err(told)
+        self.entries.extend((held + 1..).zip(payloads).map(|(index, data)| Entry::new_with(index, data)));
+        self.batch.add_entries::<Entries>(group(log), &self.entries).map_err(told)?;
+        engine.write(&mut self.batch, sync).map(drop).map_err(told)
     }
 }
 
@@ -94,7 +115,7 @@ fn group(log: u32) -> u64 {
     u64::from(log) + 1
 }
 
-fn told(error: raft_engine::Error) -> String {
+fn told(error: ::raft_engine::Error) -> String {
     format!("raft-engine: {error}")
 }
 
