@@ -1,7 +1,11 @@
-//! What the benches share: bytes that do not compress, and a directory on a disk.
+//! What the benches share: bytes that do not compress, a directory on a disk, and a store that is driven step by step.
 //!
-//! Nothing here measures, and nothing knows the store: each bench says itself how it uses the engine.
+//! Nothing here measures, and nothing but `stepped` knows the store: each bench says itself how it uses the engine.
 //! Invariant: the same seed gives the same bytes and choices, so that two runs of a bench do the same work.
+
+mod stepped;
+
+pub use stepped::{On, Stepped};
 
 use std::path::PathBuf;
 use tempfile::TempDir;
