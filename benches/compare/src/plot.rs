@@ -8,7 +8,9 @@ use crate::report::{Medians, Row};
 use plotters::prelude::*;
 use std::path::Path;
 
-const SIZE: (u32, u32) = (960, 360);
+const SIZE: (u32, u32) = (1080, 360);
+/// Width of the bars where latencies stand beside them.
+const BARS: u32 = 600;
 const FONT: &str = "sans-serif";
 const PERCENTILES: [(Figure, &str); 5] =
     [(Figure::P50, "50"), (Figure::P90, "90"), (Figure::P99, "99"), (Figure::P999, "99.9"), (Figure::Max, "longest")];
@@ -42,7 +44,7 @@ fn draw(row: &Row, area: &Area<'_>) -> Drawn {
     let area = area.titled(&title, (FONT, 18))?;
     let medians = row.medians();
     if row.engines.iter().any(|engine| medians.of(*engine, Figure::P50).is_some()) {
-        let (left, right) = area.split_horizontally(SIZE.0 / 2);
+        let (left, right) = area.split_horizontally(BARS);
         bars(row, &medians, &left)?;
         latencies(row, &medians, &right)?;
     } else {
@@ -70,6 +72,7 @@ fn bars(row: &Row, medians: &Medians, area: &Area<'_>) -> Drawn {
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
         .x_labels(2 * engines.len() + 1)
         .x_label_formatter(&label)
         .y_label_formatter(&|value| write(*value))
@@ -94,12 +97,14 @@ fn latencies(row: &Row, medians: &Medians, area: &Area<'_>) -> Drawn {
     let mut chart = ChartBuilder::on(area)
         .caption("latency by percentile", (FONT, 14))
         .margin(12)
+        .margin_right(28)
         .x_label_area_size(24)
         .y_label_area_size(64)
         .build_cartesian_2d(0.0..PERCENTILES.len() as f64 - 1.0, (least.max(1.0) * 0.8..most * 1.25).log_scale())?;
     let label = |at: &f64| PERCENTILES.get(at.round() as usize).map_or(String::new(), |(_, name)| (*name).to_owned());
     chart
         .configure_mesh()
+        .light_line_style(TRANSPARENT)
         .x_labels(PERCENTILES.len())
         .x_label_formatter(&label)
         .y_label_formatter(&|us| crate::report::micros(*us))

@@ -168,7 +168,9 @@ fn table(out: &mut String, row: &Row, figures: &[Figure]) {
             .iter()
             .map(|engine| {
                 let Some(value) = medians.of(*engine, *figure) else { return "–".into() };
-                let ratio = medians.ratio(*figure, *engine).filter(|_| *engine != Engine::Everlog);
+                // To what is as good as nothing there is no ratio.
+                let some = *engine != Engine::Everlog && write(value) != write(0.0);
+                let ratio = medians.ratio(*figure, *engine).filter(|_| some);
                 match ratio.zip(row.spread(*figure, *engine)) {
                     Some((ratio, (least, greatest))) => {
                         format!("{} · {ratio:.2} ({least:.2}–{greatest:.2})", write(value))

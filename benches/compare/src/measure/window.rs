@@ -1,6 +1,7 @@
 //! Threads that append for a while: an append counts if its acknowledgement came within the window.
 //!
-//! Every log is created before the clock starts, then comes a time of warming up, then the window. At a fixed rate each
+//! Every log is created before the clock starts, and what that gave rise to is done; then comes a time of warming up, then
+//! the window. At a fixed rate each
 //! append has a time at which it is to begin, and its latency counts from there, whenever the engine lets it begin: an
 //! engine that stands still is not spared the appends that would have come meanwhile.
 //! Invariant: the device has taken at least as many writes as the appends need.
@@ -136,7 +137,8 @@ impl<E: Contender> Course<'_, E> {
     /// One thread: creates its logs, waits for the others, appends until the window ends, and checks its logs.
     fn work(&self, number: u32) -> Outcome<Histogram<u64>> {
         let share = Share::created(self.engine, self.pool, self.appends, self.seed, number, || self.stopped());
-        // The others wait here also for a thread that failed.
+        // The others wait here also for a thread that failed: until all logs are there, and until the engine is drained.
+        self.barrier.wait();
         self.barrier.wait();
         let mut share = share?;
         let begun = *self.begun.get_or_init(Instant::now);
@@ -192,6 +194,9 @@ impl<E: Contender> Course<'_, E> {
     /// Reads the counters at both ends of the window, and the free space all along.
     fn watch(&self, dir: &Path, device: &Device) -> Outcome<Watched> {
         self.barrier.wait();
+        let drained = self.stopping(self.engine.drain());
+        self.barrier.wait();
+        drained?;
         let begun = *self.begun.get_or_init(Instant::now);
         let counts_from = begun + Duration::from_secs_f64(self.span.warm_up);
         self.sleep_until(counts_from);
