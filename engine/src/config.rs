@@ -8,12 +8,12 @@ use std::time::Duration;
 /// Which backend a store's disk is reached through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoChoice {
-    /// io_uring where the system allows it, else blocking system calls; both bypass the page cache.
+    /// io_uring where the system allows it, else blocking system calls; both write past the page cache.
     #[default]
     Auto,
     /// io_uring alone; an error where the system refuses it.
     Uring,
-    /// Blocking system calls on threads, bypassing the page cache.
+    /// Blocking system calls on threads, writing past the page cache.
     Posix,
     /// Blocking system calls through the page cache, with a sync after each durable write. Slower, and weaker: after a
     /// failed sync the page cache may show bytes that the disk does not have. For file systems without O_DIRECT.

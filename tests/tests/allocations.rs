@@ -12,8 +12,9 @@ const APPENDS: usize = 1000;
 const FOR_THE_BATCH: u64 = 2;
 /// The cell that the acknowledgement and the committer share, and the receipt in it.
 const FOR_THE_ANSWER: u64 = 2;
-/// A frame that holds more than the one before it has longer lists made, and larger buffers.
-const FOR_FRAMES: u64 = 60;
+/// A frame that holds more than the one before it has longer lists made, and larger buffers; how many frames there are is
+/// the disk's affair. One allocation more for each append would be twice this.
+const FOR_FRAMES: u64 = APPENDS as u64 / 2;
 
 #[test]
 fn an_append_to_a_known_log_allocates_for_its_batch_and_its_answer_alone() {

@@ -14,12 +14,19 @@ use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-static CURRENT: Mutex<Option<Child>> = Mutex::new(None);
+static CURRENT: Mutex<Current> = Mutex::new(Current { child: None, ended: false });
+
+/// The process that is under way.
+struct Current {
+    child: Option<Child>,
+    /// Set by the handling of a signal: nothing is started any more.
+    ended: bool,
+}
 
 /// Beyond its span a run may take this long for filling, draining, closing and the check.
 const MARGIN: Duration = Duration::from_secs(600);
@@ -58,46 +65,77 @@ fn process(run: &Run, workload: &Workload) -> Outcome<Measured> {
     let program = std::env::current_exe().map_err(|e| format!("finding this program: {e}"))?;
     let json = serde_json::to_string(run).map_err(|e| format!("describing a run: {e}"))?;
     let mut command = Command::new(program);
-    let child = command.arg("run").arg(json).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-    *current() = Some(child.map_err(|e| format!("starting a run: {e}"))?);
-
+    command.arg("run").arg(json);
     // Only the first process of a crash ends by a signal, and it must.
     let killed = matches!(workload.kind, Kind::Reopen(_)) && !run.second;
-    let began = Instant::now();
-    let allowed = Duration::from_secs_f64(run.seconds + run.warm_up) + MARGIN;
-    loop {
-        thread::sleep(Duration::from_millis(20));
-        let mut current = current();
-        let child = current.as_mut().ok_or("interrupted")?;
-        if let Some(status) = child.try_wait().map_err(|e| format!("waiting for a run: {e}"))? {
-            let mut line = String::new();
-            let mut stdout = child.stdout.take().ok_or("a run without standard output")?;
-            stdout.read_to_string(&mut line).map_err(|e| format!("reading a run's result: {e}"))?;
-            *current = None;
-            let as_it_should = if killed { status.signal() == Some(Signal::KILL.as_raw()) } else { status.success() };
-            if !as_it_should {
-                return Err(format!("{} failed in {} ({status})", run.engine, workload.title));
-            }
-            return serde_json::from_str(&line).map_err(|e| format!("a run's result {line:?}: {e}"));
-        }
-        if began.elapsed() > allowed {
-            drop(current);
-            end();
-            return Err(format!("{} did not end within {allowed:?} in {}", run.engine, workload.title));
-        }
+    let what = format!("{} in {}", run.engine, workload.title);
+    let (line, status) = finished(&mut command, run.seconds + run.warm_up, &what)?;
+    let as_it_should = if killed { status.signal() == Some(Signal::KILL.as_raw()) } else { status.success() };
+    if !as_it_should {
+        return Err(format!("{what} failed ({status})"));
     }
+    serde_json::from_str(&line).map_err(|e| format!("a run's result {line:?}: {e}"))
 }
 
-/// Ends the run that is under way, and waits until it is gone.
+/// The standard output of another program, which is to work for so many seconds and to succeed.
+pub fn output(command: &mut Command, seconds: f64, what: &str) -> Outcome<String> {
+    let (output, status) = finished(command, seconds, what)?;
+    if status.success() { Ok(output) } else { Err(format!("{what} failed ({status})")) }
+}
+
+/// Runs a process to its end; gives its standard output and how it ended.
+fn finished(command: &mut Command, seconds: f64, what: &str) -> Outcome<(String, ExitStatus)> {
+    let mut stdout = {
+        let mut current = current();
+        if current.ended {
+            return Err("interrupted".into());
+        }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut child = child.map_err(|e| format!("starting {what}: {e}"))?;
+        let stdout = child.stdout.take();
+        current.child = Some(child);
+        stdout.ok_or("a process without standard output")?
+    };
+    // What does not fit the pipe would otherwise keep the process from ending.
+    let reading = thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map(|_| text)
+    });
+    let began = Instant::now();
+    let allowed = Duration::from_secs_f64(seconds) + MARGIN;
+    let status = loop {
+        thread::sleep(Duration::from_millis(20));
+        let mut current = current();
+        let child = current.child.as_mut().ok_or("interrupted")?;
+        if let Some(status) = child.try_wait().map_err(|e| format!("waiting for {what}: {e}"))? {
+            current.child = None;
+            break status;
+        }
+        if began.elapsed() > allowed {
+            stop(&mut current);
+            return Err(format!("{what} did not end within {allowed:?}"));
+        }
+    };
+    let text = reading.join().map_err(|_| "the reading thread panicked")?;
+    Ok((text.map_err(|e| format!("reading the output of {what}: {e}"))?, status))
+}
+
+/// Ends the run that is under way, waits until it is gone, and has no other begin.
 pub fn end() {
-    if let Some(mut child) = current().take() {
+    let mut current = current();
+    current.ended = true;
+    stop(&mut current);
+}
+
+fn stop(current: &mut Current) {
+    if let Some(mut child) = current.child.take() {
         // Both fail only for a process that has ended already.
         let _ = child.kill();
         let _ = child.wait();
     }
 }
 
-fn current() -> std::sync::MutexGuard<'static, Option<Child>> {
+fn current() -> MutexGuard<'static, Current> {
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

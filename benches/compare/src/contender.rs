@@ -20,6 +20,9 @@ pub trait Contender: Sync + Sized {
     /// An append that is under way.
     type Pending: Send;
 
+    /// Makes what the driver needs beside the engine, before anything is measured: at most `logs` logs will be used.
+    fn prepare(_logs: u32) {}
+
     /// Opens the store in the directory `dir`, and makes it first if that is empty. At most `logs` logs will be in it, and
     /// about `bytes` bytes be written to it.
     fn open(dir: &Path, logs: u32, bytes: u64) -> Outcome<Self>;

@@ -136,7 +136,7 @@ impl Plan {
 
     fn described(&self) -> String {
         format!(
-            "{} alternations, the engines in the order of the columns, each run a fresh process and directory; windows of \
+            "{} alternations, the engines in turn, another one first each time, each run a fresh process and directory; windows of \
              {} s after {WARM_UP_SECONDS} s of warming up, sustained ones of {} s; logs chosen uniformly at random, each \
              appended to by one thread; random payloads{}",
             self.alternations,
@@ -161,6 +161,9 @@ fn compare_all(args: &Compare) -> Outcome<()> {
     machine::refuse_memory(space.path())?;
     let device = machine::Device::under(space.path())?;
     check_room(space.path())?;
+    if args.engines.contains(&Engine::Fio) {
+        fio::version()?;
+    }
     let takes_part = |workload: &Workload| -> Vec<Engine> {
         workload.engines.iter().copied().filter(|engine| args.engines.contains(engine)).collect()
     };
@@ -172,7 +175,7 @@ fn compare_all(args: &Compare) -> Outcome<()> {
         let mut alternations = Vec::new();
         for n in 0..plan.alternations {
             let mut alternation = Alternation::new();
-            for engine in &engines {
+            for engine in &in_turn(&engines, n) {
                 let (id, of) = (workload.id, plan.alternations);
                 eprintln!("{id}, alternation {} of {of}: {engine}{}", n + 1, left(began, done, runs));
                 let fresh = space.fresh(&format!("{id}{n}-{engine}"))?;
@@ -201,6 +204,19 @@ fn compare_all(args: &Compare) -> Outcome<()> {
     }
     print!("{}", report.to_markdown(false));
     Ok(())
+}
+
+/// The engines of alternation `n`: each time another one begins, in case the disk is kinder to whoever comes first. fio
+/// comes after everlog, in whose sizes it writes.
+fn in_turn(engines: &[Engine], n: usize) -> Vec<Engine> {
+    let mut turn: Vec<Engine> = engines.iter().copied().filter(|engine| *engine != Engine::Fio).collect();
+    let first = n % turn.len().max(1);
+    turn.rotate_left(first);
+    if engines.contains(&Engine::Fio) {
+        let behind = turn.iter().position(|engine| *engine == Engine::Everlog).map_or(0, |at| at + 1);
+        turn.insert(behind, Engine::Fio);
+    }
+    turn
 }
 
 /// One run; fio writes as everlog did in the same alternation.
@@ -251,4 +267,20 @@ fn check_room(dir: &Path) -> Outcome<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_engine_begins_each_time_and_fio_follows_everlog() {
+        let engines = [Engine::Everlog, Engine::Fio, Engine::RaftEngine, Engine::Redb];
+        for (n, first) in [Engine::Everlog, Engine::RaftEngine, Engine::Redb, Engine::Everlog].into_iter().enumerate() {
+            let turn = in_turn(&engines, n);
+            assert_eq!((turn[0], turn.len()), (first, engines.len()));
+            let at = turn.iter().position(|engine| *engine == Engine::Everlog).expect("it takes part");
+            assert_eq!(turn[at + 1], Engine::Fio);
+        }
+    }
 }

@@ -194,10 +194,11 @@ pub const ALL: [Workload; 11] = [
         main: Figure::PayloadRate,
         engines: ASYNC,
         goals: &[Goal {
-            what: "payload bytes/s × bytes to the device per payload byte ÷ fio's bytes/s",
+            what: "payload bytes/s × bytes to the device per payload byte, backlog drained and its time counted ÷ fio's bytes/s",
             value: |m| {
-                let device = m.of(Engine::Everlog, Figure::DrainedDeviceBytes)?;
-                Some(m.ratio(Figure::PayloadRate, Engine::Fio)? * device)
+                let of = |figure| m.of(Engine::Everlog, figure);
+                let device = of(Figure::DrainedPayloadRate)? * of(Figure::DrainedDeviceBytes)?;
+                Some(device / m.of(Engine::Fio, Figure::PayloadRate)?)
             },
             bound: Bound::AtLeast(0.6),
         }],

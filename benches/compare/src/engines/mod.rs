@@ -70,7 +70,9 @@ impl Engine {
             Self::Redb => format!("redb {}: {}", redb::VERSION, redb::SETTINGS),
             #[cfg(feature = "rocksdb")]
             Self::Rocksdb => format!("rocksdb {}: {}", rocksdb::VERSION, rocksdb::SETTINGS),
-            Self::Fio => format!("{}: {}", fio::version(), fio::SETTINGS),
+            Self::Fio => {
+                format!("{}: {}", fio::version().unwrap_or_else(|e| e), fio::SETTINGS)
+            }
         }
     }
 }

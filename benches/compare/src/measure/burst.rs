@@ -54,20 +54,25 @@ pub fn measure<E: Contender>(engine: &E, dir: &Path, appends: Appends, seed: u64
     };
     let payload = (each * u64::from(appends.threads) * appends.append_bytes()) as f64;
     let (mut rates, mut writes) = (Vec::new(), (0, 0));
-    let before = device.written()?;
+    let mut device_bytes = 0;
     let latencies = thread::scope(|scope| {
         let threads: Vec<_> = (0..appends.threads).map(|number| scope.spawn(move || work(number))).collect();
         let mut outcome = Ok(());
         for burst in 0..BURSTS {
             barrier.wait();
-            outcome = outcome.and_then(|()| engine.drain().map(drop));
+            outcome = outcome.and_then(|()| engine.drain()).and_then(|_| machine::settle(dir));
             stop.store(outcome.is_err(), Ordering::Relaxed);
-            let log = engine.log_writes();
+            let (log, before) = (engine.log_writes(), device.written());
             barrier.wait();
             let began = Instant::now();
             barrier.wait();
+            let seconds = began.elapsed().as_secs_f64();
             if burst > 0 {
-                rates.push(payload / began.elapsed().as_secs_f64());
+                rates.push(payload / seconds);
+                // An error must not leave the threads at the barrier.
+                let more = before.and_then(|before| Ok(device.written()?.since(before).bytes));
+                device_bytes += *more.as_ref().unwrap_or(&0);
+                outcome = outcome.and(more.map(drop));
                 if let Some((from, to)) = log.zip(engine.log_writes()) {
                     writes = (writes.0 + to.0 - from.0, writes.1 + to.1 - from.1);
                 }
@@ -77,8 +82,9 @@ pub fn measure<E: Contender>(engine: &E, dir: &Path, appends: Appends, seed: u64
             threads.into_iter().map(|t| t.join().map_err(|_| "a thread panicked".to_string())?).collect();
         outcome.and(threads)
     })?;
-    if device.written()?.since(before).bytes < payload as u64 * BURSTS as u64 {
-        return Err("the device took fewer bytes than were acknowledged: they were not synced".into());
+    // The counters are read a little before and after; a twentieth covers that.
+    if device_bytes < payload as u64 * (BURSTS as u64 - 1) * 19 / 20 {
+        return Err("within the bursts the device took fewer bytes than were acknowledged: they were not synced".into());
     }
     let mut latency = histogram();
     for thread in &latencies {

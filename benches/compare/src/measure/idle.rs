@@ -11,6 +11,7 @@ use std::path::Path;
 /// Fills the store in `dir`.
 pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64) -> Outcome<Measured> {
     let (pool, mut random) = (Pool::new(seed), Random::new(seed, 0));
+    E::prepare(written.logs);
     let before = machine::anonymous_bytes()?;
     let engine = E::open(dir, written.logs, written.payload_bytes())?;
     load_rounds(&engine, pool, written.logs, written.records, written.bytes, &mut random)?;
@@ -22,6 +23,7 @@ pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64) -> Outcome<Me
 
 /// Opens it.
 pub fn open<E: Contender>(dir: &Path, written: Written) -> Outcome<Measured> {
+    E::prepare(written.logs);
     let before = machine::anonymous_bytes()?;
     let engine = E::open(dir, written.logs, 0)?;
     let opened = a_log(before, written)?;

@@ -36,6 +36,7 @@ pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64, killed: fn(&M
 
 /// Opens the store that was left.
 pub fn open<E: Contender>(dir: &Path, written: Written) -> Outcome<Measured> {
+    E::prepare(written.logs);
     let memory = machine::anonymous_bytes()?;
     let began = Instant::now();
     let engine = E::open(dir, written.logs, 0)?;

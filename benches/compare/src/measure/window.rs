@@ -42,13 +42,24 @@ struct Course<'a, E: Contender> {
     stop: AtomicBool,
 }
 
-/// What the watching thread saw in the window.
+/// What the watching thread saw.
 struct Watched {
+    /// In the window.
     written: Written,
     processors: f64,
     log_writes: Option<(u64, u64)>,
-    /// When it began, as the device tells it.
+    /// When the window ended.
+    ended: Instant,
+    /// What the device had written before the first append.
     before: Written,
+}
+
+/// What one thread did.
+struct Worked {
+    /// Of the appends that count.
+    latency: Histogram<u64>,
+    /// All of them, those before and after the window too.
+    appends: u64,
 }
 
 /// Drives the engine, checks it, and has it do what is left, if that is to be counted.
@@ -66,11 +77,12 @@ pub fn measure<E: Contender>(
         begun: OnceLock::new(),
         stop: AtomicBool::new(false),
     };
-    let (latencies, watched) = course.run(dir, &device)?;
-    let Watched { written, processors, log_writes, before } = watched;
-    let mut latency = histogram();
-    for thread in &latencies {
-        latency.add(thread).map_err(|e| format!("merging latencies: {e}"))?;
+    let (threads, watched) = course.run(dir, &device)?;
+    let Watched { written, processors, log_writes, ended, before } = watched;
+    let (mut latency, mut appended) = (histogram(), 0);
+    for thread in &threads {
+        latency.add(&thread.latency).map_err(|e| format!("merging latencies: {e}"))?;
+        appended += thread.appends;
     }
     let count = latency.len();
     check_synced(count, &appends, written)?;
@@ -91,16 +103,15 @@ pub fn measure<E: Contender>(
         measured.insert(Figure::WriteBytes, bytes as f64 / writes.max(1) as f64);
     }
     if drained {
-        // From the end of the window on, in which a few more appends may have come.
-        let began = Instant::now();
-        let seconds = engine.drain()?.saturating_duration_since(began).as_secs_f64();
+        let seconds = engine.drain()?.saturating_duration_since(ended).as_secs_f64();
         let all = span.seconds + seconds;
         let bytes = device.written()?.since(before).bytes as f64;
         measured.extend([
             (Figure::DrainSeconds, seconds),
             (Figure::DrainedRecords, count as f64 * records / all),
             (Figure::DrainedPayloadRate, payload / all),
-            (Figure::DrainedDeviceBytes, bytes / payload),
+            // Of everything from the first append on, since nobody can tell whose backlog it was.
+            (Figure::DrainedDeviceBytes, bytes / (appended * appends.append_bytes()) as f64),
         ]);
     }
     measured.insert(Figure::MemoryPeak, machine::peak_memory_bytes() as f64);
@@ -108,7 +119,7 @@ pub fn measure<E: Contender>(
 }
 
 impl<E: Contender> Course<'_, E> {
-    fn run(&self, dir: &Path, device: &Device) -> Outcome<(Vec<Histogram<u64>>, Watched)> {
+    fn run(&self, dir: &Path, device: &Device) -> Outcome<(Vec<Worked>, Watched)> {
         thread::scope(|scope| {
             let threads: Vec<_> =
                 (0..self.appends.threads).map(|n| scope.spawn(move || self.stopping(self.work(n)))).collect();
@@ -135,7 +146,7 @@ impl<E: Contender> Course<'_, E> {
     }
 
     /// One thread: creates its logs, waits for the others, appends until the window ends, and checks its logs.
-    fn work(&self, number: u32) -> Outcome<Histogram<u64>> {
+    fn work(&self, number: u32) -> Outcome<Worked> {
         let share = Share::created(self.engine, self.pool, self.appends, self.seed, number, || self.stopped());
         // The others wait here also for a thread that failed: until all logs are there, and until the engine is drained.
         self.barrier.wait();
@@ -153,10 +164,12 @@ impl<E: Contender> Course<'_, E> {
             {
                 self.engine.wait(pending)?;
                 let after = Instant::now();
-                if after >= until {
+                // At a fixed rate those count that were to begin in the window, however late they end.
+                let counted = if self.appends.rate == 0 { after } else { before };
+                if counted >= until {
                     break;
                 }
-                if after >= counts_from {
+                if counted >= counts_from {
                     let ns = u64::try_from((after - before).as_nanos()).unwrap_or(LATENCY_NS_MAX);
                     latency.saturating_record(ns);
                 }
@@ -168,7 +181,7 @@ impl<E: Contender> Course<'_, E> {
         }
         under_way.into_iter().try_for_each(|(_, pending)| self.engine.wait(pending))?;
         share.check()?;
-        Ok(latency)
+        Ok(Worked { latency, appends: turn })
     }
 
     /// Waits for the time of a thread's append, and gives it.
@@ -194,13 +207,15 @@ impl<E: Contender> Course<'_, E> {
     /// Reads the counters at both ends of the window, and the free space all along.
     fn watch(&self, dir: &Path, device: &Device) -> Outcome<Watched> {
         self.barrier.wait();
-        let drained = self.stopping(self.engine.drain());
+        let drained = self.stopping(self.engine.drain().and_then(|_| machine::settle(dir)));
+        let before = device.written();
         self.barrier.wait();
         drained?;
+        let before = before?;
         let begun = *self.begun.get_or_init(Instant::now);
         let counts_from = begun + Duration::from_secs_f64(self.span.warm_up);
         self.sleep_until(counts_from);
-        let (before, cpu, log) = (device.written()?, machine::cpu_seconds()?, self.engine.log_writes());
+        let (written, cpu, log) = (device.written()?, machine::cpu_seconds()?, self.engine.log_writes());
         let until = counts_from + Duration::from_secs_f64(self.span.seconds);
         while Instant::now() < until && !self.stopped() {
             let free = machine::free_bytes(dir)?;
@@ -211,7 +226,7 @@ impl<E: Contender> Course<'_, E> {
         }
         let processors = (machine::cpu_seconds()? - cpu) / self.span.seconds;
         let log_writes = log.zip(self.engine.log_writes()).map(|(from, to)| (to.0 - from.0, to.1 - from.1));
-        Ok(Watched { written: device.written()?.since(before), processors, log_writes, before })
+        Ok(Watched { written: device.written()?.since(written), processors, log_writes, ended: Instant::now(), before })
     }
 
     /// Sleeps in short steps, so that an error elsewhere is noticed soon.
