@@ -27,8 +27,8 @@ use std::sync::Arc;
 const META_BYTES_MAX: u64 = 64 << 20;
 
 /// Reads of at most so many bytes go through the page cache, where what is asked for again is found; larger ones go past it,
-/// since they would put much there that is not asked for soon, and gain little. What is no longer than the kernel's default of
-/// read-ahead, as this is, it reads as asked for.
+/// since they would put much there that is not asked for soon, and gain little. Linux reads little beyond what is asked for
+/// where that is no longer than its default of read-ahead, which this is.
 const CACHED_BYTES_MAX: usize = 128 << 10;
 
 /// Chunks that one read brings along take so many bytes at most, but for a larger first one.
@@ -53,7 +53,10 @@ impl Run<'_> {
         let intact = self.open(entry);
         if intact.is_err() && self.cached {
             let past = self.segment.read_chunks(entry, entry, false)?;
-            return past.open(entry).map_err(|what| self.segment.bad_chunk(entry, what));
+            let chunk = past.open(entry).map_err(|what| self.segment.bad_chunk(entry, what))?;
+            let file = self.segment.view.file.path.display();
+            tracing::warn!(%file, offset = entry.offset, "a chunk is damaged in the page cache and not on the disk");
+            return Ok(chunk);
         }
         intact.map_err(|what| self.segment.bad_chunk(entry, what))
     }
@@ -190,13 +193,13 @@ impl Segment {
         for entry in entries {
             self.check_bounds(entry).map_err(|what| self.bad_chunk(entry, what))?;
         }
-        if !self.view.only_reads
-            && last.offset + u64::from(last.len) - first.offset <= CACHED_BYTES_MAX as u64
-            && let Ok(run) = self.read_chunks(first, last, true)
-        {
-            return Ok(run);
+        let blocks = (last.offset + u64::from(last.len)).div_ceil(BLOCK as u64) - first.offset / BLOCK as u64;
+        let cached = !self.view.only_reads && blocks <= (CACHED_BYTES_MAX / BLOCK) as u64;
+        match self.read_chunks(first, last, cached) {
+            // Several chunks are had one by one then.
+            Err(_) if cached && entries.len() == 1 => self.read_chunks(first, last, false),
+            read => read,
         }
-        self.read_chunks(first, last, false)
     }
 
     /// Reads the chunks from `first` to `last`, through the page cache or past it.
