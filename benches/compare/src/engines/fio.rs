@@ -78,10 +78,6 @@ pub fn measure(dir: &Path, job: Job, seconds: f64) -> Outcome<Measured> {
             "--time_based",
             &runtime,
             "--ramp_time=1",
-            // From the call on, and not only from when the kernel took it.
-            "--lat_percentiles=1",
-            "--clat_percentiles=0",
-            "--percentile_list=50:90:99:99.9",
         ],
         seconds,
     )?;
@@ -107,6 +103,8 @@ fn fio(file: &Path, args: &[&str], seconds: f64) -> Outcome<Report> {
     let mut command = Command::new("fio");
     command.arg(format!("--filename={}", file.display())).arg(format!("--size={FILE_BYTES}"));
     command.args(["--rw=write", "--direct=1", "--output-format=json"]).args(args);
+    // Latencies from the call on, and not only from when the kernel took it.
+    command.args(["--lat_percentiles=1", "--clat_percentiles=0", "--percentile_list=50:90:99:99.9"]);
     let text = child::output(&mut command, seconds, "fio")?;
     // It may tell of something before the report.
     let from = text.find('{').ok_or("fio gave no report")?;
