@@ -7,14 +7,14 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use everlog::{Batch, Config};
-use everlog_benches::{On, Random, Stepped, log_name};
+use everlog_benches::{On, Random, Stepped, append_to_each, log_name};
 use std::time::{Duration, Instant};
 
 /// What one flush takes, beside what the logs themselves add to that.
 const PAYLOAD_BYTES: usize = 16 << 20;
 const RECORD_BYTES: usize = 256;
 const RECORDS: usize = PAYLOAD_BYTES / RECORD_BYTES;
-/// Logs that one batch appends to.
+/// Logs that one batch creates.
 const LOGS_AT_ONCE: usize = 1024;
 
 /// No flush is due by itself, and no append is slowed down.
@@ -54,13 +54,7 @@ impl Load {
         }
         let mut payloads = self.noise.chunks(RECORD_BYTES);
         for _ in 0..RECORDS / self.names.len() {
-            for names in self.names.chunks(LOGS_AT_ONCE) {
-                let mut batch = Batch::new();
-                for (name, payload) in names.iter().zip(&mut payloads) {
-                    batch.log(name).create_if_missing().record(payload);
-                }
-                stepped.append(batch);
-            }
+            append_to_each(&self.names, &mut payloads, |batch| stepped.append(batch));
         }
         stepped.prepare();
         stepped

@@ -7,8 +7,9 @@
 //! Invariant: each look-up consults the segments, or none of them does, as the engine's own counter tells.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use everlog::{Batch, Config, ErrorKind, Store};
-use everlog_benches::{Random, dir_on_disk, log_name};
+use everlog::{Config, ErrorKind, Store};
+use everlog_benches::{Random, append, append_to_each, dir_on_disk, log_name};
+use std::iter::repeat;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -24,8 +25,6 @@ const NAMES: u64 = 32_768;
 /// before one comes up again.
 const STRIDE: u64 = 618_033;
 const PAYLOAD_BYTES: usize = 100;
-/// Logs that one batch creates.
-const LOGS_AT_ONCE: usize = 1000;
 
 // The numbers of logs have no prime factors but 2 and 5.
 const _: () = assert!(!STRIDE.is_multiple_of(2) && !STRIDE.is_multiple_of(5));
@@ -111,14 +110,7 @@ fn open(path: &Path, heads_max: usize) -> Store {
 /// Creates the logs of these numbers, with one record each.
 fn create(store: &Store, numbers: std::ops::Range<u64>, payload: &[u8]) {
     let names: Vec<String> = numbers.map(log_name).collect();
-    for names in names.chunks(LOGS_AT_ONCE) {
-        let mut batch = Batch::new();
-        for name in names {
-            batch.log(name).create().record(payload);
-        }
-        let ack = store.append(batch).expect("a batch within the limits");
-        ack.wait().expect("the logs are new");
-    }
+    append_to_each(&names, &mut repeat(payload), |batch| append(store, batch));
 }
 
 fn look_up(store: &Store, name: &str, found: bool) {

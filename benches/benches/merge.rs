@@ -7,8 +7,8 @@
 //! Invariant: one merge takes all segments of the same [`PAYLOAD_BYTES`], which do not compress, into one.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use everlog::{Batch, Config};
-use everlog_benches::{On, Random, Stepped, log_name};
+use everlog::Config;
+use everlog_benches::{On, Random, Stepped, append_to_each, log_name};
 use std::time::{Duration, Instant};
 
 const SEGMENTS: usize = 8;
@@ -16,8 +16,6 @@ const SEGMENTS: usize = 8;
 const LOGS: usize = 8192;
 const RECORD_BYTES: usize = 256;
 const PAYLOAD_BYTES: usize = SEGMENTS * LOGS * RECORD_BYTES;
-/// Logs that one batch appends to.
-const LOGS_AT_ONCE: usize = 1024;
 
 /// No flush is due by itself, and all segments are of the same size class.
 fn config() -> Config {
@@ -41,13 +39,7 @@ impl Load {
         let mut stepped = Stepped::new(on, &config());
         let mut payloads = self.noise.chunks(RECORD_BYTES);
         for names in &self.names {
-            for names in names.chunks(LOGS_AT_ONCE) {
-                let mut batch = Batch::new();
-                for (name, payload) in names.iter().zip(&mut payloads) {
-                    batch.log(name).create_if_missing().record(payload);
-                }
-                stepped.append(batch);
-            }
+            append_to_each(names, &mut payloads, |batch| stepped.append(batch));
             stepped.flush();
         }
         stepped

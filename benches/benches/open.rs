@@ -5,9 +5,10 @@
 //! Invariant: the opened store has the records that were acknowledged before the copy was made.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use everlog::{Batch, Config, Store};
-use everlog_benches::{Random, dir_on_disk, log_name};
+use everlog::{Config, Store};
+use everlog_benches::{Random, append, append_to_each, dir_on_disk, log_name};
 use std::fs::{self, File};
+use std::iter::repeat;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,6 @@ const CRASHED_LOGS: u64 = 10_000;
 /// Payload in the journal of the crashed store: below what would start a flush.
 const UNFLUSHED_BYTES: u64 = 24 << 20;
 const PAYLOAD_BYTES: usize = 256;
-const LOGS_AT_ONCE: usize = 1000;
 
 /// A small ring, so that a copy of the directory is cheap.
 fn config() -> Config {
@@ -33,15 +33,8 @@ fn open(path: &Path) -> Store {
 }
 
 /// One record more in each log.
-fn append_to_each(store: &Store, names: &[String], payload: &[u8]) {
-    for names in names.chunks(LOGS_AT_ONCE) {
-        let mut batch = Batch::new();
-        for name in names {
-            batch.log(name).create_if_missing().record(payload);
-        }
-        let ack = store.append(batch).expect("a batch within the limits");
-        ack.wait().expect("a log that exists takes records");
-    }
+fn fill(store: &Store, names: &[String], payload: &[u8]) {
+    append_to_each(names, &mut repeat(payload), |batch| append(store, batch));
 }
 
 fn names(logs: u64) -> Vec<String> {
@@ -58,7 +51,7 @@ fn clean(c: &mut Criterion) {
     let path = dir.path().join("store");
     let names = names(IDLE_LOGS);
     let store = create(&path);
-    append_to_each(&store, &names, &Random::new(1).bytes(PAYLOAD_BYTES));
+    fill(&store, &names, &Random::new(1).bytes(PAYLOAD_BYTES));
     store.flush().expect("what is durable can be flushed");
     store.close().expect("a store in use by no one closes");
 
@@ -85,7 +78,7 @@ fn crashed(c: &mut Criterion) {
     let rounds = UNFLUSHED_BYTES / (CRASHED_LOGS * PAYLOAD_BYTES as u64);
     let store = create(&path);
     for _ in 0..rounds {
-        append_to_each(&store, &names, &payload);
+        fill(&store, &names, &payload);
     }
 
     let copy = dir.path().join("copy");

@@ -5,29 +5,21 @@
 //! Invariant: every page has the records asked for.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use everlog::{Batch, Config, ReadLimit, Store};
-use everlog_benches::{Random, dir_on_disk, log_name};
+use everlog::{Config, ReadLimit, Store};
+use everlog_benches::{Random, append, append_to_each, dir_on_disk, log_name};
+use std::iter::repeat;
 use std::time::Duration;
 
 const LOGS: u64 = 1000;
 const RECORDS: u64 = 100;
 const PAYLOAD_BYTES: usize = 256;
-/// Logs that one batch appends to.
-const LOGS_AT_ONCE: usize = 100;
 const PAGE: u64 = 10;
 
 /// Appends [`RECORDS`] records to each log.
 fn fill(store: &Store, names: &[String]) {
     let payload = Random::new(1).bytes(PAYLOAD_BYTES);
     for _ in 0..RECORDS {
-        for names in names.chunks(LOGS_AT_ONCE) {
-            let mut batch = Batch::new();
-            for name in names {
-                batch.log(name).create_if_missing().record(&payload);
-            }
-            let ack = store.append(batch).expect("a batch within the limits");
-            ack.wait().expect("a log that exists takes records");
-        }
+        append_to_each(names, &mut repeat(&payload[..]), |batch| append(store, batch));
     }
 }
 

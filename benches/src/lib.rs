@@ -1,12 +1,14 @@
-//! What the benches share: bytes that do not compress, a directory on a disk, and a store that is driven step by step.
+//! What the benches share: bytes that do not compress, a directory on a disk, how logs are filled, and a store that is
+//! driven step by step.
 //!
-//! Nothing here measures, and nothing but `stepped` knows the store: each bench says itself how it uses the engine.
+//! Nothing here measures: each bench says itself how it uses the engine.
 //! Invariant: the same seed gives the same bytes and choices, so that two runs of a bench do the same work.
 
 mod stepped;
 
 pub use stepped::{On, Stepped};
 
+use everlog::{Batch, Store};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -53,6 +55,28 @@ pub fn dir_on_disk() -> TempDir {
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from);
     std::fs::create_dir_all(&parent).expect("the parent of the bench's directory can be made");
     TempDir::with_prefix_in("everlog-bench-", parent).expect("a directory for the bench can be made")
+}
+
+/// Logs that one batch of [`append_to_each`] appends to.
+const LOGS_AT_ONCE: usize = 1000;
+
+/// A record in each log, which is created if it is missing: the next one of `payloads`, in batches for `append`.
+pub fn append_to_each<'a>(
+    names: &'a [String], payloads: &mut impl Iterator<Item = &'a [u8]>, mut append: impl FnMut(Batch<'a>),
+) {
+    for names in names.chunks(LOGS_AT_ONCE) {
+        let mut batch = Batch::new();
+        for (name, payload) in names.iter().zip(&mut *payloads) {
+            batch.log(name).create_if_missing().record(payload);
+        }
+        append(batch);
+    }
+}
+
+/// Appends a batch and waits until it is durable.
+pub fn append(store: &Store, batch: Batch<'_>) {
+    let ack = store.append(batch).expect("a batch within the limits");
+    ack.wait().expect("the logs take the batch");
 }
 
 /// The name of a log, one to a user.

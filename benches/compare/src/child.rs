@@ -173,9 +173,12 @@ fn measure<E: Contender>(run: &Run, workload: &Workload) -> Outcome<Measured> {
         }
         (Kind::Read(written), _) => read::measure::<E>(dir, written.scaled(run.scale), run.seed),
         (Kind::Reopen(written), false) => reopen::fill::<E>(dir, written.scaled(run.scale), run.seed, kill),
-        (Kind::Reopen(written), true) => reopen::open::<E>(dir, written.scaled(run.scale)),
+        // Some logs got more before the end.
+        (Kind::Reopen(written), true) => reopen::open::<E>(dir, written.scaled(run.scale), written.records..),
         (Kind::Idle(written), false) => idle::fill::<E>(dir, written.scaled(run.scale), run.seed),
-        (Kind::Idle(written), true) => idle::open::<E>(dir, written.scaled(run.scale)),
+        (Kind::Idle(written), true) => {
+            reopen::open::<E>(dir, written.scaled(run.scale), written.records..=written.records)
+        }
     }
 }
 
@@ -195,11 +198,12 @@ fn on<E: Contender>(
 }
 
 /// Prints the result, and ends this process as a crash would.
-fn kill(measured: &Measured) {
+fn kill(measured: &Measured) -> ! {
     print(measured);
-    if let Err(error) = kill_process(getpid(), Signal::KILL) {
-        eprintln!("this process could not be killed: {error}");
-    }
+    let outcome = kill_process(getpid(), Signal::KILL);
+    // Ended in another way, the run counts for nothing.
+    eprintln!("this process could not be killed: {outcome:?}");
+    std::process::abort()
 }
 
 fn print(measured: &Measured) {

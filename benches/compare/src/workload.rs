@@ -124,6 +124,15 @@ const BATCHES: Appends = Appends { threads: 16, records: 64, bytes: 1024, ..ONE 
 const RAFT: &[Engine] = &[Engine::Everlog, Engine::RaftEngine, Engine::RaftEngineTuned];
 const ASYNC: &[Engine] = &[Engine::Everlog, Engine::Fio];
 
+const fn appends_to_raft(least: f64) -> Goal {
+    let value = |m: &Medians| m.to_raft(Figure::Appends);
+    Goal { what: "appends/s ÷ raft-engine's", value, bound: Bound::AtLeast(least) }
+}
+
+const fn p99_to_raft(most: f64) -> Goal {
+    Goal { what: "p99 ÷ raft-engine's", value: |m| m.to_raft(Figure::P99), bound: Bound::AtMost(most) }
+}
+
 /// Every workload.
 pub const ALL: [Workload; 11] = [
     Workload {
@@ -138,11 +147,7 @@ pub const ALL: [Workload; 11] = [
                 value: |m| m.ratio(Figure::P50, Engine::Fio),
                 bound: Bound::AtMost(1.15),
             },
-            Goal {
-                what: "appends/s ÷ raft-engine's",
-                value: |m| m.to_raft(Figure::Appends),
-                bound: Bound::AtLeast(1.0),
-            },
+            appends_to_raft(1.0),
         ],
     },
     Workload {
@@ -151,14 +156,7 @@ pub const ALL: [Workload; 11] = [
         kind: Kind::Window { appends: Appends { threads: 16, ..ONE }, sustained: false },
         main: Figure::Appends,
         engines: Engine::ALL,
-        goals: &[
-            Goal {
-                what: "appends/s ÷ raft-engine's",
-                value: |m| m.to_raft(Figure::Appends),
-                bound: Bound::AtLeast(2.3),
-            },
-            Goal { what: "p99 ÷ raft-engine's", value: |m| m.to_raft(Figure::P99), bound: Bound::AtMost(0.5) },
-        ],
+        goals: &[appends_to_raft(2.3), p99_to_raft(0.5)],
     },
     Workload {
         id: 'c',
@@ -166,14 +164,7 @@ pub const ALL: [Workload; 11] = [
         kind: Kind::Window { appends: Appends { threads: 256, ..ONE }, sustained: false },
         main: Figure::Appends,
         engines: Engine::ALL,
-        goals: &[
-            Goal {
-                what: "appends/s ÷ raft-engine's",
-                value: |m| m.to_raft(Figure::Appends),
-                bound: Bound::AtLeast(2.0),
-            },
-            Goal { what: "p99 ÷ raft-engine's", value: |m| m.to_raft(Figure::P99), bound: Bound::AtMost(0.25) },
-        ],
+        goals: &[appends_to_raft(2.0), p99_to_raft(0.25)],
     },
     Workload {
         id: 'd',

@@ -1,5 +1,6 @@
 //! Segments written from random logs and read back, and damaged in every byte.
 
+mod cached;
 mod map;
 mod model;
 mod warm;
@@ -346,39 +347,6 @@ fn a_lookup_touches_two_blocks_first_on_the_disk_and_then_in_the_map() {
             assert_eq!(disk.take_reads().len(), 1, "a chunk is one read");
         }
     }
-}
-
-/// Short reads of chunks go through the page cache, long ones past it; what is damaged there alone is read from the disk.
-#[test]
-fn a_chunk_that_is_damaged_in_the_page_cache_alone_comes_from_the_disk() {
-    let long = (0..40).map(|_| Step::Record { len: 16 << 10, noise: true }).collect();
-    let model = model(&[(7, 5, vec![Step::Record { len: 5000, noise: true }]), (8, 5, long)], 1);
-    let disk = Disk::default();
-    let meta = write(&disk, &model);
-    let segment = open(&disk, &meta).expect("intact");
-    let chunks = |log| segment.chunks(log_id(log), Seq(0)).expect("intact");
-    let (short, long) = (chunks(7), chunks(8));
-    let run = |chunks: &[IndexEntry]| {
-        let (run, count) = segment.run(chunks, usize::MAX, usize::MAX).expect("it can be read");
-        chunks[..count]
-            .iter()
-            .map(|entry| run.chunk(entry).map(drop))
-            .collect::<Result<Vec<()>, _>>()
-            .map(|all| all.len())
-    };
-    *disk.rotten.lock().expect("no panic") = (0..meta.bytes / BLOCK as u64).collect();
-    disk.take_reads();
-    assert_eq!(run(&short).expect("intact on the disk"), 1);
-    assert_eq!(disk.take_reads().len(), 2, "through the page cache, then past it");
-    let count = run(&long).expect("intact");
-    assert!(count > 1);
-    assert_eq!(disk.take_reads().len(), 1, "past the page cache at once");
-    disk.flip(&file(), short[0].offset + 100, 1);
-    let error = run(&short).expect_err("damaged on the disk");
-    assert_eq!(
-        (error.kind(), error.seq_range()),
-        (ErrorKind::Damaged, Some(short[0].first_seq.0..short[0].next_seq().0))
-    );
 }
 
 #[test]

@@ -55,7 +55,7 @@ struct Latency {
 /// The program's version.
 pub fn version() -> Outcome<String> {
     let output = Command::new("fio").arg("--version").output();
-    let output = output.map_err(|e| format!("{e}; {REMEDY}")).map_err(|e| format!("starting fio: {e}"))?;
+    let output = output.map_err(|e| format!("starting fio: {e}; {REMEDY}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

@@ -32,18 +32,15 @@ pub fn measure<E: Contender>(engine: &E, dir: &Path, appends: Appends, seed: u64
         };
         let mut latency = histogram();
         for burst in 0..BURSTS {
-            // Twice: once all are there and the engine is drained, once all are done.
+            // All are there; the engine is drained; below, all are done. Nobody leaves in between.
             barrier.wait();
             barrier.wait();
             if let Some(share) = &mut share
                 && failed.is_none()
                 && !stop.load(Ordering::Relaxed)
             {
-                let mut spent = histogram();
-                failed = one(share, each, &mut spent).err();
-                if burst > 0 {
-                    latency.add(spent).map_err(|e| format!("merging latencies: {e}"))?;
-                }
+                let counts = if burst > 0 { &mut latency } else { &mut histogram() };
+                failed = one(share, each, counts).err();
             }
             barrier.wait();
         }

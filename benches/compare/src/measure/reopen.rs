@@ -1,11 +1,13 @@
-//! A process that is killed while it appends, and how long the next one takes to open the store.
+//! A process that is killed while it appends; and how long a process takes to open a store, and how much memory.
 //!
 //! The two are processes of their own; the page cache is as the first one left it.
 
-use super::{ASKED_EVERY, Figure, Measured, load_rounds};
+use super::{Figure, Measured, check_held, load_rounds};
 use crate::contender::{Contender, Outcome};
 use crate::machine;
 use crate::workload::{Pool, Random, Written};
+use std::fmt::Debug;
+use std::ops::RangeBounds;
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,7 +19,7 @@ const BYTES_MAX: u64 = 4 << 30;
 const LOOK_EVERY: u64 = 64;
 
 /// Fills the store in `dir`, and gives the bytes of its files to `killed`, which ends the process.
-pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64, killed: fn(&Measured)) -> Outcome<Measured> {
+pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64, killed: fn(&Measured) -> !) -> Outcome<Measured> {
     let (pool, mut random) = (Pool::new(seed), Random::new(seed, 0));
     let engine = E::open(dir, written.logs, written.payload_bytes())?;
     load_rounds(&engine, pool, written.logs, written.records, written.bytes, &mut random)?;
@@ -34,20 +36,21 @@ pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64, killed: fn(&M
     Err("the engine kept up with what was appended, so that there was never enough to recover".into())
 }
 
-/// Opens the store that was left.
-pub fn open<E: Contender>(dir: &Path, written: Written) -> Outcome<Measured> {
+/// Opens the store that was left, in which each log is to hold as many records as `expected` says.
+pub fn open<E: Contender>(
+    dir: &Path, written: Written, expected: impl RangeBounds<u64> + Clone + Debug,
+) -> Outcome<Measured> {
     E::prepare(written.logs);
     let memory = machine::anonymous_bytes()?;
     let began = Instant::now();
     let engine = E::open(dir, written.logs, 0)?;
     let seconds = began.elapsed().as_secs_f64();
-    let memory = machine::anonymous_bytes()?.saturating_sub(memory);
-    for log in (0..written.logs).step_by(ASKED_EVERY) {
-        let held = engine.held(log)?;
-        if held < written.records {
-            return Err(format!("log {log} holds {held} records, but {} were acknowledged", written.records));
-        }
-    }
+    let memory = machine::anonymous_bytes()?.saturating_sub(memory) as f64;
+    check_held(&engine, (0..written.logs).map(|log| (log, expected.clone())))?;
     engine.close()?;
-    Ok(Measured::from([(Figure::OpenSeconds, seconds), (Figure::OpenMemory, memory as f64)]))
+    Ok(Measured::from([
+        (Figure::OpenSeconds, seconds),
+        (Figure::OpenMemory, memory),
+        (Figure::OpenedLogMemory, memory / f64::from(written.logs)),
+    ]))
 }
