@@ -239,7 +239,7 @@ impl Importer<'_> {
     fn create(&self, log: &str) -> Fallible {
         let mut batch = Batch::new();
         batch.log(log).create_if_missing();
-        self.store.append(batch)?.wait()?;
+        self.store.append_and_wait(batch)?;
         Ok(())
     }
 

@@ -17,6 +17,7 @@
 //! Invariant: nothing leaves memory or the journal before step 3 is durable.
 
 use crate::catalog::Catalog;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::SegmentMeta;
 use crate::format::state::LogState;
@@ -24,7 +25,7 @@ use crate::index::memory::MemEntry;
 use crate::index::slot::{Slot, apply_mem, misfit};
 use crate::index::{Index, older_producers};
 use crate::io::Wake;
-use crate::journal::Journal;
+use crate::journal::{Journal, pace};
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
@@ -32,9 +33,13 @@ use crate::segment::{Name, Origin, ReadBack, SegmentWriter, StateRecord};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{Lsn, SegmentId, TimeUs};
 use std::sync::Arc as Shared;
+use std::time::Duration;
 
 /// How often a segment is written anew when it does not read back as written.
 const ATTEMPTS: usize = 3;
+
+/// How long it rests at a time.
+const REST: Duration = Duration::from_millis(5);
 
 /// Bytes of memory that are given back at once.
 const GIVE_BYTES: usize = 1 << 20;
@@ -48,7 +53,12 @@ pub struct Flusher {
     flush_bytes: usize,
     /// Somebody asks for a flush of everything. Set and cleared with SeqCst by callers and the flush.
     asked: Arc<AtomicBool>,
+    rest: Option<Rest>,
+    clock: Arc<dyn Clock>,
 }
+
+/// Sleeps for that time; false if somebody waits for the flush by now.
+pub type Rest = Box<dyn FnMut(Duration) -> bool + Send>;
 
 /// What a flusher is made of.
 pub struct FlusherParts {
@@ -64,14 +74,18 @@ pub struct FlusherParts {
     pub flush_bytes: usize,
     /// Set to have everything flushed.
     pub asked: Arc<AtomicBool>,
+    /// How it rests between two pieces of what nobody waits for; None to go on at once.
+    pub rest: Option<Rest>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Flusher {
     /// A flusher.
     #[must_use]
     pub fn new(parts: FlusherParts) -> Self {
-        let FlusherParts { catalog, index, journal, poison, flush_bytes, asked } = parts;
-        Self { catalog, index, journal, poison, flush_bytes, asked }
+        let FlusherParts { catalog, index, journal, poison, flush_bytes, asked, rest, clock } = parts;
+        Self { catalog, index, journal, poison, flush_bytes, asked, rest, clock }
     }
 
     /// One pass: makes a spare journal file if there is none, flushes if that is due or asked for, and wakes the
@@ -87,7 +101,7 @@ impl Flusher {
             return self.stand_back();
         }
         // On a full disk there may be no room for a journal file and yet enough for a segment, which frees one.
-        let prepared = self.journal.ring.prepare();
+        let prepared = self.prepare();
         let mut moved = matches!(prepared, Ok(true));
         if moved {
             committer.wake();
@@ -102,6 +116,25 @@ impl Flusher {
             committer.wake();
         }
         if moved { Ok(true) } else { prepared }
+    }
+
+    /// Makes a journal file if there is no spare one, in pieces between which it rests until it is wanted.
+    fn prepare(&mut self) -> Result<bool> {
+        let Some(mut rest) = self.rest.take() else { return self.journal.ring.prepare(&mut |_| ()) };
+        let began = self.clock.monotonic();
+        let mut hurried = false;
+        let prepared = self.journal.ring.prepare(&mut |filled| {
+            let can_wait = || {
+                let since = self.clock.monotonic().saturating_sub(began);
+                let is_wanted = self.asked.load(Ordering::SeqCst) || self.is_due() || self.journal.ring.is_awaited();
+                !is_wanted && pace::can_wait(filled, self.journal.used_bytes(), since)
+            };
+            while !hurried && can_wait() {
+                hurried = !rest(REST);
+            }
+        });
+        self.rest = Some(rest);
+        prepared
     }
 
     /// A merge has the last room on the disk, and gives some back in the end.
@@ -132,7 +165,7 @@ impl Flusher {
         if ring.has_spare() {
             return Ok(());
         }
-        let prepared = ring.prepare();
+        let prepared = ring.prepare(&mut |_| ());
         if matches!(prepared, Ok(true)) {
             return Ok(());
         }

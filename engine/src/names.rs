@@ -16,9 +16,9 @@ pub fn check(name: &str) -> Result<()> {
         "it is empty"
     } else if name.len() > NAME_BYTES_MAX {
         &format!("it has {} bytes, at most {NAME_BYTES_MAX} fit", name.len())
-    } else if name.chars().any(char::is_control) {
+    } else if !is_printable_ascii(name) && name.chars().any(char::is_control) {
         "it has a control character"
-    } else if name.split('/').any(|s| s.is_empty() || s == "." || s == "..") {
+    } else if name.as_bytes().split(|b| *b == b'/').any(|s| matches!(s, b"" | b"." | b"..")) {
         "a segment between slashes is empty, \".\" or \"..\""
     } else {
         return Ok(());
@@ -26,6 +26,11 @@ pub fn check(name: &str) -> Result<()> {
     let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
     Err(Error::new(ErrorKind::Invalid, format!("the log name \"{shown}\" is refused: {reason}"))
         .remedy("use a name such as users/alice/contacts"))
+}
+
+/// Most names are, and are soon told.
+fn is_printable_ascii(name: &str) -> bool {
+    name.bytes().all(|b| matches!(b, b' '..=b'~'))
 }
 
 /// The unit of quota, listing and erasure: the first two segments of the name, or all of it if there are fewer.

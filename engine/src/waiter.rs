@@ -76,6 +76,38 @@ pub fn wake_all(targets: Vec<Target>) {
     targets.into_iter().for_each(Target::wake);
 }
 
+/// Whom to wake, gathered under a lock and woken behind it: what is woken may want that lock, and a task's waker is the
+/// caller's code.
+#[derive(Debug, Default)]
+#[must_use = "somebody sleeps until it is woken"]
+pub struct Wakes {
+    /// Where threads sleep; neighbours are others.
+    pub events: Vec<Arc<Event>>,
+    /// Tasks, and threads that parked.
+    pub targets: Vec<Target>,
+}
+
+impl Wakes {
+    /// Adds those who sleep on `event`, which is named but once by neighbours.
+    pub fn event(&mut self, event: &Arc<Event>) {
+        if self.events.last().is_none_or(|last| !Arc::ptr_eq(last, event)) {
+            self.events.push(Arc::clone(event));
+        }
+    }
+
+    /// Adds others.
+    pub fn append(&mut self, mut others: Self) {
+        self.events.append(&mut others.events);
+        self.targets.append(&mut others.targets);
+    }
+
+    /// Wakes them: the threads of an event by one call.
+    pub fn wake(self) {
+        self.events.iter().for_each(|event| event.happen());
+        wake_all(self.targets);
+    }
+}
+
 /// The half that waits.
 #[derive(Debug)]
 pub struct Waiter<T>(Arc<Cell<T>>);

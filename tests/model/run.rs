@@ -265,6 +265,9 @@ impl Run {
                 return Ok(());
             }
             let (_, steps) = self.store.as_mut().expect("it is open between two ops");
+            if self.open.len() % 2 == 1 {
+                steps.lead();
+            }
             let moved = steps.commit().map_err(|e| format!("a pass of the committer: {e}"))?;
             if !moved {
                 steps.flush().map_err(|e| format!("a pass of the flusher: {e}"))?;

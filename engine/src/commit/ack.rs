@@ -6,7 +6,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Arc, Event};
 use crate::types::{Cursor, Lsn, Timeline};
-use crate::waiter::{Completer, Target, Waiter, pair_on};
+use crate::waiter::{Completer, Waiter, Wakes, pair_on};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -91,21 +91,15 @@ impl Pending {
         (Self(Some((completer, answer))), Ack(waiter))
     }
 
-    /// Answers them all: what each was to say, or `error` instead. Those who wait as threads are woken, by one call for
-    /// neighbours with one event; the tasks are given back, to be woken by [`crate::waiter::wake_all`].
-    #[must_use]
-    pub fn answer_all(all: Vec<Self>, error: Option<&Error>) -> Vec<Target> {
-        let mut events: Vec<Arc<Event>> = Vec::new();
-        let mut tasks = Vec::new();
+    /// Answers them all: what each was to say, or `error` instead. Nobody is woken by that: whom it gives is to be.
+    pub fn answer_all(all: Vec<Self>, error: Option<&Error>) -> Wakes {
+        let mut wakes = Wakes::default();
         for mut pending in all {
             let Some((completer, answer)) = pending.0.take() else { continue };
-            if events.last().is_none_or(|last| !Arc::ptr_eq(last, completer.event())) {
-                events.push(Arc::clone(completer.event()));
-            }
-            tasks.extend(completer.put(error.map_or(answer, |error| Err(error.clone()))));
+            wakes.event(completer.event());
+            wakes.targets.extend(completer.put(error.map_or(answer, |error| Err(error.clone()))));
         }
-        events.iter().for_each(|event| event.happen());
-        tasks
+        wakes
     }
 
     /// Says it.

@@ -6,6 +6,7 @@
 use super::ack::{Ack, LogReceipt, Pending, Receipt};
 use super::batch::{Batch, LogBatch, LogOp};
 use super::lane::{Group, Lane, LaneInner, StagedEntry};
+use super::leader::Leader;
 use super::plan::{Entries, Now, Parent, Planned, Verdict, first_asked, plan};
 use super::throttle::{Throttle, Turn};
 use crate::config::WhenFull;
@@ -47,8 +48,8 @@ pub struct Appender {
     pub poison: Arc<Poison>,
     /// The journal's files.
     pub journal: Arc<Journal>,
-    /// Ends the committer's sleep.
-    pub waker: Arc<dyn Wake>,
+    /// Ends the committer's sleep, or commits in its place.
+    pub leader: Leader,
     /// Asks for a flush, for want of room.
     pub pressure: Arc<dyn Wake>,
     /// The journal file size that the limits follow.
@@ -82,8 +83,19 @@ impl Drop for Room<'_> {
 enum Patience {
     /// For the disk, for memory, for whoever holds a log.
     Block,
+    /// As that, and for the acknowledgement next.
+    BlockAndWait,
     /// For nothing but the lane, which nobody holds for longer than it takes to encode a batch.
     Now,
+}
+
+/// A batch with what was found of its logs.
+struct Asked<'s, 'a> {
+    batch: &'s Batch<'a>,
+    slots: &'s [Arc<Slot>],
+    parents: &'s [Option<Arc<Slot>>],
+    /// Whether the caller waits for the acknowledgement next.
+    waits: bool,
 }
 
 /// What there is one of for each log of a batch, most often of one log.
@@ -101,6 +113,11 @@ impl<'s> Guards<'s> {
         order.sort_unstable_by_key(|slot| slot.id);
         order.dedup_by_key(|slot| slot.id);
         order.into_iter().map(|slot| Ok((slot.id, lock(slot)?))).collect::<Result<_>>().map(Self)
+    }
+
+    /// The one slot of a batch, locked by the look at its state.
+    fn of_one(slot: &Slot, inner: MutexGuard<'s, SlotInner>) -> Self {
+        Self(PerLog::from_buf([(slot.id, inner)]))
     }
 
     fn at(&self, id: LogId) -> usize {
@@ -124,7 +141,22 @@ impl Appender {
     /// [`ErrorKind::Invalid`], [`ErrorKind::Overloaded`], [`ErrorKind::Poisoned`], [`ErrorKind::Damaged`],
     /// [`ErrorKind::ShutDown`]: nothing was staged.
     pub fn append(&self, batch: &Batch<'_>) -> Result<Ack> {
-        self.append_with(batch, Patience::Block)
+        let (ack, wakes) = self.append_with(batch, Patience::Block)?;
+        self.wake(wakes);
+        Ok(ack)
+    }
+
+    /// As [`Self::append`], for a caller who waits for the answer next: where the committer would have to be woken, this
+    /// commits in its place if it can.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append_and_lead(&self, batch: &Batch<'_>) -> Result<Ack> {
+        let (ack, wakes) = self.append_with(batch, Patience::BlockAndWait)?;
+        if wakes {
+            self.leader.commit();
+        }
+        Ok(ack)
     }
 
     /// As [`Self::append`], without waiting for the disk, for memory or for another caller.
@@ -132,10 +164,19 @@ impl Appender {
     /// # Errors
     /// As there, and [`ErrorKind::WouldBlock`] where it would have to wait: nothing was staged.
     pub fn try_append(&self, batch: &Batch<'_>) -> Result<Ack> {
-        self.append_with(batch, Patience::Now)
+        let (ack, wakes) = self.append_with(batch, Patience::Now)?;
+        self.wake(wakes);
+        Ok(ack)
     }
 
-    fn append_with(&self, batch: &Batch<'_>, patience: Patience) -> Result<Ack> {
+    fn wake(&self, wakes: bool) {
+        if wakes {
+            self.leader.waker.wake();
+        }
+    }
+
+    /// Also whether the committer is to be woken for what was staged.
+    fn append_with(&self, batch: &Batch<'_>, patience: Patience) -> Result<(Ack, bool)> {
         self.poison.check()?;
         batch.check(self.journal_file_bytes)?;
         let slots: PerLog<Arc<Slot>> =
@@ -154,18 +195,23 @@ impl Appender {
             }
             let forks = self.fork_bytes(batch, &parents)?;
             let mut room = self.room(batch, forks, patience)?;
-            for (slot, log) in slots.iter().zip(&batch.logs) {
-                match patience {
-                    Patience::Block => drop(self.index.resolve(slot, Some(log.name))?),
-                    Patience::Now => drop(self.index.try_resolve(slot, log.name)?),
+            let mut guards = if let ([slot], [None]) = (&slots[..], &parents[..]) {
+                Guards::of_one(slot, self.resolve(slot, batch.logs[0].name, patience)?)
+            } else {
+                for (slot, log) in slots.iter().zip(&batch.logs) {
+                    drop(self.resolve(slot, log.name, patience)?);
                 }
-            }
-            let mut guards = Guards::lock(slots.iter().chain(parents.iter().flatten()), |slot| match patience {
-                Patience::Block => Ok(slot.lock()),
-                Patience::Now => slot.try_lock().ok_or_else(would_block),
-            })?;
-            let set = (patience == Patience::Block).then(|| self.index.set());
-            let plans = self.plan(batch, &slots, &parents, &mut guards, set.as_deref())?;
+                Guards::lock(slots.iter().chain(parents.iter().flatten()), |slot| match patience {
+                    Patience::Block | Patience::BlockAndWait => Ok(slot.lock()),
+                    Patience::Now => slot.try_lock().ok_or_else(would_block),
+                })?
+            };
+            // Only what was told of a producer long ago is looked up while the locks are held.
+            let looks_up = patience != Patience::Now && batch.logs.iter().any(|log| log.producer.is_some());
+            let set = looks_up.then(|| self.index.set());
+            let waits = patience == Patience::BlockAndWait;
+            let asked = Asked { batch, slots: &slots, parents: &parents, waits };
+            let plans = self.plan(&asked, &mut guards, set.as_deref())?;
             let (entries, bytes) = sizes(&plans);
             let pinned = parents.iter().flatten().count() * PIN_POOL_BYTES;
             let needed = bytes + entries * ENTRY_OVERHEAD + slots.len() * SLOT_BYTES + pinned;
@@ -173,8 +219,14 @@ impl Appender {
                 // A parent of a fork was written by another timeline in between.
                 continue;
             }
-            let ack = self.stage(batch, &slots, &parents, plans, &mut guards, &mut room)?;
-            return Ok(ack);
+            return self.stage(&asked, plans, &mut guards, &mut room);
+        }
+    }
+
+    fn resolve<'s>(&self, slot: &'s Slot, name: &str, patience: Patience) -> Result<MutexGuard<'s, SlotInner>> {
+        match patience {
+            Patience::Block | Patience::BlockAndWait => self.index.resolve(slot, Some(name)),
+            Patience::Now => self.index.try_resolve(slot, name),
         }
     }
 
@@ -290,9 +342,9 @@ impl Appender {
     }
 
     fn plan<'a>(
-        &self, batch: &Batch<'a>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], guards: &mut Guards<'_>,
-        set: Option<&SegmentSet>,
+        &self, asked: &Asked<'_, 'a>, guards: &mut Guards<'_>, set: Option<&SegmentSet>,
     ) -> Result<PerLog<Verdict<'a>>> {
+        let Asked { batch, slots, parents, .. } = *asked;
         let over = || self.grace.cutoff(&self.index.set().manifest);
         let now = Now { time: self.grace.now(), over: &over };
         let mut plans = PerLog::with_capacity(slots.len());
@@ -308,9 +360,9 @@ impl Appender {
     }
 
     fn stage(
-        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], plans: PerLog<Verdict<'_>>,
-        guards: &mut Guards<'_>, room: &mut Room<'_>,
-    ) -> Result<Ack> {
+        &self, asked: &Asked<'_, '_>, plans: PerLog<Verdict<'_>>, guards: &mut Guards<'_>, room: &mut Room<'_>,
+    ) -> Result<(Ack, bool)> {
+        let Asked { batch, slots, .. } = *asked;
         // A refusal of a fork rests on its parent as well: every log that was locked counts.
         let rests_on = guards.0.iter().map(|(_, inner)| inner.staged.last_lsn).max().unwrap_or_default();
         if plans.iter().any(|verdict| matches!(verdict, Verdict::Duplicate(..))) {
@@ -329,24 +381,24 @@ impl Appender {
             return self.settle(rests_on, Ok(Receipt { logs }));
         }
         debug_assert_eq!(groups.len(), batch.logs.len());
-        self.encode(batch, slots, parents, &groups, guards, room)
+        self.encode(asked, &groups, guards, room)
     }
 
     /// Has an answer given that stores nothing, once what it rests on is durable.
-    fn settle(&self, lsn: Lsn, answer: Result<Receipt>) -> Result<Ack> {
+    fn settle(&self, lsn: Lsn, answer: Result<Receipt>) -> Result<(Ack, bool)> {
         let (pending, ack) = Pending::new(answer);
         let lsn = if mutants::makes(Mutant::AnsweredEarly) { Lsn(0) } else { lsn };
         let due = self.lane.lock()?.settle_at(lsn, pending, self.index.watermark());
         if let Some(pending) = due {
             self.poison.unless_set(|| pending.give()).ok_or_else(|| self.poison.error())?;
         }
-        Ok(ack)
+        Ok((ack, false))
     }
 
     fn encode(
-        &self, batch: &Batch<'_>, slots: &[Arc<Slot>], parents: &[Option<Arc<Slot>>], groups: &[Entries<'_>],
-        guards: &mut Guards<'_>, room: &mut Room<'_>,
-    ) -> Result<Ack> {
+        &self, asked: &Asked<'_, '_>, groups: &[Entries<'_>], guards: &mut Guards<'_>, room: &mut Room<'_>,
+    ) -> Result<(Ack, bool)> {
+        let Asked { batch, slots, parents, waits } = *asked;
         let pins = pins(parents, groups, guards);
         let all = || groups.iter().flatten().chain(pins.iter().map(|(_, pin)| pin));
         let count = all().count();
@@ -377,14 +429,12 @@ impl Appender {
         }
         let (pending, ack) = Pending::with_others(Ok(receipt), &lane.open().event);
         lane.open().waiting.push(pending);
-        let wakes = lane.wakes_committer();
+        lane.open().callers += usize::from(waits);
+        let wakes = lane.is_due();
         drop(lane);
-        if wakes {
-            self.waker.wake();
-        }
         let spare = room.bytes.checked_sub(used).expect("room was taken for the whole batch");
         room.bytes = spare;
-        Ok(ack)
+        Ok((ack, wakes))
     }
 
     /// Puts what a batch holds for a log into the open frame, and carries it out. Gives the bytes of the pool that it takes.

@@ -36,6 +36,8 @@ pub struct Staged {
     pub groups: Vec<Group>,
     /// Who waits for the frame.
     pub waiting: Vec<Pending>,
+    /// How many of them are callers who do nothing else meanwhile.
+    pub callers: usize,
     /// What they wait on.
     pub event: Arc<Event>,
     /// Batches.
@@ -91,7 +93,7 @@ pub struct LaneInner {
     settling: Vec<(Lsn, Pending)>,
     next_lsn: Lsn,
     closed: Option<Error>,
-    /// The committer found less than this many bytes in the open frame and sleeps until there are as many.
+    /// There were less than this many bytes in the open frame: whoever brings it to as many sees to it that it is begun.
     awaited: Option<usize>,
 }
 
@@ -104,6 +106,7 @@ impl Staged {
             entries: Vec::new(),
             groups: Vec::new(),
             waiting: Vec::new(),
+            callers: 0,
             event: Arc::default(),
             batches: 0,
             payload_bytes: 0,
@@ -161,6 +164,20 @@ impl Lane {
         inner.awaited = None;
         let hint = inner.open.buf.len().min(FRAME_TARGET);
         Some(inner.turn_over(&self.buffers, hint))
+    }
+
+    /// Has whoever brings the open frame to `bytes` told to see to it; true if it holds as many already, and nobody is told.
+    pub fn awaits(&self, bytes: usize) -> bool {
+        let mut inner = self.inner.lock();
+        let due = !inner.sealed.is_empty() || inner.open.batches > 0 && inner.open.buf.len() >= bytes;
+        inner.awaited = (!due).then_some(bytes);
+        due
+    }
+
+    /// Whether it takes nothing more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inner.lock().closed.is_some()
     }
 
     /// A frame without entries, in front of the entry `first_lsn`.
@@ -280,9 +297,9 @@ impl LaneInner {
         lsn
     }
 
-    /// Whether the committer sleeps and what is staged now is what it waits for: true once, for the caller who is to
-    /// wake it. A committer with as many frames in flight as it may have waits for the disk alone and is left asleep.
-    pub fn wakes_committer(&mut self) -> bool {
+    /// Whether what is staged now is to be begun: true once, for the caller who is to see to it. While as many frames are in
+    /// flight as may be, nobody is.
+    pub fn is_due(&mut self) -> bool {
         let due = self.awaited.is_some_and(|bytes| !self.sealed.is_empty() || self.open.buf.len() >= bytes);
         if due {
             self.awaited = None;

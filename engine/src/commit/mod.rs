@@ -1,12 +1,15 @@
 //! The write path: from a batch to a durable, acknowledged frame.
 //!
-//! `append` runs on the callers' threads, `committer` on one of its own; the `lane` between them is all they share.
+//! `append` runs on the callers' threads, `committer` on one of its own. The `lane` between them and the `frames` that are
+//! written are all they share; a caller who waits may commit in the committer's place (`leader`).
 
 pub mod ack;
 pub mod append;
 pub mod batch;
 pub mod committer;
+pub mod frames;
 pub mod lane;
+pub mod leader;
 mod plan;
 pub mod throttle;
 

@@ -2,7 +2,8 @@
 //!
 //! A frame's buffer becomes the memtable's memory and comes back when a flush lets its records go. Given back to the
 //! allocator it would return to the system, and the next frame would pay for fresh zeroed pages: under load that costs
-//! more than the copying of the records. Buffers come in sizes of powers of two, so that what comes back fits.
+//! more than the copying of the records. Buffers come in sizes of powers of two, so that what comes back fits. Once nothing
+//! has been appended for a while, what waits is given back after all.
 //!
 //! Invariant: what is kept for later is bounded by `kept_max`. What is in use is bounded by twice the pool, since a
 //! buffer is less than twice as long as what the pool counts of it.
@@ -80,6 +81,18 @@ impl Buffers {
         kept.free[at].push(buf);
     }
 
+    /// Gives back to the allocator what waits for its next use.
+    pub fn let_go(&self) {
+        // Freed behind the lock.
+        let _freed = std::mem::take(&mut *self.kept.lock());
+    }
+
+    /// Bytes that wait for their next use.
+    #[cfg(test)]
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.lock().bytes
+    }
+
     /// Whether a buffer of `capacity` bytes is larger than one for `bytes` need be, or than twice that.
     #[must_use]
     pub fn is_wasteful(capacity: usize, bytes: usize) -> bool {
@@ -115,12 +128,14 @@ mod tests {
         }
         buffers.give(AlignedBuf::with_capacity(5 * 4096));
         buffers.give(AlignedBuf::with_capacity(2 * BUFFER_MAX));
-        assert_eq!(buffers.kept.lock().bytes, BUFFER_MIN * 2);
+        assert_eq!(buffers.kept_bytes(), BUFFER_MIN * 2);
         assert_eq!(buffers.take(3 * BUFFER_MAX).capacity(), 3 * BUFFER_MAX);
-        assert_eq!(buffers.kept.lock().bytes, BUFFER_MIN * 2);
+        assert_eq!(buffers.kept_bytes(), BUFFER_MIN * 2);
         buffers.give(AlignedBuf::with_capacity(2 * BUFFER_MIN));
-        let kept = buffers.kept.lock().free.each_ref().map(Vec::len);
-        assert_eq!(kept[..2], [0, 1], "another size takes their place");
+        let kept = || buffers.kept.lock().free.each_ref().map(Vec::len);
+        assert_eq!(kept()[..2], [0, 1], "another size takes their place");
+        buffers.let_go();
+        assert_eq!((kept().iter().sum::<usize>(), buffers.kept_bytes()), (0, 0));
         assert!(Buffers::is_wasteful(8 << 20, (1 << 20) + 1));
         assert!(Buffers::is_wasteful(64 << 10, 32 << 10));
         assert!(!Buffers::is_wasteful(64 << 10, (32 << 10) + 1));

@@ -1,6 +1,6 @@
 //! The index: every log's place, from the newest record in memory to the oldest segment.
 //!
-//! It is read by appends, reads and flushes alike, and written by the committer (records that became durable) and the
+//! It is read by appends, reads and flushes alike, and written by whoever commits (records that became durable) and the
 //! flush (records that went into a segment). It starts no thread and writes no file.
 //!
 //! Invariant: a durable record is in `mem` of its slot, in a segment of the present snapshot, or in both.
@@ -49,8 +49,8 @@ pub struct Index {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     set: RwLock<Arc<SegmentSet>>,
-    /// The highest LSN known to be durable, all entries up to which are in their slots. Stored with Release by the
-    /// committer after a frame's entries are in place; pairs with the Acquire loads of readers.
+    /// The highest LSN known to be durable, all entries up to which are in their slots. Stored with Release by
+    /// whoever commits, after a frame's entries are in place; pairs with the Acquire loads of readers.
     watermark: AtomicU64,
     /// Nothing will be published any more, and the last frame may have been published in part. Set once, with Release;
     /// pairs with the Acquire load of a reader who waits.
@@ -244,6 +244,7 @@ impl Index {
         if !inner.dirty {
             inner.dirty = true;
             bytes += SLOT_BYTES;
+            self.heads.note_dirty();
             self.dirty.lock().push(Arc::clone(slot));
         }
         self.mem_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -300,6 +301,7 @@ impl Index {
         if inner.mem.is_empty() {
             inner.mem.shrink_to(4);
             inner.dirty = false;
+            self.heads.note_clean();
             self.mem_bytes.fetch_sub(SLOT_BYTES, Ordering::Relaxed);
         } else {
             self.dirty.lock().push(Arc::clone(slot));

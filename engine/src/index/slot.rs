@@ -15,7 +15,7 @@ use crate::format::entry::{Create, Entry, Kind};
 use crate::format::state::{LogState, Phase, has_expired};
 use crate::format::{Decoded, Malformed};
 use crate::mutants::{self, Mutant};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::types::{LogId, Lsn, Seq, TimeUs};
 use crate::waiter::Target;
 use std::collections::VecDeque;
@@ -33,6 +33,8 @@ static ABSENT: LazyLock<Shared<LogState>> = LazyLock::new(Shared::default);
 pub struct Slot {
     /// The log.
     pub id: LogId,
+    /// See [`super::heads::Head::touched`].
+    pub touched: AtomicBool,
     inner: Mutex<SlotInner>,
 }
 
@@ -105,7 +107,7 @@ impl Slot {
     /// A placeholder.
     #[must_use]
     pub fn new(id: LogId) -> Self {
-        Self { id, inner: Mutex::new(SlotInner::default()) }
+        Self { id, touched: AtomicBool::new(false), inner: Mutex::new(SlotInner::default()) }
     }
 
     /// The slot's content.

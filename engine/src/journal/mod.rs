@@ -2,6 +2,7 @@
 //! `recovery`'s.
 
 pub mod names;
+pub mod pace;
 pub mod ring;
 
 use crate::format::frame::FrameRef;
@@ -14,8 +15,8 @@ use ring::Ring;
 pub struct Journal {
     /// The files.
     pub ring: Ring,
-    /// The last frame whose entries are in place, and its time. Written by the committer before it moves the
-    /// watermark.
+    /// The last frame whose entries are in place, and its time. Written by whoever commits, before the
+    /// watermark moves.
     published: Mutex<(FrameRef, TimeUs)>,
     /// The manifest version in force, named by each frame. Stored with Release after the version is durable; pairs
     /// with the committer's Acquire load.
@@ -33,6 +34,14 @@ impl Journal {
     #[must_use]
     pub fn published(&self) -> (FrameRef, TimeUs) {
         *self.published.lock()
+    }
+
+    /// Bytes of the present file that are used, about.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let (end, _) = self.published();
+        // Of a use in which nothing is published yet, none are.
+        if end.journal.next() == self.ring.next_journal() { end.position } else { 0 }
     }
 
     /// A frame's entries are in place.

@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 #[cfg(test)]
 mod tests;
 
-/// Bytes of zeros written at a time.
-const FILL_BYTES: usize = 1 << 20;
+/// Bytes of zeros written at a time: what a frame may have to wait for at the device.
+const FILL_BYTES: usize = 256 << 10;
 
 /// The ring.
 pub struct Ring {
@@ -74,7 +74,7 @@ struct UsedFile {
     last: Option<FrameNo>,
 }
 
-/// Where the committer writes.
+/// Where frames are written.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The file.
@@ -237,11 +237,12 @@ impl Ring {
     }
 
     /// Makes one more file if there is no spare and the ring may grow. True if it did. It gets the lowest number that
-    /// is free, which a failed attempt gives back: attempts on a full disk use no numbers up.
+    /// is free, which a failed attempt gives back: attempts on a full disk use no numbers up. After each piece that it
+    /// filled it calls `rest` with the bytes filled so far, which may take its time.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]: nothing refers to the file yet, so this does not poison.
-    pub fn prepare(&self) -> Result<bool> {
+    pub fn prepare(&self, rest: &mut dyn FnMut(u64)) -> Result<bool> {
         let slot = {
             let mut state = self.state.lock();
             if !state.spare.is_empty() || state.used.len() >= self.files_max {
@@ -256,7 +257,7 @@ impl Ring {
             state.slots.insert(slot);
             slot
         };
-        let made = self.make(slot);
+        let made = self.make(slot, rest);
         let mut state = self.state.lock();
         state.prepare_failed = made.is_err();
         match made {
@@ -269,7 +270,7 @@ impl Ring {
         Ok(true)
     }
 
-    fn make(&self, slot: u16) -> Result<RingFile> {
+    fn make(&self, slot: u16, rest: &mut dyn FnMut(u64)) -> Result<RingFile> {
         let path = names::path(&self.dir, slot);
         let temporary = path.with_extension("tmp");
         match self.io.remove(&temporary) {
@@ -278,7 +279,7 @@ impl Ring {
         }
         // Seconds may pass while it is filled, and the directory may be replaced meanwhile: what bears these names there
         // is another store's.
-        let named = self.fill(&temporary).and_then(|()| self.check_in_place());
+        let named = self.fill(&temporary, rest).and_then(|()| self.check_in_place());
         if let Err(e) = named.and_then(|()| self.io.rename(&temporary, &path)) {
             self.discard(&temporary);
             return Err(e);
@@ -298,7 +299,7 @@ impl Ring {
         }
     }
 
-    fn fill(&self, path: &Path) -> Result<()> {
+    fn fill(&self, path: &Path, rest: &mut dyn FnMut(u64)) -> Result<()> {
         let file = self.io.open(path, OpenMode::CreateDirect)?;
         self.io.allocate(&file, self.file_bytes)?;
         let mut zeros = AlignedBuf::zeroed(FILL_BYTES.min(self.file_bytes as usize));
@@ -307,6 +308,9 @@ impl Ring {
             zeros.resize((self.file_bytes - at).min(FILL_BYTES as u64) as usize);
             zeros = self.io.write_at(&file, at, zeros, false)?;
             at += zeros.len() as u64;
+            if at < self.file_bytes {
+                rest(at);
+            }
         }
         self.metrics.journal_fill_bytes.add(self.file_bytes);
         self.io.sync(&file)
@@ -362,6 +366,12 @@ impl Ring {
         }
         let state = self.state.lock();
         state.spare.is_empty() && (state.prepare_failed || state.flush_failed)
+    }
+
+    /// Whether the commit path found no spare when it needed one, and has none since.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
     }
 
     /// Files in the ring, spare ones included.

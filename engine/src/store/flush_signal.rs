@@ -125,14 +125,14 @@ impl FlushSignal {
         state.hurried = false;
     }
 
-    /// Sleeps for `pause` whatever wakes the flush, unless somebody waits for it.
-    pub(super) fn pause(&self, pause: Duration) {
+    /// Sleeps for `pause` whatever wakes the flush, unless somebody waits for it; true if so.
+    pub(super) fn pause(&self, pause: Duration) -> bool {
         let mut state = self.state.lock();
         if !state.hurried {
             wait_for(&self.hurry, &mut state, pause);
         }
         state.woken = false;
-        state.hurried = false;
+        std::mem::take(&mut state.hurried)
     }
 
     /// A pass has ended. Gives whether it moved anything.

@@ -35,6 +35,8 @@ mod tests_end;
 mod tests_expire;
 #[cfg(test)]
 mod tests_full;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_lead;
 #[cfg(test)]
 mod tests_life;
 #[cfg(test)]
@@ -59,11 +61,9 @@ pub use subscription::{ReadFuture, Subscription};
 use crate::clock::{Clock, SystemClock};
 use crate::commit::append::Appender;
 use crate::commit::lane::Lane;
-use crate::commit::{Ack, Batch};
+use crate::commit::{Ack, Batch, Receipt};
 use crate::config::{Config, WhenFull};
-#[cfg(doc)]
-use crate::error::ErrorKind;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::index::Index;
 use crate::io::{self, Io};
 use crate::journal::Journal;
@@ -230,6 +230,19 @@ impl Store {
     /// [`ErrorKind::Damaged`], [`ErrorKind::ShutDown`]. What rests on the logs' state comes through the [`Ack`].
     pub fn append(&self, batch: Batch<'_>) -> Result<Ack> {
         self.inner.core.appender.append(&batch)
+    }
+
+    /// [`Self::append`], and waits until the batch is durable. Faster than waiting for the [`Ack`], since the calling thread
+    /// may write what it and others staged, where a thread of the store would have to be woken for that.
+    ///
+    /// # Errors
+    /// As [`Self::append`], and as [`Ack::wait`]; [`ErrorKind::Invalid`] in a store that is driven step by step.
+    pub fn append_and_wait(&self, batch: Batch<'_>) -> Result<Receipt> {
+        if self.inner.core.stepped {
+            let what = "nobody commits while this call waits: the store is driven step by step";
+            return Err(Error::new(ErrorKind::Invalid, what).remedy("use append, and Steps::commit"));
+        }
+        self.inner.core.appender.append_and_lead(&batch)?.wait()
     }
 
     /// [`Self::append`] without waiting for the disk, for memory or for another caller, as on a thread that runs many

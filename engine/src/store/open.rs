@@ -14,12 +14,14 @@ use super::{Core, End};
 use crate::catalog::{Catalog, CatalogParts};
 use crate::clock::{Clock, Steady};
 use crate::commit::append::Appender;
-use crate::commit::committer::{Committer, Shared, Start};
+use crate::commit::committer::Committer;
+use crate::commit::frames::{Frames, Shared, Start};
 use crate::commit::lane::Lane;
+use crate::commit::leader::Leader;
 use crate::commit::throttle::Throttle;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::flush::{Flusher, FlusherParts};
+use crate::flush::{Flusher, FlusherParts, Rest};
 use crate::format::identity;
 use crate::format::manifest::{TimelineCause, TimelineStart};
 use crate::index::grace::Grace;
@@ -91,6 +93,7 @@ pub(super) fn open(
     );
     let scrub = Arc::new(Mutex::new(ScrubReport::default()));
     let scrubber = Scrubber::new(Arc::clone(&loaded.index), Arc::clone(&clock), config, Arc::clone(&scrub));
+    let flush_signal = Arc::new(FlushSignal::default());
     let mut flusher = Flusher::new(FlusherParts {
         catalog,
         index: Arc::clone(&loaded.index),
@@ -98,11 +101,15 @@ pub(super) fn open(
         poison: Arc::clone(&poison),
         flush_bytes: config.flush_bytes,
         asked: Arc::clone(&flush_asked),
+        rest: (!stepped).then(|| {
+            let signal = Arc::clone(&flush_signal);
+            Box::new(move |pause| !signal.pause(pause)) as Rest
+        }),
+        clock: Arc::clone(&clock),
     });
     let place = place(&loaded, &journal, end_file.as_ref(), &mut flusher, timeline)?;
     let frame_max = limits::frame_bytes_max(journal.ring.smallest());
     let lane = Arc::new(Lane::new(frame_max, end.last_lsn.next(), Arc::clone(&loaded.index.buffers)));
-    let flush_signal = Arc::new(FlushSignal::default());
     let shared = Shared {
         io: Arc::clone(&io),
         clock: Arc::clone(&clock),
@@ -118,17 +125,24 @@ pub(super) fn open(
     // A sync through the page cache reports a lost write of any of them to one caller alone, so that none may be under
     // way beside another.
     let depth = if io.buffered() { 1 } else { config.in_flight };
-    let mut committer = Committer::new(shared, start, depth, config.idle_frame_after)?;
-    if committer.needs_file() {
+    let mut frames = Frames::new(shared.clone(), start, depth, config.idle_frame_after);
+    if frames.needs_file() {
         flusher.make_room()?;
     }
-    committer.open_frame()?;
+    frames.open_frame()?;
+    let committer = Committer::new(shared, frames, depth)?;
     let appender = Appender {
         index: Arc::clone(&loaded.index),
         lane: Arc::clone(&lane),
         poison: Arc::clone(&poison),
         journal: Arc::clone(&journal),
-        waker: committer.waker(),
+        leader: Leader {
+            frames: committer.shared_frames(),
+            io: Arc::clone(&io),
+            index: Arc::clone(&loaded.index),
+            poison: Arc::clone(&poison),
+            waker: committer.waker(),
+        },
         pressure: Arc::new(Pressure { asked: Arc::clone(&flush_asked), signal: Arc::clone(&flush_signal) }),
         journal_file_bytes: frame_max as u64 * 4,
         grace,

@@ -46,6 +46,12 @@ impl Steps {
         Ok(moved)
     }
 
+    /// A commit as a caller of [`super::Store::append_and_wait`] makes it: a frame of what is staged, written at once, and
+    /// published with all before it, if it need not wait for one in flight. Poisons the store if the write fails.
+    pub fn lead(&mut self) {
+        self.core.appender.leader.commit();
+    }
+
     /// One pass of the flush: a spare journal file if there is none, a flush if one is due or was asked for. True if
     /// anything moved.
     ///
@@ -90,12 +96,12 @@ impl Steps {
     fn finish(&mut self) -> Result<()> {
         self.merger.stop();
         let mut idle = 0;
-        while !self.committer.is_idle() {
+        while !self.committer.frames().is_idle() {
             let mut moved = self.commit()?;
             let mut stuck = None;
             match self.flush() {
                 Ok(flushed) => moved |= flushed,
-                Err(error) if self.committer.awaits_file() => stuck = Some(error),
+                Err(error) if self.committer.frames().awaits_file() => stuck = Some(error),
                 // What is staged may be written nevertheless; a poisoned store tells at the next pass.
                 Err(_) => {}
             }
@@ -104,7 +110,8 @@ impl Steps {
                 stuck = Some(Error::new(ErrorKind::Io, "what is staged cannot be written"));
             }
             if let Some(error) = stuck {
-                self.committer.give_up(&error);
+                let wakes = self.committer.frames().give_up(&error);
+                wakes.wake();
                 break;
             }
         }

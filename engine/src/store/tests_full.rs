@@ -244,7 +244,7 @@ fn a_committer_without_a_journal_file_waits_for_the_flush_and_not_for_the_idle_f
     io.switches.no_waits.store(true, Ordering::SeqCst);
     let store = Store { inner: Arc::new(Inner { core, threads: Mutex::new(None) }) };
     let acks: Vec<Ack> = (0..100).map(|_| append(&store, &[0; 3000]).expect("there is memory")).collect();
-    while !committer.awaits_file() {
+    while !committer.frames().awaits_file() {
         committer.step(false);
     }
     // The idle frame is due by now, and would need a file as well.
@@ -253,11 +253,27 @@ fn a_committer_without_a_journal_file_waits_for_the_flush_and_not_for_the_idle_f
     committer.step(true);
     assert_eq!(*io.switches.waits.lock(), [Duration::from_secs(1)]);
     let waker = committer.waker();
-    while !committer.is_idle() {
+    while !committer.frames().is_idle() {
         flusher.step(&*waker).expect("a sound disk");
         committer.step(false);
     }
     assert!(acks.into_iter().all(|ack| ack.try_get().is_some_and(|answer| answer.is_ok())));
+}
+
+#[test]
+fn a_committer_looks_for_the_idle_frame_though_a_caller_is_writing() {
+    let config = Config { idle_frame_after: Duration::from_millis(20), ..small() };
+    let io = created(&config);
+    let Opened { core, mut committer, .. } = parts(&io, &config);
+    let store = Store { inner: Arc::new(Inner { core, threads: Mutex::new(None) }) };
+    let _ack = append(&store, b"written by its caller").expect("there is memory");
+    let (write, more) = committer.frames().begin_led().expect("a sound disk").expect("it is staged");
+    assert!(!more);
+    io.switches.waits.lock().clear();
+    committer.step(true);
+    assert_eq!(*io.switches.waits.lock(), [config.idle_frame_after]);
+    let _not_written = write;
+    committer.frames().end_led();
 }
 
 #[test]

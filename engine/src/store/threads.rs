@@ -248,16 +248,16 @@ pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flush
     core.poison.check()?;
     // A close into a directory that nobody finds again would be no clean one.
     core.journal.ring.check_in_place()?;
-    if let Some(error) = committer.gave_up() {
+    if let Some(error) = committer.frames().gave_up() {
         return Err(error.clone());
     }
     if core.index.mem_bytes() > CLOSE_FLUSH_BYTES {
         flusher.flush()?;
     }
-    if committer.needs_file() {
+    if committer.frames().needs_file() {
         flusher.make_room()?;
     }
-    committer.close_frame()
+    committer.frames().close_frame()
 }
 
 /// Runs a thread's loop on `part`; a panic poisons, and `part` is gone then.
@@ -270,10 +270,10 @@ pub(super) fn guarded<T>(core: &Core, mut part: T, body: impl FnOnce(&mut T)) ->
             core.index.halt();
             // What it was about to answer is answered as unknown. Should that panic, the others are answered nevertheless.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(part)));
-            let mut tasks = Pending::answer_all(core.lane.close(core.poison.error()), Some(&core.poison.unknown()));
+            let mut wakes = Pending::answer_all(core.lane.close(core.poison.error()), Some(&core.poison.unknown()));
             core.index.pool.close();
-            tasks.extend(core.index.take_watchers());
-            wake_all(tasks);
+            wakes.targets.extend(core.index.take_watchers());
+            wakes.wake();
             None
         }
     }
@@ -285,18 +285,21 @@ pub(super) fn commit_loop(committer: &mut Committer, core: &Core, stop: &AtomicB
     let mut stuck = None;
     loop {
         if stop.load(Ordering::SeqCst) {
-            if committer.is_settled() {
+            if committer.frames().is_settled() {
                 return;
             }
-            if committer.awaits_file() {
+            if committer.frames().awaits_file() {
                 let passes = core.flush_signal.hurry();
                 let since = *stuck.get_or_insert(passes);
-                // Asked once more, since a file may have come between the two questions.
-                if let Some(error) = core.flush_signal.failed_since(since)
-                    && committer.awaits_file()
-                {
-                    committer.give_up(&error);
-                    return;
+                if let Some(error) = core.flush_signal.failed_since(since) {
+                    // Asked once more, since a file may have come between the two questions.
+                    let mut frames = committer.frames();
+                    if frames.awaits_file() {
+                        let wakes = frames.give_up(&error);
+                        drop(frames);
+                        wakes.wake();
+                        return;
+                    }
                 }
             } else {
                 stuck = None;

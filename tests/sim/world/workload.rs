@@ -172,6 +172,11 @@ impl World {
     }
 
     pub(super) fn commit(&mut self, running: &mut Running) -> Result<(), Violation> {
+        if self.rng.chance(4) {
+            // As a caller who waits does, who may find a frame in flight; the next pass tells of a failure.
+            running.steps.lead();
+            self.collect(&running.store)?;
+        }
         let result = running.steps.commit();
         self.collect(&running.store)?;
         self.sound(result, "a pass of the committer").map(drop)

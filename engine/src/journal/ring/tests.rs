@@ -82,11 +82,15 @@ fn another_store() -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 fn ring(files_max: usize) -> (Arc<Faulty>, Ring) {
+    ring_of(BYTES, files_max)
+}
+
+fn ring_of(bytes: u64, files_max: usize) -> (Arc<Faulty>, Ring) {
     let io = Arc::new(Faulty::default());
     let shared: Arc<dyn Io> = io.clone();
     shared.create_dir(Path::new(DIR)).expect("a new directory");
     let identity = Identity { features: Features::KNOWN, store: StoreId([1; 16]), key: [2; 32], created: TimeUs(0) };
-    (io, Ring::new(shared, Path::new(DIR), identity, Arc::default(), BYTES, files_max, JournalId(1)))
+    (io, Ring::new(shared, Path::new(DIR), identity, Arc::default(), bytes, files_max, JournalId(1)))
 }
 
 /// Puts a file of `bytes` zeros there and adopts it.
@@ -103,11 +107,11 @@ fn a_failed_attempt_to_make_a_file_uses_no_number_up_and_leaves_no_file() {
         let (io, ring) = ring(8);
         io.set(fail);
         for _ in 0..10 {
-            ring.prepare().expect_err("the disk fails");
+            ring.prepare(&mut |_| ()).expect_err("the disk fails");
         }
         assert_eq!(io.journals(), [""; 0], "{fail:?}");
         io.set(Fail::Nothing);
-        assert!(ring.prepare().expect("the disk is sound again"));
+        assert!(ring.prepare(&mut |_| ()).expect("the disk is sound again"));
         assert_eq!(io.journals(), ["journal-0000"], "{fail:?}");
     }
 }
@@ -115,10 +119,10 @@ fn a_failed_attempt_to_make_a_file_uses_no_number_up_and_leaves_no_file() {
 #[test]
 fn in_a_directory_that_took_the_stores_place_no_file_is_removed_or_replaced() {
     let (io, ring) = ring(8);
-    assert!(ring.prepare().expect("a sound disk"));
+    assert!(ring.prepare(&mut |_| ()).expect("a sound disk"));
     ring.begin(Timeline::default(), FrameRef::default()).expect("a sound disk").expect("a spare");
     io.set(Fail::Replaced);
-    let error = ring.prepare().expect_err("the directory is another store's by now");
+    let error = ring.prepare(&mut |_| ()).expect_err("the directory is another store's by now");
     assert!(error.message().contains("was removed, moved or replaced"), "{error}");
     assert_eq!(io.mem.snapshot(), another_store());
 }
@@ -128,7 +132,7 @@ fn the_highest_number_is_adopted_and_the_lowest_free_one_is_given() {
     let (io, ring) = ring(8);
     stray(&io, &ring, u16::MAX, BYTES, Some(FrameNo(1))).expect("adopted").expect("of the right size");
     stray(&io, &ring, 0, BYTES, Some(FrameNo(2))).expect("adopted").expect("of the right size");
-    assert!(ring.prepare().expect("a sound disk"));
+    assert!(ring.prepare(&mut |_| ()).expect("a sound disk"));
     assert_eq!(io.journals(), ["journal-0000", "journal-0001", "journal-ffff"]);
 }
 
@@ -138,7 +142,7 @@ fn a_file_that_the_ring_cannot_have_made_is_left_alone_unless_it_holds_frames() 
         let (io, ring) = ring(8);
         assert!(stray(&io, &ring, 0, bytes, None).expect("left alone").is_none());
         assert_eq!((ring.files(), ring.has_spare(), ring.smallest()), (0, false, BYTES), "{bytes} bytes");
-        assert!(ring.prepare().expect("a sound disk"));
+        assert!(ring.prepare(&mut |_| ()).expect("a sound disk"));
         assert_eq!(io.mem.snapshot()[&names::path(Path::new(DIR), 0)].len() as u64, bytes, "it was written over");
         let error = stray(&io, &ring, 7, bytes, Some(FrameNo(3))).expect_err("it holds frames");
         assert_eq!(error.kind(), ErrorKind::Damaged);
@@ -151,14 +155,26 @@ fn a_flush_is_wanted_when_it_alone_can_free_a_file() {
     let (io, ring) = ring(8);
     let left = |frame| FrameRef { frame: FrameNo(frame), ..FrameRef::default() };
     for frame in 0..2 {
-        assert!(ring.prepare().expect("a sound disk"));
+        assert!(ring.prepare(&mut |_| ()).expect("a sound disk"));
         ring.begin(Timeline::default(), left(frame)).expect("a sound disk").expect("a spare");
     }
     assert!(!ring.wants_flush(), "one of eight files waits for a flush, and the ring may grow");
     io.set(Fail::Allocate);
-    ring.prepare().expect_err("the disk is full");
+    ring.prepare(&mut |_| ()).expect_err("the disk is full");
     assert!(ring.wants_flush(), "the ring cannot grow");
     io.set(Fail::Nothing);
-    assert!(ring.prepare().expect("there is room again"));
+    assert!(ring.prepare(&mut |_| ()).expect("there is room again"));
     assert!(!ring.wants_flush());
+}
+
+#[test]
+fn a_file_is_filled_in_pieces_with_a_rest_between_them_and_bears_its_name_in_the_end() {
+    let (io, ring) = ring_of(3 * FILL_BYTES as u64, 8);
+    let mut rests = Vec::new();
+    let grown = ring.prepare(&mut |filled| rests.push((filled, io.journals())));
+    assert!(grown.expect("a sound disk"));
+    let temporary = || vec!["journal-0000.tmp".to_owned()];
+    let expected = [1, 2].map(|pieces| (pieces * FILL_BYTES as u64, temporary()));
+    assert_eq!(rests, expected, "and none behind the last");
+    assert_eq!(io.journals(), ["journal-0000"]);
 }

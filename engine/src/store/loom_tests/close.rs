@@ -31,6 +31,31 @@ fn loom_an_append_beside_a_close_is_refused_or_durable() {
     });
 }
 
+/// A caller appends and waits, and so may write it itself: it is refused, or it is durable and he is told so, and no write is
+/// under way once the lock is let go of.
+#[test]
+fn loom_a_commit_by_a_caller_beside_a_close_is_refused_or_durable() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a"], b"first");
+        let (store, disk) = parts.run();
+        let other = {
+            let core = Arc::clone(&store.inner.core);
+            thread(move || append_and_wait(&core, "a", b"second"))
+        };
+        store.close().expect("clean");
+        assert_closed(&disk);
+        match other.join().expect("no panic") {
+            Ok(_) => assert!(disk.holds(b"second"), "acknowledged and not there"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ShutDown);
+                assert!(!disk.holds(b"second"), "refused and there");
+            }
+        }
+    });
+}
+
 /// The last clone is dropped while somebody waits for an acknowledgement: he gets it.
 #[test]
 fn loom_the_drop_of_the_last_clone_leaves_nothing_staged() {

@@ -22,6 +22,49 @@ fn loom_a_sleeping_committer_is_woken_by_whoever_stages() {
     });
 }
 
+/// Two callers wait for what they append, and so may write it themselves, while the committer falls asleep and wakes up: both
+/// are answered, whoever writes, and what they are told is there.
+#[test]
+fn loom_callers_who_wait_commit_in_the_committers_place() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a", "b"], b"first");
+        let Parts { disk, core, committer, .. } = parts;
+        let (committer, stop) = commits(&core, committer);
+        let other = {
+            let core = Arc::clone(&core);
+            thread(move || append_and_wait(&core, "b", b"second").expect("durable"))
+        };
+        append_and_wait(&core, "a", b"third").expect("durable");
+        assert!(disk.holds(b"third"), "acknowledged and not there");
+        other.join().expect("no panic");
+        assert!(disk.holds(b"second"), "acknowledged and not there");
+        stop.stop();
+        committer.join().expect("no panic").expect("it did not panic");
+    });
+}
+
+/// One caller waits for what it appends, and another does not: the committer is woken for what the one who commits leaves.
+#[test]
+fn loom_what_is_staged_beside_a_commit_by_a_caller_is_written() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a", "b"], b"first");
+        let Parts { core, committer, .. } = parts;
+        let (committer, stop) = commits(&core, committer);
+        let other = {
+            let core = Arc::clone(&core);
+            thread(move || append(&core, &["b"], b"second").expect("staged").wait().expect("durable"))
+        };
+        append_and_wait(&core, "a", b"third").expect("durable");
+        other.join().expect("no panic");
+        stop.stop();
+        committer.join().expect("no panic").expect("it did not panic");
+    });
+}
+
 /// The committer is told to stop while a caller stages: it stops, and what was staged before is written.
 #[test]
 fn loom_a_committer_that_is_to_stop_does_not_sleep_on() {
@@ -34,7 +77,7 @@ fn loom_a_committer_that_is_to_stop_does_not_sleep_on() {
         let ack = append(&core, &["a"], b"second").expect("staged");
         stop.stop();
         let committer = committer.join().expect("no panic").expect("it did not panic");
-        assert!(committer.is_idle());
+        assert!(committer.frames().is_idle());
         ack.wait().expect("durable");
     });
 }
@@ -48,12 +91,12 @@ fn filled() -> &'static Files {
             let tries = (1..30).map(|frames| {
                 let mut parts = Parts::open(files);
                 (0..frames).for_each(|_| parts.put(&["a"], b"before"));
-                parts.committer.close_frame().expect("a sound disk");
+                parts.committer.frames().close_frame().expect("a sound disk");
                 parts.disk.mem.snapshot()
             });
             let is_full = |files: &Files| {
                 let parts = Parts::open(files);
-                parts.committer.needs_file() && !parts.core.journal.ring.has_spare()
+                parts.committer.frames().needs_file() && !parts.core.journal.ring.has_spare()
             };
             tries.into_iter().find(is_full).expect("it is full some time")
         })

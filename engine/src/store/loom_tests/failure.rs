@@ -39,6 +39,31 @@ fn loom_a_failed_write_acknowledges_nobody() {
     });
 }
 
+/// The write of a caller who commits in the committer's place fails, while another waits for a frame of its own: neither is
+/// acknowledged, neither waits for ever, and the committer ends once no caller writes.
+#[test]
+fn loom_a_write_of_a_caller_that_fails_acknowledges_nobody() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a", "b"], b"first");
+        let Parts { disk, core, committer, .. } = parts;
+        let (committer, stop) = commits(&core, committer);
+        disk.state.fail_write.store(true, Ordering::Relaxed);
+        let other = {
+            let core = Arc::clone(&core);
+            thread(move || append_and_wait(&core, "b", b"second").map(drop))
+        };
+        let outcomes = [append_and_wait(&core, "a", b"third").map(drop), other.join().expect("no panic")];
+        // The one whose write failed, and any behind it: what came before may be durable.
+        let failed = outcomes.into_iter().filter_map(Result::err);
+        assert!(failed.inspect(|error| assert_stopped(error.kind())).count() > 0, "both were acknowledged");
+        assert!(core.poison.is_set());
+        stop.stop();
+        assert!(committer.join().expect("no panic").is_some());
+    });
+}
+
 /// The latch is closed while a frame is being published: what is not answered by then is not acknowledged later.
 #[test]
 fn loom_nothing_is_acknowledged_once_the_latch_is_closed() {

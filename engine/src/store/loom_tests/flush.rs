@@ -98,7 +98,7 @@ fn loom_a_log_never_goes_back_in_time() {
             let core = Arc::clone(&core);
             thread(move || {
                 let ack = append(&core, &["a"], b"second").expect("staged");
-                while !committer.is_idle() {
+                while !committer.frames().is_idle() {
                     committer.step(false);
                 }
                 ack.wait().expect("durable");
@@ -141,7 +141,7 @@ fn loom_a_log_that_is_in_use_has_one_state() {
             })
         };
         let acks = [append(&core, &["a"], b"second").expect("staged"), other.join().expect("no panic")];
-        while !committer.is_idle() {
+        while !committer.frames().is_idle() {
             committer.step(false);
         }
         let mut seqs = acks.map(|ack| ack.wait().expect("durable").logs[0].first_seq);
@@ -159,7 +159,7 @@ fn flushed() -> &'static Files {
             let mut parts = Parts::open(files);
             parts.put(&["a"], b"first");
             parts.flusher.flush().expect("a sound disk");
-            parts.committer.close_frame().expect("a sound disk");
+            parts.committer.frames().close_frame().expect("a sound disk");
             parts.disk.mem.snapshot()
         })
     })
@@ -178,7 +178,7 @@ fn loom_whoever_waits_for_memory_has_a_flush_begin() {
         let Parts { core, mut committer, flusher, .. } = parts;
         let (flusher, stop_flush) = flushes(&core, flusher, committer.waker());
         let committer = thread(move || {
-            while !committer.is_idle() {
+            while !committer.frames().is_idle() {
                 committer.step(false);
             }
         });

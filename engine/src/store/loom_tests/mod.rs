@@ -17,7 +17,7 @@ use super::threads::{Beside, System, Threads, commit_loop, flush_loop, guarded};
 use super::{Core, Inner, Store};
 use crate::clock::Clock;
 use crate::commit::committer::Committer;
-use crate::commit::{Ack, Batch};
+use crate::commit::{Ack, Batch, Receipt};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Flusher;
@@ -271,7 +271,7 @@ impl Parts {
 
     /// Makes everything staged durable, with nobody else there.
     fn settle(&mut self) {
-        while !self.committer.is_idle() {
+        while !self.committer.frames().is_idle() {
             self.committer.step(false);
         }
     }
@@ -368,6 +368,13 @@ fn block_on<F: Future>(future: F) -> F::Output {
             }
         }
     }
+}
+
+/// Appends a record to the log as a caller does who waits, and waits.
+fn append_and_wait(core: &Core, log: &str, payload: &[u8]) -> Result<Receipt> {
+    let mut batch = Batch::new();
+    batch.log(log).create_if_missing().record(payload);
+    core.appender.append_and_lead(&batch)?.wait()
 }
 
 /// Stages one record for each log.

@@ -7,7 +7,7 @@ use crate::types::Lsn;
 
 fn publishes(mut committer: Committer) -> JoinHandle<()> {
     thread(move || {
-        while !committer.is_idle() {
+        while !committer.frames().is_idle() {
             committer.step(false);
         }
     })

@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut batch = Batch::new();
     batch.log(&args.log).create_if_missing().record(b"opened");
     let start = Instant::now();
-    store.append(batch)?.wait()?;
+    store.append_and_wait(batch)?;
     let report = Report {
         bench: "open",
         config: args.common.described(),

@@ -166,7 +166,7 @@ fn go_on(store: &Store, gone: &[bool], bytes: usize, stop: &AtomicBool, appended
         let name = log_name(log);
         let mut batch = Batch::new();
         batch.log(&name).record(payloads.record(&mut random));
-        store.append(batch)?.wait()?;
+        store.append_and_wait(batch)?;
         appended.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())

@@ -1,0 +1,90 @@
+//! A commit by a caller who waits for it anyway: nobody need be woken to write what was staged, nor to tell the caller.
+//!
+//! Who brings the open frame to what is awaited, and would have to wake the committer for that, writes it on its own thread
+//! instead if it waits for its acknowledgement. With one caller, two wake-ups an append took longer than all but the disk;
+//! with many, they take turns in two groups, each of which the last to come back leads. The committer is woken for what is
+//! left by clients who do not come back, and does all for those who do not wait.
+//!
+//! What a crash leaves is what [`super::frames`] says, whoever writes. Invariants: behind a commit here the committer is
+//! awake if anything is left to be done; while a frame is written nobody holds the frames' lock, and nobody is woken under it.
+
+use super::frames::{Frames, Write};
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::Index;
+use crate::io::{Completion, Io, Wake};
+use crate::poison::Poison;
+use crate::sync::{Arc, Mutex};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What it takes to commit in the committer's place.
+pub struct Leader {
+    /// The frames.
+    pub frames: Arc<Mutex<Frames>>,
+    /// The disk.
+    pub io: Arc<dyn Io>,
+    /// The logs.
+    pub index: Arc<Index>,
+    /// Closed by the first failed write.
+    pub poison: Arc<Poison>,
+    /// Ends the committer's sleep.
+    pub waker: Arc<dyn Wake>,
+}
+
+impl Leader {
+    /// Commits a frame of what is staged, on the calling thread; wakes the committer where that cannot be done here, and for
+    /// what is left. For whoever would have to wake it otherwise, and holds no lock.
+    pub fn commit(&self) {
+        match catch_unwind(AssertUnwindSafe(|| self.try_commit())) {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => self.waker.wake(),
+            Ok(Err(error)) => self.fail(error),
+            Err(_) => {
+                // A frame may have been shown in part: nobody is to wait for the rest of it.
+                self.index.halt();
+                self.fail(Error::new(ErrorKind::Io, "a commit panicked; see the standard error output"));
+            }
+        }
+    }
+
+    /// Stops the store. Who waits is answered here: the committer may have ended by now.
+    fn fail(&self, error: Error) {
+        self.poison.set(error);
+        let (_, wakes) = self.frames.lock().fail();
+        wakes.wake();
+        // It tells those who watch a log.
+        self.waker.wake();
+    }
+
+    /// False if the committer is to be woken.
+    fn try_commit(&self) -> Result<bool> {
+        let mut frames = self.frames.lock();
+        if self.poison.is_set() {
+            return Ok(false);
+        }
+        // Otherwise it sleeps for longer than until the idle frame that follows this one.
+        let knows_of_idle_frame = frames.awaits_idle_frame();
+        let Some((Write { id, op }, more)) = frames.begin_led()? else { return Ok(false) };
+        drop(frames);
+        if more {
+            self.waker.wake();
+        }
+        let written = catch_unwind(AssertUnwindSafe(|| self.io.run(op)));
+        let result = written.unwrap_or_else(|_| Err(io::Error::other("the write panicked")));
+        let mut frames = self.frames.lock();
+        frames.end_led();
+        if self.poison.is_set() {
+            return Ok(false);
+        }
+        frames.complete(Completion { id, result })?;
+        let published = frames.publish();
+        let is_done = !frames.go_on(&published) && knows_of_idle_frame;
+        drop(frames);
+        if !is_done {
+            // Before the wakers of tasks, which may take their time.
+            self.waker.wake();
+        }
+        published.wakes.wake();
+        Ok(true)
+    }
+}
