@@ -31,8 +31,11 @@ pub trait Contender: Sync + Sized {
     fn session(&self) -> Self::Session;
 
     /// Begins to append `payloads` to `log` as one batch, which is created if it holds none. `held` is the number of records
-    /// that it holds already; no other thread appends to it. An engine without such a call makes them durable at once.
-    fn begin(&self, session: &mut Self::Session, log: u32, held: u64, payloads: &[Payload]) -> Outcome<Self::Pending>;
+    /// that it holds already; no other thread appends to it. An engine without such a call makes them durable at once, and one
+    /// that can do so faster does if the caller `waits` for it next.
+    fn begin(
+        &self, session: &mut Self::Session, log: u32, held: u64, payloads: &[Payload], waits: bool,
+    ) -> Outcome<Self::Pending>;
 
     /// Waits until what was begun is durable.
     fn wait(&self, pending: Self::Pending) -> Outcome<()>;

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What its users are told about the settings.
-pub const SETTINGS: &str = "`Config::default()`; each append waits for its `Ack`, which is given after an O_DIRECT \
-     write with DSYNC; flushes to segments and merges run beside the appends; system allocator";
+pub const SETTINGS: &str = "`Config::default()`; `append_and_wait` where a thread waits for each append, else `append` and its \
+     `Ack`; both after an O_DIRECT write with DSYNC; flushes to segments and merges run beside the appends; system allocator";
 
 /// Appends that a session has under way while it loads.
 const LOADING: usize = 1024;
@@ -44,7 +44,8 @@ impl Everlog {
 
 impl Contender for Everlog {
     type Session = VecDeque<Ack>;
-    type Pending = Ack;
+    /// None where it is durable already.
+    type Pending = Option<Ack>;
 
     fn prepare(logs: u32) {
         NAMES.get_or_init(|| (0..logs).map(|log| format!("users/{log:07}/contacts")).collect());
@@ -66,7 +67,9 @@ impl Contender for Everlog {
         VecDeque::with_capacity(LOADING)
     }
 
-    fn begin(&self, _session: &mut VecDeque<Ack>, log: u32, held: u64, payloads: &[Payload]) -> Outcome<Ack> {
+    fn begin(
+        &self, _session: &mut VecDeque<Ack>, log: u32, held: u64, payloads: &[Payload], waits: bool,
+    ) -> Outcome<Option<Ack>> {
         let mut batch = Batch::new();
         let to = batch.log(self.name(log));
         if held == 0 {
@@ -75,26 +78,29 @@ impl Contender for Everlog {
         for payload in payloads {
             to.record(payload);
         }
-        self.store.append(batch).map_err(told)
+        if waits {
+            return self.store.append_and_wait(batch).map(|_| None).map_err(told);
+        }
+        self.store.append(batch).map(Some).map_err(told)
     }
 
-    fn wait(&self, pending: Ack) -> Outcome<()> {
-        pending.wait().map(drop).map_err(told)
+    fn wait(&self, pending: Option<Ack>) -> Outcome<()> {
+        pending.map_or(Ok(()), |ack| ack.wait().map(drop).map_err(told))
     }
 
     fn load(&self, session: &mut VecDeque<Ack>, log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
         if session.len() == LOADING
             && let Some(oldest) = session.pop_front()
         {
-            self.wait(oldest)?;
+            self.wait(Some(oldest))?;
         }
-        let ack = self.begin(session, log, held, payloads)?;
-        session.push_back(ack);
+        let ack = self.begin(session, log, held, payloads, false)?;
+        session.extend(ack);
         Ok(())
     }
 
     fn sync(&self, session: &mut VecDeque<Ack>) -> Outcome<()> {
-        session.drain(..).try_for_each(|ack| self.wait(ack))
+        session.drain(..).try_for_each(|ack| self.wait(Some(ack)))
     }
 
     fn drain(&self) -> Outcome<Instant> {

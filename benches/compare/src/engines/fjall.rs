@@ -48,7 +48,7 @@ impl Contender for Fjall {
 
     fn session(&self) {}
 
-    fn begin(&self, _session: &mut (), log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
+    fn begin(&self, _session: &mut (), log: u32, held: u64, payloads: &[Payload], _waits: bool) -> Outcome<()> {
         self.write(log, held, payloads, Some(PersistMode::SyncData))
     }
 

@@ -60,7 +60,7 @@ impl<const TUNED: bool> Contender for Raft<TUNED> {
         Session { batch: LogBatch::default(), entries: Vec::new() }
     }
 
-    fn begin(&self, session: &mut Session, log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
+    fn begin(&self, session: &mut Session, log: u32, held: u64, payloads: &[Payload], _waits: bool) -> Outcome<()> {
         session.write(&self.engine, log, held, payloads, true)
     }
 

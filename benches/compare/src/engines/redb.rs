@@ -53,7 +53,9 @@ impl Contender for Redb {
         Vec::with_capacity(LOADING)
     }
 
-    fn begin(&self, _session: &mut Vec<Loaded>, log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
+    fn begin(
+        &self, _session: &mut Vec<Loaded>, log: u32, held: u64, payloads: &[Payload], _waits: bool,
+    ) -> Outcome<()> {
         self.write((held..).zip(payloads).map(|(record, payload)| (log, record, *payload)))
     }
 

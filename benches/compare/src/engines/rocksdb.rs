@@ -43,7 +43,7 @@ impl Contender for Rocksdb {
 
     fn session(&self) {}
 
-    fn begin(&self, _session: &mut (), log: u32, held: u64, payloads: &[Payload]) -> Outcome<()> {
+    fn begin(&self, _session: &mut (), log: u32, held: u64, payloads: &[Payload], _waits: bool) -> Outcome<()> {
         self.write(log, held, payloads, true)
     }
 

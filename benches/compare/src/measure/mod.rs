@@ -204,7 +204,8 @@ impl<'a, E: Contender> Share<'a, E> {
     /// Begins the append that was chosen.
     fn begin(&mut self, at: usize) -> Outcome<E::Pending> {
         let log = self.first + at as u32;
-        let pending = self.engine.begin(&mut self.session, log, self.held[at], &self.payloads)?;
+        let waits = self.appends.outstanding == 1;
+        let pending = self.engine.begin(&mut self.session, log, self.held[at], &self.payloads, waits)?;
         self.held[at] += self.payloads.len() as u64;
         Ok(pending)
     }
