@@ -57,8 +57,19 @@ pub struct Flusher {
     clock: Arc<dyn Clock>,
 }
 
-/// Sleeps for that time; false if somebody waits for the flush by now.
-pub type Rest = Box<dyn FnMut(Duration) -> bool + Send>;
+/// Sleeps for that time, and says what is to be done then.
+pub type Rest = Box<dyn FnMut(Duration) -> Rested + Send>;
+
+/// Behind a rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rested {
+    /// There is still time.
+    AtEase,
+    /// Somebody waits for the flush.
+    Hurried,
+    /// The store ends.
+    Ending,
+}
 
 /// What a flusher is made of.
 pub struct FlusherParts {
@@ -106,6 +117,10 @@ impl Flusher {
         if moved {
             committer.wake();
         }
+        // That may have taken seconds.
+        if self.index.is_room_lent() {
+            return self.stand_back();
+        }
         let asked = self.asked.swap(false, Ordering::SeqCst);
         if asked || self.is_due() {
             let flushed = self.flush();
@@ -118,23 +133,31 @@ impl Flusher {
         if moved { Ok(true) } else { prepared }
     }
 
-    /// Makes a journal file if there is no spare one, in pieces between which it rests until it is wanted.
+    /// Makes a journal file if there is no spare one, in pieces between which it rests until it is wanted. Gives it up where
+    /// the store ends.
     fn prepare(&mut self) -> Result<bool> {
-        let Some(mut rest) = self.rest.take() else { return self.journal.ring.prepare(&mut |_| ()) };
-        let began = self.clock.monotonic();
-        let mut hurried = false;
+        let Some(mut rest) = self.rest.take() else { return self.journal.ring.prepare(&mut |_| true) };
+        let (began, bytes) = (self.clock.monotonic(), self.journal.ring.file_bytes());
+        let mut rested = Rested::AtEase;
         let prepared = self.journal.ring.prepare(&mut |filled| {
             let can_wait = || {
                 let since = self.clock.monotonic().saturating_sub(began);
                 let is_wanted = self.asked.load(Ordering::SeqCst) || self.is_due() || self.journal.ring.is_awaited();
-                !is_wanted && pace::can_wait(filled, self.journal.used_bytes(), since)
+                !is_wanted && pace::can_wait(bytes, filled, self.journal.in_use(), since)
             };
-            while !hurried && can_wait() {
-                hurried = !rest(REST);
+            while rested == Rested::AtEase && !self.poison.is_set() && can_wait() {
+                rested = rest(REST);
             }
+            rested != Rested::Ending && !self.poison.is_set()
         });
         self.rest = Some(rest);
         prepared
+    }
+
+    /// Has it rest in another way.
+    #[cfg(test)]
+    pub fn rest_by(&mut self, rest: Rest) {
+        self.rest = Some(rest);
     }
 
     /// A merge has the last room on the disk, and gives some back in the end.
@@ -165,7 +188,7 @@ impl Flusher {
         if ring.has_spare() {
             return Ok(());
         }
-        let prepared = ring.prepare(&mut |_| ());
+        let prepared = ring.prepare(&mut |_| true);
         if matches!(prepared, Ok(true)) {
             return Ok(());
         }

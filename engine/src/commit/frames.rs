@@ -34,6 +34,9 @@ use std::time::Duration;
 /// How long nobody need look at a store in which nothing is due.
 pub const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// While something is in flight, it is looked no more often than this whether an idle frame is due.
+const LOOK_MIN: Duration = Duration::from_millis(1);
+
 /// A frame of this size is begun behind any other.
 pub const OVERLAP_BYTES: usize = 64 << 10;
 
@@ -80,7 +83,8 @@ pub struct Frames {
     /// The next frame needs another journal file, and there was none: nothing is begun before one is free.
     stalled: bool,
     failed: bool,
-    /// A write failed: nothing is begun or published any more.
+    /// A write failed, that of a file's header included, or a publication did not come to its end: nothing is begun or
+    /// published any more.
     broken: bool,
     /// Why a close gave up what was staged.
     gave_up: Option<Error>,
@@ -218,7 +222,7 @@ impl Frames {
         } else if self.is_still() {
             self.idle_after.saturating_sub(self.shared.clock.monotonic().saturating_sub(self.last_publish))
         } else {
-            self.idle_after
+            self.idle_after.max(LOOK_MIN)
         };
         due.min(SLEEP_MAX)
     }
@@ -413,7 +417,9 @@ impl Frames {
         if !self.in_flight.is_empty() {
             return Ok(false);
         }
-        match self.shared.journal.ring.begin(self.timeline, self.prev)? {
+        let begun = self.shared.journal.ring.begin(self.timeline, self.prev);
+        self.broken |= begun.is_err();
+        match begun? {
             Some(place) => {
                 self.place = place;
                 self.stalled = false;
@@ -468,7 +474,9 @@ impl Frames {
             && let Some(flight) = self.in_flight.pop_front_if(|flight| flight.buf.is_some())
         {
             self.durable = flight.frame;
+            self.broken = true;
             self.publish_one(flight, &mut published);
+            self.broken = false;
         }
         published
     }

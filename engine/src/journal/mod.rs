@@ -8,6 +8,7 @@ pub mod ring;
 use crate::format::frame::FrameRef;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::types::{ManifestVersion, TimeUs};
+use pace::InUse;
 use ring::Ring;
 
 /// What the committer, the flush and recovery share of the journal.
@@ -36,12 +37,14 @@ impl Journal {
         *self.published.lock()
     }
 
-    /// Bytes of the present file that are used, about.
+    /// The file that is written, and how much of it is used by what is published.
     #[must_use]
-    pub fn used_bytes(&self) -> u64 {
+    pub fn in_use(&self) -> InUse {
         let (end, _) = self.published();
-        // Of a use in which nothing is published yet, none are.
-        if end.journal.next() == self.ring.next_journal() { end.position } else { 0 }
+        // Of a use in which nothing is published yet, nothing is used.
+        let is_present = end.journal.next() == self.ring.next_journal();
+        let used = if is_present { end.position + u64::from(end.frame_len) } else { 0 };
+        InUse { bytes: self.ring.present_bytes(), used }
     }
 
     /// A frame's entries are in place.

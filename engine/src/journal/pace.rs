@@ -5,16 +5,28 @@
 
 use std::time::Duration;
 
-/// The filling is ahead of the present file's use by so many bytes at most, beside twice what is used.
+/// The filling may be ahead of the present file's use by so many bytes, beside twice what is used.
 const AHEAD_BYTES: u64 = 4 << 20;
-/// Bytes a second that are filled in any case, so that a file is there some time when nobody appends.
-const BYTES_PER_SECOND_MIN: u64 = 16 << 20;
+/// A file is filled within this time in any case, so that it is there some time when nobody appends.
+const FILLED_WITHIN: Duration = Duration::from_secs(8);
 
-/// Whether a file of which `filled` bytes are filled, begun so long ago, can wait: of the present one `used` bytes are.
+/// A journal file in use.
+#[derive(Clone, Copy, Debug)]
+pub struct InUse {
+    /// Its size.
+    pub bytes: u64,
+    /// Bytes of it that are used.
+    pub used: u64,
+}
+
+/// Whether a new file of `bytes` bytes, of which `filled` are filled, begun so long ago, can wait, beside the present one.
 #[must_use]
-pub fn can_wait(filled: u64, used: u64, since: Duration) -> bool {
-    let due = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_mul(BYTES_PER_SECOND_MIN / 1000);
-    filled > due.saturating_add(2 * used + AHEAD_BYTES)
+pub fn can_wait(bytes: u64, filled: u64, present: InUse, since: Duration) -> bool {
+    let part = |of: u64, all: u64| (u128::from(bytes) * u128::from(of)).checked_div(u128::from(all)).unwrap_or(0);
+    let by_time = part(since.as_millis() as u64, FILLED_WITHIN.as_millis() as u64);
+    // A larger one than the present takes as much more.
+    let by_use = 2 * part(present.used, present.bytes).max(u128::from(present.used));
+    u128::from(filled) > by_time + by_use + u128::from(AHEAD_BYTES)
 }
 
 #[cfg(test)]
@@ -23,17 +35,23 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn waits(bytes: u64, filled: u64, used: u64, seconds: u64) -> bool {
+        let present = InUse { bytes: 64 * MIB, used: used * MIB };
+        can_wait(bytes * MIB, filled * MIB, present, Duration::from_secs(seconds))
+    }
+
     #[test]
     fn a_file_is_filled_before_the_present_one_is_full_and_not_much_sooner() {
-        let now = Duration::ZERO;
-        assert!(!can_wait(4 * MIB, 0, now) && can_wait(5 * MIB, 0, now));
-        assert!((0..64).all(|used| !can_wait(2 * used * MIB, used * MIB, now)));
-        assert!(can_wait(64 * MIB, 29 * MIB, now) && !can_wait(64 * MIB, 30 * MIB, now));
+        assert!(!waits(64, 4, 0, 0) && waits(64, 5, 0, 0));
+        assert!((0..64).all(|used| !waits(64, 2 * used, used, 0)));
+        assert!(waits(64, 64, 29, 0) && !waits(64, 64, 30, 0));
+        assert!(!waits(1024, 1000, 32, 0), "a larger one is filled as much faster");
     }
 
     #[test]
     fn a_file_is_filled_in_the_end_though_nobody_appends() {
-        assert!(can_wait(64 * MIB, 0, Duration::from_secs(3)));
-        assert!(!can_wait(64 * MIB, 0, Duration::from_secs(4)));
+        for bytes in [64, 4096] {
+            assert!(waits(bytes, bytes, 0, 7) && !waits(bytes, bytes, 0, 8));
+        }
     }
 }

@@ -38,8 +38,8 @@ pub struct Ring {
     file_bytes: u64,
     files_max: usize,
     state: Mutex<State>,
-    /// Whether the commit path found no spare when it needed one, and has none since. Orders nothing: it spares those
-    /// who append a look at the state.
+    /// Whether the commit path found no spare when it last needed one. Orders nothing: it spares those who append a look at
+    /// the state.
     awaited: AtomicBool,
 }
 
@@ -237,12 +237,12 @@ impl Ring {
     }
 
     /// Makes one more file if there is no spare and the ring may grow. True if it did. It gets the lowest number that
-    /// is free, which a failed attempt gives back: attempts on a full disk use no numbers up. After each piece that it
-    /// filled it calls `rest` with the bytes filled so far, which may take its time.
+    /// is free, which a failed attempt gives back: attempts on a full disk use no numbers up. Between the pieces that it
+    /// fills it calls `rest` with the bytes filled so far, which may take its time, and gives the file up if that says false.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]: nothing refers to the file yet, so this does not poison.
-    pub fn prepare(&self, rest: &mut dyn FnMut(u64)) -> Result<bool> {
+    pub fn prepare(&self, rest: &mut dyn FnMut(u64) -> bool) -> Result<bool> {
         let slot = {
             let mut state = self.state.lock();
             if !state.spare.is_empty() || state.used.len() >= self.files_max {
@@ -261,16 +261,19 @@ impl Ring {
         let mut state = self.state.lock();
         state.prepare_failed = made.is_err();
         match made {
-            Ok(file) => state.spare.push(file),
-            Err(error) => {
+            Ok(Some(file)) => {
+                state.spare.push(file);
+                Ok(true)
+            }
+            given_up => {
                 state.slots.remove(&slot);
-                return Err(error);
+                given_up.map(|_| false)
             }
         }
-        Ok(true)
     }
 
-    fn make(&self, slot: u16, rest: &mut dyn FnMut(u64)) -> Result<RingFile> {
+    /// None if it was given up.
+    fn make(&self, slot: u16, rest: &mut dyn FnMut(u64) -> bool) -> Result<Option<RingFile>> {
         let path = names::path(&self.dir, slot);
         let temporary = path.with_extension("tmp");
         match self.io.remove(&temporary) {
@@ -279,16 +282,22 @@ impl Ring {
         }
         // Seconds may pass while it is filled, and the directory may be replaced meanwhile: what bears these names there
         // is another store's.
-        let named = self.fill(&temporary, rest).and_then(|()| self.check_in_place());
-        if let Err(e) = named.and_then(|()| self.io.rename(&temporary, &path)) {
+        let filled = self.fill(&temporary, rest).and_then(|filled| self.check_in_place().map(|()| filled));
+        let named = filled.and_then(|filled| {
+            if filled {
+                self.io.rename(&temporary, &path)?;
+            }
+            Ok(filled)
+        });
+        if !matches!(named, Ok(true)) {
             self.discard(&temporary);
-            return Err(e);
+            return named.map(|_| None);
         }
         let opened = self.io.sync_dir(&self.dir).and_then(|()| self.io.open(&path, OpenMode::WriteDirect));
         if opened.is_err() {
             self.discard(&path);
         }
-        Ok(RingFile { slot, file: opened?, bytes: self.file_bytes })
+        Ok(Some(RingFile { slot, file: opened?, bytes: self.file_bytes }))
     }
 
     /// Removes a file of zeros that nothing refers to. Where it cannot be removed, the next attempt has the same number
@@ -299,7 +308,8 @@ impl Ring {
         }
     }
 
-    fn fill(&self, path: &Path, rest: &mut dyn FnMut(u64)) -> Result<()> {
+    /// False if it was given up.
+    fn fill(&self, path: &Path, rest: &mut dyn FnMut(u64) -> bool) -> Result<bool> {
         let file = self.io.open(path, OpenMode::CreateDirect)?;
         self.io.allocate(&file, self.file_bytes)?;
         let mut zeros = AlignedBuf::zeroed(FILL_BYTES.min(self.file_bytes as usize));
@@ -308,12 +318,24 @@ impl Ring {
             zeros.resize((self.file_bytes - at).min(FILL_BYTES as u64) as usize);
             zeros = self.io.write_at(&file, at, zeros, false)?;
             at += zeros.len() as u64;
-            if at < self.file_bytes {
-                rest(at);
+            if at < self.file_bytes && !rest(at) {
+                return Ok(false);
             }
         }
         self.metrics.journal_fill_bytes.add(self.file_bytes);
-        self.io.sync(&file)
+        self.io.sync(&file).map(|()| true)
+    }
+
+    /// The size of new files.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// The size of the file that is written.
+    #[must_use]
+    pub fn present_bytes(&self) -> u64 {
+        self.state.lock().used.last().map_or(self.file_bytes, |used| used.file.bytes)
     }
 
     /// The size of the smallest file, new ones included, in bytes: what the largest frame follows.
@@ -368,7 +390,7 @@ impl Ring {
         state.spare.is_empty() && (state.prepare_failed || state.flush_failed)
     }
 
-    /// Whether the commit path found no spare when it needed one, and has none since.
+    /// Whether the commit path found no spare when it last needed one.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.awaited.load(Ordering::Relaxed)

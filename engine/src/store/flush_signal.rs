@@ -2,7 +2,7 @@
 //!
 //! Three kinds of callers: those who only tell that a flush may be due ([`FlushSignal::wake`], [`Pressure`]), those who
 //! wait until what is durable now lies in a segment ([`FlushSignal::flush`]), and a close that needs a pass to begin at
-//! once ([`FlushSignal::hurry`]). What this file does not do: it flushes nothing and decides not what is due.
+//! once ([`FlushSignal::hurry`]) and is to be held up by none in the end ([`FlushSignal::end`]). What this file does not do: it flushes nothing and decides not what is due.
 //!
 //! Invariant: whoever told of work after the flush last looked for some has it look again, and whoever waits for a
 //! flush is woken when one has ended that began after it was asked for, or when there will be none any more.
@@ -10,6 +10,7 @@
 use super::Core;
 use super::subscription::closed;
 use crate::error::{Error, Result};
+use crate::flush::Rested;
 use crate::io::Wake;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering, wait, wait_for};
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub(super) struct FlushSignal {
     state: Mutex<SignalState>,
     /// The flush waits on it for work.
     work: Condvar,
-    /// The flush pauses on it after a failure.
+    /// The flush pauses on it after a failure, and rests on it between pieces of what nobody waits for.
     hurry: Condvar,
     /// Those wait on it who asked for a flush.
     done: Condvar,
@@ -49,6 +50,8 @@ struct SignalState {
     woken: bool,
     /// Somebody waits for the next pass: no pause is made before it.
     hurried: bool,
+    /// The store ends.
+    ending: bool,
     /// Passes that ended.
     passes: u64,
     last_error: Option<Error>,
@@ -125,14 +128,28 @@ impl FlushSignal {
         state.hurried = false;
     }
 
-    /// Sleeps for `pause` whatever wakes the flush, unless somebody waits for it; true if so.
-    pub(super) fn pause(&self, pause: Duration) -> bool {
+    /// Sleeps for `pause` whatever wakes the flush, unless somebody waits for it or the store ends.
+    pub(super) fn pause(&self, pause: Duration) -> Rested {
         let mut state = self.state.lock();
-        if !state.hurried {
+        if !state.hurried && !state.ending {
             wait_for(&self.hurry, &mut state, pause);
         }
         state.woken = false;
-        std::mem::take(&mut state.hurried)
+        let hurried = std::mem::take(&mut state.hurried);
+        if state.ending {
+            Rested::Ending
+        } else if hurried {
+            Rested::Hurried
+        } else {
+            Rested::AtEase
+        }
+    }
+
+    /// The store ends: there is no pause any more.
+    pub(super) fn end(&self) {
+        let mut state = self.state.lock();
+        state.ending = true;
+        self.hurry_locked(&mut state);
     }
 
     /// A pass has ended. Gives whether it moved anything.

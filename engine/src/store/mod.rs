@@ -33,6 +33,8 @@ mod tests_cursor;
 mod tests_end;
 #[cfg(test)]
 mod tests_expire;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_fill;
 #[cfg(test)]
 mod tests_full;
 #[cfg(all(test, not(everlog_loom)))]

@@ -103,7 +103,7 @@ pub(super) fn open(
         asked: Arc::clone(&flush_asked),
         rest: (!stepped).then(|| {
             let signal = Arc::clone(&flush_signal);
-            Box::new(move |pause| !signal.pause(pause)) as Rest
+            Box::new(move |pause| signal.pause(pause)) as Rest
         }),
         clock: Arc::clone(&clock),
     });

@@ -205,7 +205,7 @@ impl Threads {
                 waker.wake();
                 core.merge_bell.end();
                 core.scrub_bell.end();
-                core.flush_signal.hurry();
+                core.flush_signal.end();
                 Err(error)
             }
         }
@@ -224,7 +224,7 @@ impl Threads {
         self.waker.wake();
         let committer = self.committer.take().and_then(|thread| thread.join().ok().flatten());
         self.stop_flusher.store(true, Ordering::SeqCst);
-        core.flush_signal.hurry();
+        core.flush_signal.end();
         let flusher = self.flusher.take().and_then(|thread| thread.join().ok().flatten());
         self.jobs = None;
         for reader in self.readers.drain(..) {

@@ -1,0 +1,87 @@
+//! How the flush makes a journal file that nobody waits for yet: what ends its rests.
+
+use super::open::{Opened, open};
+use super::testing::{DIR, Erring, Hand, small};
+use super::{Config, Store};
+use crate::error::{Error, ErrorKind};
+use crate::flush::{Flusher, Rested};
+use crate::sync::Arc;
+use std::path::Path;
+
+/// With journal files larger than what is filled without a rest.
+fn config() -> Config {
+    Config { journal_file_bytes: 8 << 20, memory_pool_bytes: 16 << 20, flush_bytes: 1 << 20, ..small() }
+}
+
+fn opened() -> (Erring, Hand, Opened) {
+    let (io, hand) = (Erring::default(), Hand::default());
+    let clock = || Arc::new(hand.clone());
+    Store::create_on(Arc::new(io.clone()), clock(), Path::new(DIR), &config()).expect("an empty disk");
+    let opened = open(Arc::new(io.clone()), clock(), Path::new(DIR), &config(), false).expect("a sound disk");
+    (io, hand, opened)
+}
+
+fn journals(io: &Erring) -> usize {
+    io.mem.snapshot().keys().filter(|path| path.to_string_lossy().contains("journal-")).count()
+}
+
+/// Has `flusher` rest by `rest`, which is told how often it did. Gives that number in the end.
+fn rests(flusher: &mut Flusher, rest: impl Fn(usize) -> Rested + Send + 'static) -> Arc<std::sync::Mutex<usize>> {
+    let count = Arc::new(std::sync::Mutex::new(0));
+    let counted = Arc::clone(&count);
+    flusher.rest_by(Box::new(move |_| {
+        let mut count = counted.lock().expect("no panic");
+        *count += 1;
+        rest(*count)
+    }));
+    count
+}
+
+#[test]
+fn what_nobody_waits_for_is_filled_as_time_passes() {
+    let (io, hand, Opened { committer, mut flusher, .. }) = opened();
+    let before = journals(&io);
+    let count = rests(&mut flusher, move |_| {
+        hand.pass(1);
+        Rested::AtEase
+    });
+    assert!(flusher.step(&*committer.waker()).expect("a sound disk"));
+    assert_eq!(journals(&io), before + 1);
+    assert_eq!(*count.lock().expect("no panic"), 4, "half of the file is filled at once, the rest within 8 s");
+}
+
+#[test]
+fn who_hurries_it_or_asks_for_a_flush_has_the_rest_filled_at_once() {
+    let (io, _hand, Opened { committer, mut flusher, .. }) = opened();
+    let before = journals(&io);
+    let count = rests(&mut flusher, |rests| if rests < 3 { Rested::AtEase } else { Rested::Hurried });
+    assert!(flusher.step(&*committer.waker()).expect("a sound disk"));
+    assert_eq!((journals(&io), *count.lock().expect("no panic")), (before + 1, 3));
+
+    let (io, _hand, Opened { core, committer, mut flusher, .. }) = opened();
+    let asked = Arc::clone(&core.flush_asked);
+    let count = rests(&mut flusher, move |_| {
+        asked.store(true, std::sync::atomic::Ordering::SeqCst);
+        Rested::AtEase
+    });
+    assert!(flusher.step(&*committer.waker()).expect("a sound disk"));
+    assert_eq!((journals(&io), *count.lock().expect("no panic")), (before + 1, 1));
+}
+
+#[test]
+fn a_store_that_ends_or_stops_gives_it_up() {
+    let (io, _hand, Opened { committer, mut flusher, .. }) = opened();
+    let before = journals(&io);
+    let count = rests(&mut flusher, |_| Rested::Ending);
+    assert!(!flusher.step(&*committer.waker()).expect("a sound disk"));
+    assert_eq!((journals(&io), *count.lock().expect("no panic")), (before, 1));
+
+    let (io, _hand, Opened { core, committer, mut flusher, .. }) = opened();
+    let count = rests(&mut flusher, move |_| {
+        core.poison.set(Error::new(ErrorKind::Io, "a write failed"));
+        Rested::AtEase
+    });
+    assert!(!flusher.step(&*committer.waker()).expect("it is told of at the next pass"));
+    assert_eq!((journals(&io), *count.lock().expect("no panic")), (before, 1));
+    flusher.step(&*committer.waker()).expect_err("stopped");
+}
