@@ -134,9 +134,11 @@ impl Flusher {
     }
 
     /// Makes a journal file if there is no spare one, in pieces between which it rests until it is wanted. Gives it up where
-    /// the store ends.
+    /// the store ends. The second file of a ring is made at once: an open after a crash needs one beside that of the end.
     fn prepare(&mut self) -> Result<bool> {
-        let Some(mut rest) = self.rest.take() else { return self.journal.ring.prepare(&mut |_| true) };
+        let Some(mut rest) = self.rest.take_if(|_| self.journal.ring.files() > 1) else {
+            return self.journal.ring.prepare(&mut |_| true);
+        };
         let (began, bytes) = (self.clock.monotonic(), self.journal.ring.file_bytes());
         let mut rested = Rested::AtEase;
         let prepared = self.journal.ring.prepare(&mut |filled| {

@@ -5,7 +5,9 @@ use super::testing::{DIR, Erring, Hand, small};
 use super::{Config, Store};
 use crate::error::{Error, ErrorKind};
 use crate::flush::{Flusher, Rested};
+use crate::format::frame::FrameRef;
 use crate::sync::Arc;
+use crate::types::Timeline;
 use std::path::Path;
 
 /// With journal files larger than what is filled without a rest.
@@ -17,7 +19,12 @@ fn opened() -> (Erring, Hand, Opened) {
     let (io, hand) = (Erring::default(), Hand::default());
     let clock = || Arc::new(hand.clone());
     Store::create_on(Arc::new(io.clone()), clock(), Path::new(DIR), &config()).expect("an empty disk");
-    let opened = open(Arc::new(io.clone()), clock(), Path::new(DIR), &config(), false).expect("a sound disk");
+    let mut opened = open(Arc::new(io.clone()), clock(), Path::new(DIR), &config(), false).expect("a sound disk");
+    let count = rests(&mut opened.flusher, |_| Rested::AtEase);
+    assert!(opened.flusher.step(&*opened.committer.waker()).expect("a sound disk"));
+    assert_eq!(*count.lock().expect("no panic"), 0, "the second file is made at once");
+    let ring = &opened.core.journal.ring;
+    ring.begin(Timeline::default(), FrameRef::default()).expect("a sound disk").expect("a spare");
     (io, hand, opened)
 }
 
