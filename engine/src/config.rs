@@ -64,7 +64,7 @@ pub struct Config {
     pub scrub_interval: Duration,
     /// Frames in flight.
     pub in_flight: usize,
-    /// Log heads kept in memory beside those in use.
+    /// Log heads kept in memory beside those in use and those with records in no segment yet.
     pub heads_max: usize,
     /// Which backend talks to the disk.
     pub io: IoChoice,

@@ -7,6 +7,7 @@
 //! Invariant: while frames are written it holds no lock, so that a caller can commit in its place ([`super::leader`]).
 
 use super::frames::{Frames, OVERLAP_BYTES, SLEEP_MAX, Shared};
+use super::leader::Leader;
 use crate::error::{Error, Result};
 use crate::io::{Completion, IoQueue, Wake};
 use crate::sync::{Arc, Mutex, MutexGuard, park_timeout, yield_now};
@@ -50,10 +51,10 @@ impl Committer {
         self.frames.lock()
     }
 
-    /// The frames, for those who commit while the committer sleeps.
+    /// What commits in its place while it sleeps.
     #[must_use]
-    pub fn shared_frames(&self) -> Arc<Mutex<Frames>> {
-        Arc::clone(&self.frames)
+    pub fn leader(&self) -> Leader {
+        Leader { shared: self.shared.clone(), frames: Arc::clone(&self.frames), waker: self.waker() }
     }
 
     /// One pass. With `may_sleep` it sleeps while there is nothing to do, until something is staged or completes. True

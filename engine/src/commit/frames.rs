@@ -2,7 +2,7 @@
 //!
 //! A frame is sealed and given out as a [`Write`], which somebody has the disk carry out: the committer's queue, or a caller
 //! who waits for it ([`super::leader`]). Told how that ended, frames are published in the order of their numbers: entries
-//! into their slots, then the watermark, then the acknowledgements.
+//! into their slots, then the watermark, then the acknowledgements ([`super::publish`]).
 //!
 //! What a crash leaves: before a frame's write completed, nothing, all of it, or any part of it; its checksums tell.
 //! After it completed, all of it. A frame's watermark says which frames were complete when it was sealed, and so
@@ -13,12 +13,12 @@
 
 use super::ack::Pending;
 use super::lane::{Lane, Staged};
+use super::publish::Published;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::frame::{FLAG_CLOSE, FLAG_OPEN, FrameHeader, FrameRef, HEADER_LEN, frame_len};
 use crate::index::Index;
 use crate::index::grace::Grace;
-use crate::index::memory::{FrameMem, MemEntry};
 use crate::io::{AlignedBuf, Completion, Done, Io, Op, Wake};
 use crate::journal::Journal;
 use crate::journal::ring::Place;
@@ -106,7 +106,7 @@ pub struct Write {
 }
 
 /// A frame being written.
-pub struct Flight {
+struct Flight {
     id: u64,
     header: FrameHeader,
     frame: FrameRef,
@@ -120,27 +120,6 @@ impl Flight {
     /// Header and payload, without what fills the last block.
     fn bytes(&self) -> usize {
         HEADER_LEN + self.header.payload_len as usize
-    }
-}
-
-/// What was published.
-#[derive(Default)]
-pub struct Published {
-    /// How many waited for its frames.
-    pub clients: usize,
-    /// How many of them are callers who did nothing else.
-    pub callers: usize,
-    /// Bytes of its frames.
-    pub bytes: usize,
-    /// Whom to wake, under no lock.
-    pub wakes: Wakes,
-}
-
-impl Published {
-    /// Whether no frame was.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
     }
 }
 
@@ -473,10 +452,19 @@ impl Frames {
         while !self.broken
             && let Some(flight) = self.in_flight.pop_front_if(|flight| flight.buf.is_some())
         {
-            self.durable = flight.frame;
+            let Flight { header, frame, staged, buf, .. } = flight;
+            let buf = buf.expect("it was taken because of that");
+            self.durable = frame;
             self.broken = true;
-            self.publish_one(flight, &mut published);
+            published.add(&self.shared, &header, frame, staged, buf);
             self.broken = false;
+            self.proven = header.watermark;
+            self.last_publish = self.shared.clock.monotonic();
+            let Shared { index, wants_flush, flush_bytes, .. } = &self.shared;
+            // Stalled: the flush may have looked before these frames could be flushed.
+            if self.stalled || index.mem_bytes() >= *flush_bytes || index.pool.is_short() {
+                wants_flush.wake();
+            }
         }
         published
     }
@@ -502,59 +490,6 @@ impl Frames {
     /// For how many clients to come back the committer is to wait a moment.
     pub fn take_expected(&mut self) -> usize {
         std::mem::take(&mut self.expected)
-    }
-
-    /// Publishes a frame that is durable, with all before it published.
-    fn publish_one(&mut self, flight: Flight, published: &mut Published) {
-        let Flight { header, frame, mut staged, buf, .. } = flight;
-        let buf = buf.expect("called with a frame that is durable");
-        let Shared { index, journal, lane, poison, .. } = &self.shared;
-        let payload_len = header.payload_len as usize;
-        let (time, timeline) = (header.time, header.timeline);
-        let memory = Arc::new(FrameMem::new(buf, HEADER_LEN, payload_len, time, timeline, &index.buffers));
-        for group in std::mem::take(&mut staged.groups) {
-            let entries = group.entries.clone().map(|at| {
-                let entry = staged.entries[at];
-                MemEntry {
-                    lsn: staged.lsn(at),
-                    seq: entry.seq,
-                    frame: Arc::clone(&memory),
-                    at: entry.at,
-                    len: entry.len,
-                    kind: entry.kind,
-                    plain: entry.plain,
-                }
-            });
-            published.wakes.targets.append(&mut index.publish(&group.slot, entries, Some(group.visible)));
-        }
-        let metrics = &index.metrics;
-        metrics.frames.add(1);
-        metrics.frames_empty.add(u64::from(header.entries == 0));
-        metrics.frame_entries.add(u64::from(header.entries));
-        metrics.records.add(staged.records);
-        metrics.payload_bytes.add(staged.payload_bytes);
-        journal.set_published(frame, header.time);
-        index.set_watermark(frame.last_lsn);
-        // Stalled: the flush may have looked before these frames could be flushed.
-        if self.stalled || index.mem_bytes() >= self.shared.flush_bytes || index.pool.is_short() {
-            self.shared.wants_flush.wake();
-        }
-        self.proven = header.watermark;
-        self.last_publish = self.shared.clock.monotonic();
-        published.clients += staged.waiting.len();
-        published.callers += staged.callers;
-        published.bytes += header.frame_len as usize;
-        let mut waiting = staged.waiting;
-        waiting.append(&mut lane.settled(frame.last_lsn));
-        #[cfg(feature = "mutants")]
-        if mutants::makes(Mutant::LatchLeftOpen) && mutants::kept::<Error>().is_some() {
-            published.wakes.append(Pending::answer_all(std::mem::take(&mut waiting), Some(&poison.unknown())));
-        }
-        // The flush may close the latch at any moment; nothing is acknowledged behind that.
-        let wakes = poison
-            .unless_set(|| Pending::answer_all(std::mem::take(&mut waiting), None))
-            .unwrap_or_else(|| Pending::answer_all(waiting, Some(&poison.unknown())));
-        published.wakes.append(wakes);
     }
 
     /// Answers everybody who waits that the outcome is unknown. What is in flight is left to the disk. Gives whether that is

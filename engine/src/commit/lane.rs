@@ -169,7 +169,7 @@ impl Lane {
     /// Has whoever brings the open frame to `bytes` told to see to it; true if it holds as many already, and nobody is told.
     pub fn awaits(&self, bytes: usize) -> bool {
         let mut inner = self.inner.lock();
-        let due = !inner.sealed.is_empty() || inner.open.batches > 0 && inner.open.buf.len() >= bytes;
+        let due = inner.holds(bytes);
         inner.awaited = (!due).then_some(bytes);
         due
     }
@@ -297,10 +297,15 @@ impl LaneInner {
         lsn
     }
 
+    /// Whether there is a frame to be begun, the open one only if it has at least `bytes_min`.
+    fn holds(&self, bytes_min: usize) -> bool {
+        !self.sealed.is_empty() || self.open.batches > 0 && self.open.buf.len() >= bytes_min
+    }
+
     /// Whether what is staged now is to be begun: true once, for the caller who is to see to it. While as many frames are in
     /// flight as may be, nobody is.
     pub fn is_due(&mut self) -> bool {
-        let due = self.awaited.is_some_and(|bytes| !self.sealed.is_empty() || self.open.buf.len() >= bytes);
+        let due = self.awaited.is_some_and(|bytes| self.holds(bytes));
         if due {
             self.awaited = None;
         }

@@ -8,25 +8,19 @@
 //! What a crash leaves is what [`super::frames`] says, whoever writes. Invariants: behind a commit here the committer is
 //! awake if anything is left to be done; while a frame is written nobody holds the frames' lock, and nobody is woken under it.
 
-use super::frames::{Frames, Write};
+use super::frames::{Frames, Shared, Write};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::Index;
-use crate::io::{Completion, Io, Wake};
-use crate::poison::Poison;
+use crate::io::{Completion, Wake};
 use crate::sync::{Arc, Mutex};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What it takes to commit in the committer's place.
 pub struct Leader {
+    /// What the commit path shares.
+    pub shared: Shared,
     /// The frames.
     pub frames: Arc<Mutex<Frames>>,
-    /// The disk.
-    pub io: Arc<dyn Io>,
-    /// The logs.
-    pub index: Arc<Index>,
-    /// Closed by the first failed write.
-    pub poison: Arc<Poison>,
     /// Ends the committer's sleep.
     pub waker: Arc<dyn Wake>,
 }
@@ -41,7 +35,7 @@ impl Leader {
             Ok(Err(error)) => self.fail(error),
             Err(_) => {
                 // A frame may have been shown in part: nobody is to wait for the rest of it.
-                self.index.halt();
+                self.shared.index.halt();
                 self.fail(Error::new(ErrorKind::Io, "a commit panicked; see the standard error output"));
             }
         }
@@ -49,7 +43,7 @@ impl Leader {
 
     /// Stops the store. Who waits is answered here: the committer may have ended by now.
     fn fail(&self, error: Error) {
-        self.poison.set(error);
+        self.shared.poison.set(error);
         let (_, wakes) = self.frames.lock().fail();
         wakes.wake();
         // It tells those who watch a log.
@@ -59,7 +53,7 @@ impl Leader {
     /// False if the committer is to be woken.
     fn try_commit(&self) -> Result<bool> {
         let mut frames = self.frames.lock();
-        if self.poison.is_set() {
+        if self.shared.poison.is_set() {
             return Ok(false);
         }
         // Otherwise it sleeps for longer than until the idle frame that follows this one.
@@ -69,11 +63,11 @@ impl Leader {
         if more {
             self.waker.wake();
         }
-        let written = catch_unwind(AssertUnwindSafe(|| self.io.run(op)));
+        let written = catch_unwind(AssertUnwindSafe(|| self.shared.io.run(op)));
         let result = written.unwrap_or_else(|_| Err(io::Error::other("the write panicked")));
         let mut frames = self.frames.lock();
         frames.end_led();
-        if self.poison.is_set() {
+        if self.shared.poison.is_set() {
             return Ok(false);
         }
         frames.complete(Completion { id, result })?;

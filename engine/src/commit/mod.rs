@@ -11,6 +11,7 @@ pub mod frames;
 pub mod lane;
 pub mod leader;
 mod plan;
+mod publish;
 pub mod throttle;
 
 #[cfg(all(test, everlog_loom))]

@@ -282,8 +282,8 @@ impl Ring {
         }
         // Seconds may pass while it is filled, and the directory may be replaced meanwhile: what bears these names there
         // is another store's.
-        let filled = self.fill(&temporary, rest).and_then(|filled| self.check_in_place().map(|()| filled));
-        let named = filled.and_then(|filled| {
+        let named = self.fill(&temporary, rest).and_then(|filled| {
+            self.check_in_place()?;
             if filled {
                 self.io.rename(&temporary, &path)?;
             }

@@ -2,7 +2,8 @@
 //!
 //! Three kinds of callers: those who only tell that a flush may be due ([`FlushSignal::wake`], [`Pressure`]), those who
 //! wait until what is durable now lies in a segment ([`FlushSignal::flush`]), and a close that needs a pass to begin at
-//! once ([`FlushSignal::hurry`]) and is to be held up by none in the end ([`FlushSignal::end`]). What this file does not do: it flushes nothing and decides not what is due.
+//! once ([`FlushSignal::hurry`]) and in the end none to take its time ([`FlushSignal::end`]). What this file does not do:
+//! it flushes nothing and decides not what is due.
 //!
 //! Invariant: whoever told of work after the flush last looked for some has it look again, and whoever waits for a
 //! flush is woken when one has ended that began after it was asked for, or when there will be none any more.

@@ -17,7 +17,6 @@ use crate::commit::append::Appender;
 use crate::commit::committer::Committer;
 use crate::commit::frames::{Frames, Shared, Start};
 use crate::commit::lane::Lane;
-use crate::commit::leader::Leader;
 use crate::commit::throttle::Throttle;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -136,13 +135,7 @@ pub(super) fn open(
         lane: Arc::clone(&lane),
         poison: Arc::clone(&poison),
         journal: Arc::clone(&journal),
-        leader: Leader {
-            frames: committer.shared_frames(),
-            io: Arc::clone(&io),
-            index: Arc::clone(&loaded.index),
-            poison: Arc::clone(&poison),
-            waker: committer.waker(),
-        },
+        leader: committer.leader(),
         pressure: Arc::new(Pressure { asked: Arc::clone(&flush_asked), signal: Arc::clone(&flush_signal) }),
         journal_file_bytes: frame_max as u64 * 4,
         grace,

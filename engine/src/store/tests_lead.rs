@@ -1,12 +1,14 @@
 //! Callers who wait and commit in the committer's place; and the committer of a store in which nobody appends.
 
+use super::open::open;
 use super::testing::{DIR, EIO, Erring, Fate, Hand, append, created, read, running, small, stepped};
 use super::{Batch, Steps, Store};
+use crate::commit::leader::Leader;
 use crate::error::ErrorKind;
 use crate::io::Op;
 use crate::read::ReadLimit;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -18,6 +20,12 @@ fn opened() -> (Erring, Store, Steps) {
     let io = created(&small());
     let (store, steps) = stepped(&io, &small());
     (io, store, steps)
+}
+
+fn batch(payload: &[u8]) -> Batch<'_> {
+    let mut batch = Batch::new();
+    batch.log("log").create_if_missing().record(payload);
+    batch
 }
 
 fn is_frame(op: &Op) -> bool {
@@ -129,6 +137,35 @@ fn callers_on_many_threads_all_find_what_they_were_told_of() {
     }
 }
 
+/// Counts how often it is called.
+#[derive(Default)]
+struct Calls(AtomicUsize);
+
+impl crate::io::Wake for Calls {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_committer_that_sleeps_is_woken_once_for_the_idle_frames_and_for_what_is_left() {
+    let io = Arc::new(created(&small()));
+    let opened = open(io, Arc::new(Hand::default()), Path::new(DIR), &small(), false).expect("a sound disk");
+    let calls = Arc::new(Calls::default());
+    let leader = Leader { waker: Arc::clone(&calls) as Arc<dyn crate::io::Wake>, ..opened.committer.leader() };
+    let core = opened.core;
+    let lead = |expected: usize, why: &str| {
+        let ack = core.appender.append(&batch(b"record")).expect("staged");
+        leader.commit();
+        ack.wait().expect("durable");
+        assert_eq!(calls.0.load(Ordering::SeqCst), expected, "{why}");
+    };
+    lead(1, "it knows of no idle frame, and sleeps for long");
+    lead(1, "it looks for the idle frame of the first before it is due");
+    leader.commit();
+    assert_eq!(calls.0.load(Ordering::SeqCst), 2, "there was nothing to commit here");
+}
+
 /// Closes the store when it is called.
 struct Closes(Store, AtomicBool);
 
@@ -155,12 +192,6 @@ fn a_waker_that_closes_the_store_may_be_called_by_a_caller_who_commits() {
     std::thread::spawn(move || sender.send(store.append_and_wait(batch(b"second")).map(drop)));
     let outcome = receiver.recv_timeout(PATIENCE).expect("it ends");
     outcome.expect("it was durable before anybody was woken");
-}
-
-fn batch(payload: &[u8]) -> Batch<'_> {
-    let mut batch = Batch::new();
-    batch.log("log").create_if_missing().record(payload);
-    batch
 }
 
 #[test]

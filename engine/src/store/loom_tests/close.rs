@@ -7,9 +7,8 @@ fn assert_closed(disk: &Disk) {
     assert!(!disk.state.locked.load(Ordering::Relaxed), "the lock is still held");
 }
 
-/// A caller appends: it is refused, or it is durable and he is told so.
-#[test]
-fn loom_an_append_beside_a_close_is_refused_or_durable() {
+/// A caller appends by `append` beside a close: it is refused, or it is durable and he is told so.
+fn is_refused_or_durable(append: fn(&Core) -> Result<Receipt>) {
     let files = created();
     check_to(2, move || {
         let mut parts = Parts::open(files);
@@ -17,7 +16,7 @@ fn loom_an_append_beside_a_close_is_refused_or_durable() {
         let (store, disk) = parts.run();
         let other = {
             let core = Arc::clone(&store.inner.core);
-            thread(move || append(&core, &["a"], b"second").and_then(Ack::wait))
+            thread(move || append(&core))
         };
         store.close().expect("clean");
         assert_closed(&disk);
@@ -31,29 +30,16 @@ fn loom_an_append_beside_a_close_is_refused_or_durable() {
     });
 }
 
-/// A caller appends and waits, and so may write it itself: it is refused, or it is durable and he is told so, and no write is
-/// under way once the lock is let go of.
+/// The committer writes it.
+#[test]
+fn loom_an_append_beside_a_close_is_refused_or_durable() {
+    is_refused_or_durable(|core| append(core, &["a"], b"second").and_then(Ack::wait));
+}
+
+/// He may write it himself, and does not once the lock is let go of.
 #[test]
 fn loom_a_commit_by_a_caller_beside_a_close_is_refused_or_durable() {
-    let files = created();
-    check_to(2, move || {
-        let mut parts = Parts::open(files);
-        parts.put(&["a"], b"first");
-        let (store, disk) = parts.run();
-        let other = {
-            let core = Arc::clone(&store.inner.core);
-            thread(move || append_and_wait(&core, "a", b"second"))
-        };
-        store.close().expect("clean");
-        assert_closed(&disk);
-        match other.join().expect("no panic") {
-            Ok(_) => assert!(disk.holds(b"second"), "acknowledged and not there"),
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::ShutDown);
-                assert!(!disk.holds(b"second"), "refused and there");
-            }
-        }
-    });
+    is_refused_or_durable(|core| append_and_wait(core, "a", b"second"));
 }
 
 /// The last clone is dropped while somebody waits for an acknowledgement: he gets it.

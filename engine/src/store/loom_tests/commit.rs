@@ -2,23 +2,18 @@
 
 use super::*;
 
+/// Appends as a caller does who never looks at it before he waits.
+fn append_then_wait(core: &Core, log: &str, payload: &[u8]) {
+    append(core, &[log], payload).expect("staged").wait().expect("durable");
+}
+
 /// Two callers append while the committer falls asleep and wakes up: both are answered.
 #[test]
 fn loom_a_sleeping_committer_is_woken_by_whoever_stages() {
     let files = created();
     check_to(2, move || {
-        let mut parts = Parts::open(files);
-        parts.put(&["a", "b"], b"first");
-        let Parts { core, committer, .. } = parts;
-        let (committer, stop) = commits(&core, committer);
-        let other = {
-            let core = Arc::clone(&core);
-            thread(move || append(&core, &["b"], b"second").expect("staged").wait().expect("durable"))
-        };
-        append(&core, &["a"], b"second").expect("staged").wait().expect("durable");
-        other.join().expect("no panic");
-        stop.stop();
-        committer.join().expect("no panic").expect("it did not panic");
+        let other = |core: &Core| append_then_wait(core, "b", b"second");
+        beside_a_committer(files, other, |core, _| append_then_wait(core, "a", b"third"));
     });
 }
 
@@ -28,20 +23,12 @@ fn loom_a_sleeping_committer_is_woken_by_whoever_stages() {
 fn loom_callers_who_wait_commit_in_the_committers_place() {
     let files = created();
     check_to(2, move || {
-        let mut parts = Parts::open(files);
-        parts.put(&["a", "b"], b"first");
-        let Parts { disk, core, committer, .. } = parts;
-        let (committer, stop) = commits(&core, committer);
-        let other = {
-            let core = Arc::clone(&core);
-            thread(move || append_and_wait(&core, "b", b"second").expect("durable"))
-        };
-        append_and_wait(&core, "a", b"third").expect("durable");
-        assert!(disk.holds(b"third"), "acknowledged and not there");
-        other.join().expect("no panic");
+        let other = |core: &Core| append_and_wait(core, "b", b"second").expect("durable");
+        let (_, disk, _) = beside_a_committer(files, other, |core, disk| {
+            append_and_wait(core, "a", b"third").expect("durable");
+            assert!(disk.holds(b"third"), "acknowledged and not there");
+        });
         assert!(disk.holds(b"second"), "acknowledged and not there");
-        stop.stop();
-        committer.join().expect("no panic").expect("it did not panic");
     });
 }
 
@@ -50,18 +37,8 @@ fn loom_callers_who_wait_commit_in_the_committers_place() {
 fn loom_what_is_staged_beside_a_commit_by_a_caller_is_written() {
     let files = created();
     check_to(2, move || {
-        let mut parts = Parts::open(files);
-        parts.put(&["a", "b"], b"first");
-        let Parts { core, committer, .. } = parts;
-        let (committer, stop) = commits(&core, committer);
-        let other = {
-            let core = Arc::clone(&core);
-            thread(move || append(&core, &["b"], b"second").expect("staged").wait().expect("durable"))
-        };
-        append_and_wait(&core, "a", b"third").expect("durable");
-        other.join().expect("no panic");
-        stop.stop();
-        committer.join().expect("no panic").expect("it did not panic");
+        let other = |core: &Core| append_then_wait(core, "b", b"second");
+        beside_a_committer(files, other, |core, _| drop(append_and_wait(core, "a", b"third").expect("durable")));
     });
 }
 

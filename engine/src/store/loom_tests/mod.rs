@@ -309,6 +309,25 @@ fn commits(core: &Arc<Core>, committer: Committer) -> (JoinHandle<Option<Committ
     (thread(move || guarded(&core, committer, |c| commit_loop(c, &core, &flag))), stop)
 }
 
+/// In a store with the logs a and b, beside a thread that commits: `other` on a thread of its own, and `here`. All of them end.
+fn beside_a_committer<T: Send + 'static>(
+    files: &Files, other: impl FnOnce(&Core) -> T + Send + 'static, here: impl FnOnce(&Core, &Disk),
+) -> (Arc<Core>, Disk, T) {
+    let mut parts = Parts::open(files);
+    parts.put(&["a", "b"], b"first");
+    let Parts { disk, core, committer, .. } = parts;
+    let (committer, stop) = commits(&core, committer);
+    let other = {
+        let core = Arc::clone(&core);
+        thread(move || other(&core))
+    };
+    here(&core, &disk);
+    let told = other.join().expect("no panic");
+    stop.stop();
+    committer.join().expect("no panic").expect("it did not panic");
+    (core, disk, told)
+}
+
 /// A thread that flushes, as in a store.
 fn flushes(core: &Arc<Core>, flusher: Flusher, committer: Arc<dyn Wake>) -> (JoinHandle<Option<Flusher>>, StopFlush) {
     let stop = StopFlush { flag: Arc::default(), core: Arc::clone(core) };
