@@ -14,7 +14,11 @@
 //! 4. The new snapshot is installed, then the records are taken out of memory, so that a reader misses nothing.
 //! 5. Journal files whose frames are all covered become spare.
 //!
+//! A flush that nobody waits for goes no faster than there is need ([`pace`]); what a crash leaves is the same.
+//!
 //! Invariant: nothing leaves memory or the journal before step 3 is durable.
+
+mod pace;
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;
@@ -22,16 +26,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::SegmentMeta;
 use crate::format::state::LogState;
 use crate::index::memory::MemEntry;
-use crate::index::slot::{Slot, apply_mem, misfit};
+use crate::index::slot::{SLOT_BYTES, Slot, apply_mem, misfit};
 use crate::index::{Index, older_producers};
 use crate::io::Wake;
-use crate::journal::{Journal, pace};
+use crate::journal::{self, Journal};
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
 use crate::poison::Poison;
 use crate::segment::{Name, Origin, ReadBack, SegmentWriter, StateRecord};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{Lsn, SegmentId, TimeUs};
+use pace::Pace;
+use std::ops::RangeInclusive;
 use std::sync::Arc as Shared;
 use std::time::Duration;
 
@@ -40,6 +46,9 @@ const ATTEMPTS: usize = 3;
 
 /// How long it rests at a time.
 const REST: Duration = Duration::from_millis(5);
+
+/// How much it writes before it looks whether it can rest, in bytes as the pool counts them.
+const LOOK_BYTES: usize = 256 << 10;
 
 /// Bytes of memory that are given back at once.
 const GIVE_BYTES: usize = 1 << 20;
@@ -58,7 +67,7 @@ pub struct Flusher {
 }
 
 /// Sleeps for that time, and says what is to be done then.
-pub type Rest = Box<dyn FnMut(Duration) -> Rested + Send>;
+pub type Rest = Box<dyn Fn(Duration) -> Rested + Send>;
 
 /// Behind a rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +132,7 @@ impl Flusher {
         }
         let asked = self.asked.swap(false, Ordering::SeqCst);
         if asked || self.is_due() {
-            let flushed = self.flush();
+            let flushed = self.flush_at(if asked { Rested::Hurried } else { Rested::AtEase });
             if flushed.is_err() && asked {
                 self.asked.store(true, Ordering::SeqCst);
             }
@@ -135,25 +144,29 @@ impl Flusher {
 
     /// Makes a journal file if there is no spare one, in pieces between which it rests until it is wanted. Gives it up where
     /// the store ends. The second file of a ring is made at once: an open after a crash needs one beside that of the end.
-    fn prepare(&mut self) -> Result<bool> {
-        let Some(mut rest) = self.rest.take_if(|_| self.journal.ring.files() > 1) else {
-            return self.journal.ring.prepare(&mut |_| true);
-        };
-        let (began, bytes) = (self.clock.monotonic(), self.journal.ring.file_bytes());
+    fn prepare(&self) -> Result<bool> {
+        let ring = &self.journal.ring;
+        if ring.files() < 2 {
+            return ring.prepare(&mut |_| true);
+        }
+        let (began, bytes) = (self.clock.monotonic(), ring.file_bytes());
         let mut rested = Rested::AtEase;
-        let prepared = self.journal.ring.prepare(&mut |filled| {
-            let can_wait = || {
+        ring.prepare(&mut |filled| {
+            self.rest_while(&mut rested, || {
                 let since = self.clock.monotonic().saturating_sub(began);
-                let is_wanted = self.asked.load(Ordering::SeqCst) || self.is_due() || self.journal.ring.is_awaited();
-                !is_wanted && pace::can_wait(bytes, filled, self.journal.in_use(), since)
-            };
-            while rested == Rested::AtEase && !self.poison.is_set() && can_wait() {
-                rested = rest(REST);
-            }
+                !self.is_due() && journal::pace::can_wait(bytes, filled, self.journal.in_use(), since)
+            });
             rested != Rested::Ending && !self.poison.is_set()
-        });
-        self.rest = Some(rest);
-        prepared
+        })
+    }
+
+    /// Rests as long as nobody asks for a flush, waits for a journal file or hurries it, and it can wait.
+    fn rest_while(&self, rested: &mut Rested, can_wait: impl Fn() -> bool) {
+        let Some(rest) = &self.rest else { return };
+        let is_wanted = || self.asked.load(Ordering::SeqCst) || self.journal.ring.is_awaited() || self.poison.is_set();
+        while *rested == Rested::AtEase && !is_wanted() && can_wait() {
+            *rested = rest(REST);
+        }
     }
 
     /// Has it rest in another way.
@@ -178,7 +191,12 @@ impl Flusher {
     /// Whether a flush is due by itself: enough is in memory, somebody waits for room there, or the journal runs out
     /// of files.
     fn is_due(&self) -> bool {
-        self.index.mem_bytes() >= self.flush_bytes || self.index.pool.is_short() || self.journal.ring.wants_flush()
+        self.index.mem_bytes() >= self.flush_bytes || self.is_pressed()
+    }
+
+    /// Whether somebody waits for room in memory, or the journal runs out of files.
+    fn is_pressed(&self) -> bool {
+        self.index.pool.is_short() || self.journal.ring.wants_flush()
     }
 
     /// Sees to it that a journal file is free: a new one if the ring may grow and the disk has room, else by a flush.
@@ -204,7 +222,12 @@ impl Flusher {
     /// [`ErrorKind::Io`], [`ErrorKind::Damaged`]. A failure to commit the manifest poisons as well, and so does a log
     /// whose older state is damaged: no flush would ever succeed again, and appends would stop without a word.
     pub fn flush(&mut self) -> Result<bool> {
-        let flushed = self.flush_published();
+        self.flush_at(Rested::Hurried)
+    }
+
+    /// As [`Self::flush`], with rests if it is at ease.
+    fn flush_at(&mut self, rested: Rested) -> Result<bool> {
+        let flushed = self.flush_published(rested);
         #[cfg(feature = "mutants")]
         if let (Err(error), true) = (&flushed, mutants::makes(Mutant::LatchLeftOpen)) {
             mutants::keep(Some(Box::new(error.clone())));
@@ -213,7 +236,7 @@ impl Flusher {
         flushed
     }
 
-    fn flush_published(&mut self) -> Result<bool> {
+    fn flush_published(&mut self, rested: Rested) -> Result<bool> {
         let (end, time) = self.journal.published();
         let set = self.index.set();
         if end.frame <= set.manifest.flushed.frame {
@@ -221,9 +244,12 @@ impl Flusher {
             self.journal.ring.release(set.manifest.flushed.frame);
             return Ok(false);
         }
+        let pool = &self.index.pool;
+        let (bytes, taken) = (self.index.mem_bytes(), pool.taken());
+        let mut pace = Pace { bytes, taken, taken_max: pool.bytes_soft(), began: self.clock.monotonic(), rested };
         let slots = self.index.take_dirty();
         let result = if end.last_lsn > set.flushed() {
-            self.write_verified(&slots, set.flushed().next(), end.last_lsn).map(Some)
+            self.write_verified(&slots, set.flushed().next()..=end.last_lsn, &mut pace).map(Some)
         } else {
             Ok(None)
         };
@@ -259,12 +285,12 @@ impl Flusher {
         self.index.pool.give(freed);
     }
 
-    fn write_verified(&self, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<SegmentMeta> {
+    fn write_verified(&self, slots: &[Arc<Slot>], lsns: RangeInclusive<Lsn>, pace: &mut Pace) -> Result<SegmentMeta> {
         let mut attempt = 1;
         loop {
             self.catalog.check_in_place()?;
             let id = self.catalog.take_id();
-            let written = self.write(id, slots, first, last).inspect_err(|error| {
+            let written = self.write(id, slots, &lsns, pace).inspect_err(|error| {
                 if error.kind() == ErrorKind::Damaged {
                     self.poison.set(error.clone());
                 }
@@ -288,10 +314,14 @@ impl Flusher {
         }
     }
 
-    fn write(&self, id: SegmentId, slots: &[Arc<Slot>], first: Lsn, last: Lsn) -> Result<(SegmentMeta, ReadBack)> {
+    fn write(
+        &self, id: SegmentId, slots: &[Arc<Slot>], lsns: &RangeInclusive<Lsn>, pace: &mut Pace,
+    ) -> Result<(SegmentMeta, ReadBack)> {
+        let (first, last) = (*lsns.start(), *lsns.end());
         let io = Arc::clone(self.catalog.io());
         let mut writer = SegmentWriter::create(io, self.catalog.dir(), self.catalog.identity(), id, first..=last)?;
         let (mut names, mut record): (Vec<Name>, Vec<u8>) = (Vec::new(), Vec::new());
+        let (mut written, mut looked) = (0, 0);
         for slot in slots {
             let (entries, before) = self.entries(slot, last)?;
             if entries.is_empty() {
@@ -299,9 +329,15 @@ impl Flusher {
             }
             let mut state = LogState::clone(&before);
             writer.begin_log(slot.id);
+            written += SLOT_BYTES;
             for entry in &entries {
                 apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
                 writer.entry(entry.lsn, entry.frame.time, entry.kind, entry.seq, entry.body())?;
+                written += entry.pool_bytes();
+                if written - looked >= LOOK_BYTES {
+                    looked = written;
+                    self.rest(pace, written);
+                }
             }
             state.producers.older = older_producers(&state, before.life.created, before.changed.producers);
             let changed = state.changed.last();
@@ -323,6 +359,16 @@ impl Flusher {
         names.iter().try_for_each(|name| writer.name(name))?;
         let origin = Origin { ancestry: self.catalog.timelines().to_vec(), merged: Vec::new() };
         writer.finish(&origin)
+    }
+
+    /// Rests while a flush of which so many bytes are written is ahead of its pace.
+    fn rest(&self, pace: &mut Pace, written: usize) {
+        let mut rested = pace.rested;
+        self.rest_while(&mut rested, || {
+            let taken = self.index.pool.taken_about();
+            !self.is_pressed() && pace.can_wait(written, taken, self.clock.monotonic())
+        });
+        pace.rested = rested;
     }
 
     /// The slot's entries up to `last`, and the state before them.

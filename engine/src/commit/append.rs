@@ -5,7 +5,7 @@
 
 use super::ack::{Ack, LogReceipt, Pending, Receipt};
 use super::batch::{Batch, LogBatch, LogOp};
-use super::lane::{Group, Lane, LaneInner, StagedEntry};
+use super::lane::{Due, Group, Lane, LaneInner, StagedEntry};
 use super::leader::Leader;
 use super::plan::{Entries, Now, Parent, Planned, Verdict, first_asked, plan};
 use super::throttle::{Throttle, Turn};
@@ -141,8 +141,8 @@ impl Appender {
     /// [`ErrorKind::Invalid`], [`ErrorKind::Overloaded`], [`ErrorKind::Poisoned`], [`ErrorKind::Damaged`],
     /// [`ErrorKind::ShutDown`]: nothing was staged.
     pub fn append(&self, batch: &Batch<'_>) -> Result<Ack> {
-        let (ack, wakes) = self.append_with(batch, Patience::Block)?;
-        self.wake(wakes);
+        let (ack, due) = self.append_with(batch, Patience::Block)?;
+        self.wake(due);
         Ok(ack)
     }
 
@@ -152,9 +152,11 @@ impl Appender {
     /// # Errors
     /// As there.
     pub fn append_and_lead(&self, batch: &Batch<'_>) -> Result<Ack> {
-        let (ack, wakes) = self.append_with(batch, Patience::BlockAndWait)?;
-        if wakes {
-            self.leader.commit();
+        let (ack, due) = self.append_with(batch, Patience::BlockAndWait)?;
+        match due {
+            Due::Nothing => {}
+            Due::Begin => self.leader.commit(),
+            Due::Tend => self.leader.tend(),
         }
         Ok(ack)
     }
@@ -164,19 +166,19 @@ impl Appender {
     /// # Errors
     /// As there, and [`ErrorKind::WouldBlock`] where it would have to wait: nothing was staged.
     pub fn try_append(&self, batch: &Batch<'_>) -> Result<Ack> {
-        let (ack, wakes) = self.append_with(batch, Patience::Now)?;
-        self.wake(wakes);
+        let (ack, due) = self.append_with(batch, Patience::Now)?;
+        self.wake(due);
         Ok(ack)
     }
 
-    fn wake(&self, wakes: bool) {
-        if wakes {
+    fn wake(&self, due: Due) {
+        if due != Due::Nothing {
             self.leader.waker.wake();
         }
     }
 
-    /// Also whether the committer is to be woken for what was staged.
-    fn append_with(&self, batch: &Batch<'_>, patience: Patience) -> Result<(Ack, bool)> {
+    /// Also what is to be seen to for what was staged.
+    fn append_with(&self, batch: &Batch<'_>, patience: Patience) -> Result<(Ack, Due)> {
         self.poison.check()?;
         batch.check(self.journal_file_bytes)?;
         let slots: PerLog<Arc<Slot>> =
@@ -361,7 +363,7 @@ impl Appender {
 
     fn stage(
         &self, asked: &Asked<'_, '_>, plans: PerLog<Verdict<'_>>, guards: &mut Guards<'_>, room: &mut Room<'_>,
-    ) -> Result<(Ack, bool)> {
+    ) -> Result<(Ack, Due)> {
         let Asked { batch, slots, .. } = *asked;
         // A refusal of a fork rests on its parent as well: every log that was locked counts.
         let rests_on = guards.0.iter().map(|(_, inner)| inner.staged.last_lsn).max().unwrap_or_default();
@@ -385,19 +387,19 @@ impl Appender {
     }
 
     /// Has an answer given that stores nothing, once what it rests on is durable.
-    fn settle(&self, lsn: Lsn, answer: Result<Receipt>) -> Result<(Ack, bool)> {
+    fn settle(&self, lsn: Lsn, answer: Result<Receipt>) -> Result<(Ack, Due)> {
         let (pending, ack) = Pending::new(answer);
         let lsn = if mutants::makes(Mutant::AnsweredEarly) { Lsn(0) } else { lsn };
         let due = self.lane.lock()?.settle_at(lsn, pending, self.index.watermark());
         if let Some(pending) = due {
             self.poison.unless_set(|| pending.give()).ok_or_else(|| self.poison.error())?;
         }
-        Ok((ack, false))
+        Ok((ack, Due::Nothing))
     }
 
     fn encode(
         &self, asked: &Asked<'_, '_>, groups: &[Entries<'_>], guards: &mut Guards<'_>, room: &mut Room<'_>,
-    ) -> Result<(Ack, bool)> {
+    ) -> Result<(Ack, Due)> {
         let Asked { batch, slots, parents, waits } = *asked;
         let pins = pins(parents, groups, guards);
         let all = || groups.iter().flatten().chain(pins.iter().map(|(_, pin)| pin));
@@ -430,11 +432,11 @@ impl Appender {
         let (pending, ack) = Pending::with_others(Ok(receipt), &lane.open().event);
         lane.open().waiting.push(pending);
         lane.open().callers += usize::from(waits);
-        let wakes = lane.is_due();
+        let due = lane.due();
         drop(lane);
         let spare = room.bytes.checked_sub(used).expect("room was taken for the whole batch");
         room.bytes = spare;
-        Ok((ack, wakes))
+        Ok((ack, due))
     }
 
     /// Puts what a batch holds for a log into the open frame, and carries it out. Gives the bytes of the pool that it takes.

@@ -2,7 +2,7 @@
 //!
 //! One pass of [`Committer::step`] begins frames while fewer than `in_flight` are being written, reaps completions, and
 //! publishes what is durable. While a frame is being written the next one fills up; there is no timer. Those who were
-//! answered get a moment to come back before the next frame is begun: see [`Committer::gather`].
+//! answered get a moment to come back before the next frame is begun: see [`gather`].
 //!
 //! Invariant: while frames are written it holds no lock, so that a caller can commit in its place ([`super::leader`]).
 
@@ -27,6 +27,8 @@ pub struct Committer {
     shared: Shared,
     frames: Arc<Mutex<Frames>>,
     queue: Box<dyn IoQueue>,
+    /// Writes that the queue has.
+    queued: usize,
     completions: Vec<Completion>,
 }
 
@@ -37,7 +39,7 @@ impl Committer {
     /// [`crate::ErrorKind::Io`] if the disk gives no queue.
     pub fn new(shared: Shared, frames: Frames, depth: usize) -> Result<Self> {
         let queue = shared.io.queue(depth).map_err(|e| Error::io("making a queue for", frames.path(), e))?;
-        Ok(Self { shared, frames: Arc::new(Mutex::new(frames)), queue, completions: Vec::new() })
+        Ok(Self { shared, frames: Arc::new(Mutex::new(frames)), queue, queued: 0, completions: Vec::new() })
     }
 
     /// What ends the committer's sleep.
@@ -91,11 +93,19 @@ impl Committer {
         let expected = frames.take_expected();
         if may_sleep && expected > 0 && frames.is_still() {
             drop(frames);
-            self.gather(expected);
+            gather(&self.shared, &self.frames, || self.shared.lane.holds(expected, OVERLAP_BYTES));
+            frames = self.frames.lock();
+        }
+        if may_sleep && self.queued == 0 && self.shared.lane.is_of_callers(OVERLAP_BYTES) {
+            drop(frames);
+            if self.leader().try_commit()? {
+                return Ok(true);
+            }
             frames = self.frames.lock();
         }
         while let Some(write) = frames.begin_next()? {
             self.queue.submit(write.id, write.op);
+            self.queued += 1;
             moved = true;
         }
         let wait = (may_sleep && (!moved || frames.is_full())).then(|| frames.patience());
@@ -104,11 +114,13 @@ impl Committer {
         let polled = self.queue.poll(wait, &mut self.completions);
         polled.map_err(|e| Error::io("waiting for writes to", &path, e))?;
         let mut frames = self.frames.lock();
+        self.queued -= self.completions.len();
         self.completions.drain(..).try_for_each(|completion| frames.complete(completion))?;
         let published = frames.publish();
         // A device that has much to move is given it before the clients of the last frame are woken.
         while let Some(write) = frames.begin_staged(OVERLAP_BYTES)? {
             self.queue.submit(write.id, write.op);
+            self.queued += 1;
             moved = true;
         }
         if !published.is_empty() {
@@ -121,21 +133,20 @@ impl Committer {
         published.wakes.wake();
         Ok(moved)
     }
+}
 
-    /// Lets clients who were just answered come back before the next frame is taken, if nothing else is being written:
-    /// they then share one or two frames, instead of the first to come back filling one alone while the others wait for it. It
-    /// gives the processor away a few times, sets no timer, and ends at once when enough is staged, or when one of them
-    /// commits; where nobody comes back, that takes microseconds.
-    fn gather(&self, expected: usize) {
-        let until = self.shared.clock.monotonic() + GATHER_MAX;
-        for _ in 0..GATHER_YIELDS {
-            let enough = self.shared.lane.holds(expected, OVERLAP_BYTES);
-            let is_still = self.frames.try_lock().is_some_and(|frames| frames.is_still());
-            if enough || !is_still || self.shared.clock.monotonic() >= until {
-                return;
-            }
-            yield_now();
+/// Lets clients who were just answered come back before the next frame is begun, if nothing else is being written:
+/// they then share one or two frames, instead of the first to come back filling one alone while the others wait for it. It
+/// gives the processor away a few times, sets no timer, and ends at once when that is enough, or when a frame is
+/// begun; where nobody comes back, that takes microseconds.
+pub(super) fn gather(shared: &Shared, frames: &Mutex<Frames>, is_enough: impl Fn() -> bool) {
+    let until = shared.clock.monotonic() + GATHER_MAX;
+    for _ in 0..GATHER_YIELDS {
+        let is_still = frames.try_lock().is_some_and(|frames| frames.is_still());
+        if is_enough() || !is_still || shared.clock.monotonic() >= until {
+            return;
         }
+        yield_now();
     }
 }
 

@@ -478,9 +478,12 @@ impl Frames {
             self.expected = published.clients;
             if 2 * published.callers > published.clients {
                 // They come back one by one. With half of them a frame is begun, so that from then on two take turns.
-                self.expected = published.clients.div_ceil(2);
                 let half = HEADER_LEN + published.bytes.saturating_sub(HEADER_LEN) / 2;
-                self.shared.lane.awaits(half.min(OVERLAP_BYTES));
+                if self.shared.lane.awaits_clients(half.min(OVERLAP_BYTES)) {
+                    self.expected = 0;
+                    return false;
+                }
+                self.expected = published.clients.div_ceil(2);
             }
             return true;
         }

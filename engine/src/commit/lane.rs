@@ -95,6 +95,19 @@ pub struct LaneInner {
     closed: Option<Error>,
     /// There were less than this many bytes in the open frame: whoever brings it to as many sees to it that it is begun.
     awaited: Option<usize>,
+    /// Clients are expected, and nobody looks after them: the first is told. Nothing is staged.
+    untended: bool,
+}
+
+/// What whoever stages has to see to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing.
+    Nothing,
+    /// What is staged is to be begun.
+    Begin,
+    /// More is likely to follow in a moment; what is there by then is to be begun.
+    Tend,
 }
 
 impl Staged {
@@ -133,6 +146,7 @@ impl Lane {
             next_lsn,
             closed: None,
             awaited: None,
+            untended: false,
         };
         Self { frame_max, buffers, inner: Mutex::new(inner) }
     }
@@ -157,6 +171,9 @@ impl Lane {
             inner.awaited = None;
             return Some(staged);
         }
+        if inner.untended {
+            return None;
+        }
         if inner.open.batches == 0 || inner.open.buf.len() < bytes_min {
             inner.awaited = Some(bytes_min);
             return None;
@@ -171,7 +188,20 @@ impl Lane {
         let mut inner = self.inner.lock();
         let due = inner.holds(bytes);
         inner.awaited = (!due).then_some(bytes);
+        inner.untended = false;
         due
+    }
+
+    /// As [`Self::awaits`], of clients who are expected in a moment: the first of them is told as well, to begin what there is
+    /// after that. False if something is staged already, for which that is too late.
+    pub fn awaits_clients(&self, bytes: usize) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.closed.is_some() || !inner.sealed.is_empty() || inner.open.batches > 0 {
+            return false;
+        }
+        inner.awaited = Some(bytes);
+        inner.untended = true;
+        true
     }
 
     /// Whether it takes nothing more.
@@ -191,6 +221,14 @@ impl Lane {
     pub fn holds(&self, batches: usize, bytes: usize) -> bool {
         let inner = self.inner.lock();
         !inner.sealed.is_empty() || inner.open.batches as usize >= batches || inner.open.buf.len() >= bytes
+    }
+
+    /// Whether what is staged is one frame of less than `bytes`, most of whose clients are callers who do nothing else.
+    #[must_use]
+    pub fn is_of_callers(&self, bytes: usize) -> bool {
+        let inner = self.inner.lock();
+        let open = &inner.open;
+        inner.sealed.is_empty() && open.buf.len() < bytes && 2 * open.callers > open.waiting.len()
     }
 
     /// Puts a frame back that could not be begun, to be taken first.
@@ -302,14 +340,17 @@ impl LaneInner {
         !self.sealed.is_empty() || self.open.batches > 0 && self.open.buf.len() >= bytes_min
     }
 
-    /// Whether what is staged now is to be begun: true once, for the caller who is to see to it. While as many frames are in
-    /// flight as may be, nobody is.
-    pub fn is_due(&mut self) -> bool {
-        let due = self.awaited.is_some_and(|bytes| self.holds(bytes));
-        if due {
+    /// What is to be seen to now that something more is staged: told once. Nothing while as many frames are in flight as may be.
+    pub fn due(&mut self) -> Due {
+        let is_first = std::mem::take(&mut self.untended);
+        if self.awaited.is_some_and(|bytes| self.holds(bytes)) {
             self.awaited = None;
+            Due::Begin
+        } else if is_first {
+            Due::Tend
+        } else {
+            Due::Nothing
         }
-        due
     }
 
     /// Has `pending` answered once `lsn` is durable; gives it back if that is so already.

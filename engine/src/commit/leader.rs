@@ -8,6 +8,7 @@
 //! What a crash leaves is what [`super::frames`] says, whoever writes. Invariants: behind a commit here the committer is
 //! awake if anything is left to be done; while a frame is written nobody holds the frames' lock, and nobody is woken under it.
 
+use super::committer::gather;
 use super::frames::{Frames, Shared, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Completion, Wake};
@@ -41,6 +42,17 @@ impl Leader {
         }
     }
 
+    /// Commits what is staged a moment from now, unless somebody begins it before. For the first of the clients who are
+    /// expected back, who holds no lock.
+    pub fn tend(&self) {
+        let is_begun = || self.shared.lane.is_empty();
+        gather(&self.shared, &self.frames, is_begun);
+        // Behind a frame in flight its end sees to it.
+        if !is_begun() && self.frames.lock().is_still() {
+            self.commit();
+        }
+    }
+
     /// Stops the store. Who waits is answered here: the committer may have ended by now.
     fn fail(&self, error: Error) {
         self.shared.poison.set(error);
@@ -51,7 +63,7 @@ impl Leader {
     }
 
     /// False if the committer is to be woken.
-    fn try_commit(&self) -> Result<bool> {
+    pub(super) fn try_commit(&self) -> Result<bool> {
         let mut frames = self.frames.lock();
         if self.shared.poison.is_set() {
             return Ok(false);

@@ -1,7 +1,7 @@
 //! Models of what callers and the committer share: the lane, the watermark, the latch.
 
 use super::ack::{Ack, Pending, Receipt};
-use super::lane::{Lane, StagedEntry};
+use super::lane::{Due, Lane, StagedEntry};
 use crate::error::{Error, ErrorKind};
 use crate::format::entry::{BATCH_HEADER_LEN, Kind};
 use crate::format::frame::HEADER_LEN;
@@ -137,7 +137,7 @@ fn loom_a_committer_that_waits_for_more_is_woken_once_it_is_there() {
             let (lane, bell) = (Arc::clone(&lane), Arc::clone(&bell));
             spawn(move || {
                 let (_, ack) = stage(&lane).expect("open");
-                if lane.lock().expect("open").is_due() {
+                if lane.lock().expect("open").due() == Due::Begin {
                     bell.happen();
                 }
                 ack.wait().expect("answered");

@@ -1,7 +1,7 @@
 //! How appends are slowed down when the flush or the merges fall behind, so that nobody is stopped at once and no queue
 //! grows without bound.
 //!
-//! Pressure grows from 0 to 1 as the pool fills past [`POOL_SOFT`] of it, or as segments that are due to be merged grow
+//! Pressure grows from 0 to 1 as the pool fills past [`Pool::bytes_soft`](crate::index::pool::Pool::bytes_soft), or as segments that are due to be merged grow
 //! from `soft` to `hard`. From pressure the rate follows at which bytes are let through, and each append waits its turn
 //! at that rate. At 1 by segments it waits for merges; at 1 by the pool, for the pool.
 //!
@@ -12,8 +12,6 @@ use crate::index::Index;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The part of the pool that may fill before appends are slowed down, in hundredths.
-const POOL_SOFT: usize = 60;
 /// The rate at half of the pressure, in bytes a second.
 const RATE: f64 = (64 << 20) as f64;
 /// Shorter waits are left to add up.
@@ -76,8 +74,7 @@ impl Throttle {
     fn pressure(&self, due: usize) -> f64 {
         let of = |is: usize, soft: usize, hard: usize| is.saturating_sub(soft) as f64 / (hard - soft) as f64;
         let pool = &self.index.pool;
-        let max = pool.bytes_max();
-        of(due, self.soft, self.hard).max(of(pool.taken_about(), max / 100 * POOL_SOFT, max))
+        of(due, self.soft, self.hard).max(of(pool.taken_about(), pool.bytes_soft(), pool.bytes_max()))
     }
 }
 

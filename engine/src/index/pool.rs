@@ -6,6 +6,9 @@
 use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, wait, wait_for};
 use std::time::Duration;
 
+/// The part that may be taken before appends are slowed down, in hundredths.
+const SOFT: usize = 60;
+
 #[derive(Debug, Default)]
 struct State {
     taken: usize,
@@ -116,6 +119,12 @@ impl Pool {
     #[must_use]
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    /// Bytes that may be taken before appends are slowed down.
+    #[must_use]
+    pub fn bytes_soft(&self) -> usize {
+        self.bytes_max / 100 * SOFT
     }
 
     /// Bytes taken a moment ago; waits for nobody.
