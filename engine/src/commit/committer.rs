@@ -24,8 +24,8 @@ const GATHER_MAX: Duration = Duration::from_micros(100);
 
 /// The committer.
 pub struct Committer {
-    shared: Shared,
-    frames: Arc<Mutex<Frames>>,
+    /// What it shares with callers who commit in its place.
+    leader: Leader,
     queue: Box<dyn IoQueue>,
     /// Writes that the queue has.
     queued: usize,
@@ -39,30 +39,31 @@ impl Committer {
     /// [`crate::ErrorKind::Io`] if the disk gives no queue.
     pub fn new(shared: Shared, frames: Frames, depth: usize) -> Result<Self> {
         let queue = shared.io.queue(depth).map_err(|e| Error::io("making a queue for", frames.path(), e))?;
-        Ok(Self { shared, frames: Arc::new(Mutex::new(frames)), queue, queued: 0, completions: Vec::new() })
+        let leader = Leader { shared, frames: Arc::new(Mutex::new(frames)), waker: queue.waker() };
+        Ok(Self { leader, queue, queued: 0, completions: Vec::new() })
     }
 
     /// What ends the committer's sleep.
     #[must_use]
     pub fn waker(&self) -> Arc<dyn Wake> {
-        self.queue.waker()
+        Arc::clone(&self.leader.waker)
     }
 
     /// The frames, locked.
     pub fn frames(&self) -> MutexGuard<'_, Frames> {
-        self.frames.lock()
+        self.leader.frames.lock()
     }
 
     /// What commits in its place while it sleeps.
     #[must_use]
     pub fn leader(&self) -> Leader {
-        Leader { shared: self.shared.clone(), frames: Arc::clone(&self.frames), waker: self.waker() }
+        self.leader.clone()
     }
 
     /// One pass. With `may_sleep` it sleeps while there is nothing to do, until something is staged or completes. True
     /// if anything moved.
     pub fn step(&mut self, may_sleep: bool) -> bool {
-        if self.shared.poison.is_set() {
+        if self.leader.shared.poison.is_set() {
             let moved = self.fail();
             if may_sleep {
                 // What is in flight is still awaited, so that its buffers are freed; its outcome no longer matters.
@@ -76,32 +77,33 @@ impl Committer {
         }
         let result = self.pass(may_sleep);
         result.unwrap_or_else(|error| {
-            self.shared.poison.set(error);
+            self.leader.shared.poison.set(error);
             self.fail()
         })
     }
 
     fn fail(&mut self) -> bool {
-        let (moved, wakes) = self.frames.lock().fail();
+        let (moved, wakes) = self.leader.frames.lock().fail();
         wakes.wake();
         moved
     }
 
     fn pass(&mut self, may_sleep: bool) -> Result<bool> {
         let mut moved = false;
-        let mut frames = self.frames.lock();
+        let mut frames = self.leader.frames.lock();
         let expected = frames.take_expected();
         if may_sleep && expected > 0 && frames.is_still() {
             drop(frames);
-            gather(&self.shared, &self.frames, || self.shared.lane.holds(expected, OVERLAP_BYTES));
-            frames = self.frames.lock();
+            gather(&self.leader.shared, &self.leader.frames, || self.leader.shared.lane.holds(expected, OVERLAP_BYTES));
+            frames = self.leader.frames.lock();
         }
-        if may_sleep && self.queued == 0 && self.shared.lane.is_of_callers(OVERLAP_BYTES) {
+        // A blocking write of its own beside that of a caller is faster than one that the queue has.
+        if may_sleep && self.queued == 0 && self.leader.shared.lane.is_of_callers(OVERLAP_BYTES) {
             drop(frames);
-            if self.leader().try_commit()? {
+            if self.leader.try_commit()? {
                 return Ok(true);
             }
-            frames = self.frames.lock();
+            frames = self.leader.frames.lock();
         }
         while let Some(write) = frames.begin_next()? {
             self.queue.submit(write.id, write.op);
@@ -113,7 +115,7 @@ impl Committer {
         drop(frames);
         let polled = self.queue.poll(wait, &mut self.completions);
         polled.map_err(|e| Error::io("waiting for writes to", &path, e))?;
-        let mut frames = self.frames.lock();
+        let mut frames = self.leader.frames.lock();
         self.queued -= self.completions.len();
         self.completions.drain(..).try_for_each(|completion| frames.complete(completion))?;
         let published = frames.publish();
@@ -126,7 +128,7 @@ impl Committer {
         if !published.is_empty() {
             frames.go_on(&published);
         } else if frames.is_at_rest() {
-            self.shared.index.buffers.let_go();
+            self.leader.shared.index.buffers.let_go();
         }
         drop(frames);
         moved |= !published.is_empty();
@@ -154,6 +156,6 @@ impl Drop for Committer {
     fn drop(&mut self) {
         // Callers may be writing in its place: whoever lets go of the store's lock next must find no write under way. The
         // frames live on with those callers, so that who waits for them is answered here, under no lock.
-        drop(Frames::end(self.frames.lock()));
+        drop(Frames::end(self.leader.frames.lock()));
     }
 }

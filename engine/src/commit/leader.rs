@@ -17,6 +17,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What it takes to commit in the committer's place.
+#[derive(Clone)]
 pub struct Leader {
     /// What the commit path shares.
     pub shared: Shared,

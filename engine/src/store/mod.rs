@@ -33,8 +33,6 @@ mod tests_cursor;
 mod tests_end;
 #[cfg(test)]
 mod tests_expire;
-#[cfg(all(test, not(everlog_loom)))]
-mod tests_fill;
 #[cfg(test)]
 mod tests_full;
 #[cfg(all(test, not(everlog_loom)))]
@@ -49,6 +47,8 @@ mod tests_merge;
 mod tests_open;
 #[cfg(test)]
 mod tests_reclaim;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_rest;
 #[cfg(all(test, not(everlog_loom)))]
 mod tests_scrub;
 #[cfg(test)]

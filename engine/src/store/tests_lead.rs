@@ -1,8 +1,8 @@
 //! Callers who wait and commit in the committer's place; and the committer of a store in which nobody appends.
 
-use super::open::open;
+use super::open::{Opened, open};
 use super::testing::{DIR, EIO, Erring, Fate, Hand, append, created, read, running, small, stepped};
-use super::{Batch, Steps, Store};
+use super::{Batch, Core, Steps, Store};
 use crate::commit::leader::Leader;
 use crate::error::ErrorKind;
 use crate::io::Op;
@@ -164,6 +164,76 @@ fn a_committer_that_sleeps_is_woken_once_for_the_idle_frames_and_for_what_is_lef
     lead(1, "it looks for the idle frame of the first before it is due");
     leader.commit();
     assert_eq!(calls.0.load(Ordering::SeqCst), 2, "there was nothing to commit here");
+}
+
+/// A store whose last frame was that of three clients, two of them callers who do nothing else, and whose committer sleeps.
+fn behind_callers() -> (Erring, Opened, Leader, Arc<Calls>) {
+    let io = created(&small());
+    let mut opened =
+        open(Arc::new(io.clone()), Arc::new(Hand::default()), Path::new(DIR), &small(), false).expect("a sound disk");
+    let calls = Arc::new(Calls::default());
+    let waker = Arc::clone(&calls) as Arc<dyn crate::io::Wake>;
+    let leader = Leader { waker: Arc::clone(&waker), ..opened.committer.leader() };
+    let core = Arc::get_mut(&mut opened.core).expect("nobody else has it yet");
+    core.appender.leader = leader.clone();
+    stage_of_callers(&opened.core);
+    leader.commit();
+    calls.0.store(0, Ordering::SeqCst);
+    (io, opened, leader, calls)
+}
+
+/// Has a frame staged of which two of three clients are callers who do nothing else, and nobody begin it.
+fn stage_of_callers(core: &Core) {
+    drop(core.appender.append(&batch(b"record")).expect("staged"));
+    (0..2).for_each(|_| drop(core.appender.append_and_lead(&batch(b"record")).expect("staged")));
+}
+
+#[test]
+fn the_first_of_the_callers_who_come_back_looks_after_the_others() {
+    let (_io, opened, _leader, calls) = behind_callers();
+    let appender = &opened.core.appender;
+    // It is less than half of what the last frame had, and nobody else comes.
+    let ack = appender.append_and_lead(&batch(b"x")).expect("staged");
+    assert!(ack.try_get().expect("it was committed").is_ok());
+    assert_eq!(calls.0.load(Ordering::SeqCst), 0, "the committer slept on");
+}
+
+#[test]
+fn where_the_first_to_come_does_not_wait_the_committer_is_woken() {
+    let (_io, opened, _leader, calls) = behind_callers();
+    let appender = &opened.core.appender;
+    let first = appender.append(&batch(b"x")).expect("staged");
+    assert_eq!(calls.0.load(Ordering::SeqCst), 1, "nobody else looks after it");
+    let second = appender.append_and_lead(&batch(b"x")).expect("staged");
+    assert!(first.try_get().is_none() && second.try_get().is_none(), "the committer is awake for both");
+    assert_eq!(calls.0.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn the_committer_is_woken_for_what_came_before_the_frame_was_published() {
+    let (io, opened, leader, calls) = behind_callers();
+    let core = Arc::clone(&opened.core);
+    stage_of_callers(&core);
+    io.set(move |op| {
+        if is_frame(op) {
+            drop(core.appender.append_and_lead(&batch(b"x")).expect("staged"));
+        }
+        Fate::Well
+    });
+    calls.0.store(0, Ordering::SeqCst);
+    leader.commit();
+    assert_eq!(calls.0.load(Ordering::SeqCst), 1, "nobody may come any more");
+}
+
+#[test]
+fn the_committer_writes_small_frames_of_callers_as_they_would() {
+    let (io, mut opened, _leader, _calls) = behind_callers();
+    // What the queue has would not end.
+    *io.gives.lock() = Some((0, false));
+    let first = opened.core.appender.append(&batch(b"x")).expect("staged");
+    let others = [(); 2].map(|()| opened.core.appender.append_and_lead(&batch(b"x")).expect("staged"));
+    assert!(opened.committer.step(true));
+    assert!(others.into_iter().chain([first]).all(|ack| ack.try_get().is_some_and(|answer| answer.is_ok())));
 }
 
 /// Closes the store when it is called.

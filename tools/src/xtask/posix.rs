@@ -21,10 +21,7 @@ pub fn run(root: &Path) -> Outcome {
     const LOG: &str = "target/posix-strace.log";
     // A process that is traced cannot be traced once more. Those tests name the blocking backend themselves. And what
     // runs on a simulated disk, or on none, asks no kernel for anything.
-    let inner = cargo(
-        root,
-        &["test", "--workspace", "--exclude", "everlog-inputs", "--", "--skip", "traced::", "--skip", "simulated::"],
-    );
+    let inner = cargo(root, &["test", "--workspace", "--", "--skip", "traced::", "--skip", "simulated::"]);
     let mut command = Command::new("strace");
     command.current_dir(root);
     // With --seccomp-bpf only the one call stops the tests; all others run at full speed.

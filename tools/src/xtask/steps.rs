@@ -156,15 +156,9 @@ fn loom(root: &Path) -> Outcome {
     Ok(())
 }
 
+/// It is shown that they run, not how fast they are: in the profile of the tests, for which all is built by now.
 fn benches(root: &Path) -> Outcome {
-    let command = |args: &[&str]| {
-        let mut command = cargo(root, args);
-        // It is shown that they run, not how fast they are.
-        command.env("CARGO_PROFILE_BENCH_LTO", "off");
-        command
-    };
-    call(command(&["bench", "--workspace", "--no-run"]))?;
-    call(command(&["bench", "--package", "everlog-benches", "--", "--test"]))
+    call(cargo(root, &["test", "--workspace", "--bench", "*", "--", "--test"]))
 }
 
 fn examples(root: &Path) -> Outcome {

@@ -1,8 +1,9 @@
-//! How the flush makes a journal file that nobody waits for yet: what ends its rests.
+//! How the flush makes a journal file, or a segment, that nobody waits for yet: what ends its rests.
 
 use super::open::{Opened, open};
 use super::testing::{DIR, Erring, Hand, small};
-use super::{Config, Store};
+use super::{Batch, Config, Store};
+use crate::commit::Ack;
 use crate::error::{Error, ErrorKind};
 use crate::flush::{Flusher, Rested};
 use crate::format::frame::FrameRef;
@@ -91,4 +92,85 @@ fn a_store_that_ends_or_stops_gives_it_up() {
     assert!(!flusher.step(&*committer.waker()).expect("it is told of at the next pass"));
     assert_eq!((journals(&io), *count.lock().expect("no panic")), (before, 1));
     flusher.step(&*committer.waker()).expect_err("stopped");
+}
+
+/// Bytes of a record that is to be flushed.
+const RECORD: usize = 256 << 10;
+
+/// A store with 4 MiB to be flushed, and a spare journal file.
+fn due() -> (Erring, Hand, Opened) {
+    let (io, hand) = (Erring::default(), Hand::default());
+    let clock = || Arc::new(hand.clone());
+    let config = Config { journal_file_bytes: 16 << 20, memory_pool_bytes: 32 << 20, ..config() };
+    Store::create_on(Arc::new(io.clone()), clock(), Path::new(DIR), &config).expect("an empty disk");
+    let mut opened = open(Arc::new(io.clone()), clock(), Path::new(DIR), &config, false).expect("a sound disk");
+    assert!(opened.flusher.step(&*opened.committer.waker()).expect("a sound disk"));
+    (0..16).for_each(|_| drop(stage(&opened)));
+    while opened.committer.step(false) {}
+    (io, hand, opened)
+}
+
+fn stage(opened: &Opened) -> Ack {
+    let mut batch = Batch::new();
+    batch.log("log").create_if_missing().record(&[7; RECORD]);
+    opened.core.appender.append(&batch).expect("there is room")
+}
+
+fn flush(opened: &mut Opened) {
+    assert!(opened.flusher.step(&*opened.committer.waker()).expect("a sound disk"));
+    let set = opened.core.index.set();
+    assert_eq!((set.segments.len(), opened.core.index.mem_bytes()), (1, 0), "all of it is flushed");
+}
+
+#[test]
+fn what_nobody_waits_for_is_flushed_as_time_passes() {
+    let (_io, hand, mut opened) = due();
+    let count = rests(&mut opened.flusher, move |_| {
+        hand.pass(1);
+        Rested::AtEase
+    });
+    flush(&mut opened);
+    assert_eq!(*count.lock().expect("no panic"), 2, "a quarter of it at once, the rest within 2 s");
+}
+
+#[test]
+fn who_hurries_a_flush_or_ends_the_store_has_it_done_at_once() {
+    for rested in [Rested::Hurried, Rested::Ending] {
+        let (_io, _hand, mut opened) = due();
+        let count = rests(&mut opened.flusher, move |_| rested);
+        flush(&mut opened);
+        assert_eq!(*count.lock().expect("no panic"), 1, "{rested:?}");
+    }
+}
+
+#[test]
+fn a_flush_that_is_asked_for_does_not_rest() {
+    let (_io, _hand, mut opened) = due();
+    let count = rests(&mut opened.flusher, |_| Rested::AtEase);
+    opened.core.flush_asked.store(true, std::sync::atomic::Ordering::SeqCst);
+    flush(&mut opened);
+    assert_eq!(*count.lock().expect("no panic"), 0);
+
+    let (_io, _hand, mut opened) = due();
+    let asked = Arc::clone(&opened.core.flush_asked);
+    let count = rests(&mut opened.flusher, move |_| {
+        asked.store(true, std::sync::atomic::Ordering::SeqCst);
+        Rested::AtEase
+    });
+    flush(&mut opened);
+    assert_eq!(*count.lock().expect("no panic"), 1);
+}
+
+#[test]
+fn a_flush_does_not_rest_while_the_pool_fills() {
+    let (_io, _hand, mut opened) = due();
+    let index = Arc::clone(&opened.core.index);
+    let room = index.pool.bytes_soft() - index.pool.taken();
+    let count = rests(&mut opened.flusher, move |_| {
+        assert!(index.pool.try_take(room / 8));
+        Rested::AtEase
+    });
+    flush(&mut opened);
+    let rests = *count.lock().expect("no panic");
+    assert!((2..=4).contains(&rests), "it is done with half of the room: {rests} eighths");
 }
