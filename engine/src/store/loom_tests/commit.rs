@@ -32,6 +32,26 @@ fn loom_callers_who_wait_commit_in_the_committers_place() {
     });
 }
 
+/// Clients of the last frame come back, most of which were callers who did nothing else, with less than half of what that had:
+/// the first of them looks after the other, or the committer does, and both are answered.
+#[test]
+fn loom_callers_who_come_back_are_looked_after() {
+    let files = created();
+    check_to(2, move || {
+        let mut parts = Parts::open(files);
+        parts.put(&["a", "b"], b"first");
+        let mut batch = Batch::new();
+        batch.log("a").record(&[7; 200]);
+        let appender = &parts.core.appender;
+        let client = appender.append(&batch).expect("staged");
+        let callers = [(); 2].map(|()| appender.append_and_lead(&batch).expect("staged"));
+        appender.leader.commit();
+        assert!(callers.into_iter().chain([client]).all(|ack| ack.wait().is_ok()));
+        let other = |core: &Core| append_and_wait(core, "b", b"second").expect("durable");
+        beside_its_committer(parts, other, |core, _| drop(append_and_wait(core, "a", b"third").expect("durable")));
+    });
+}
+
 /// One caller waits for what it appends, and another does not: the committer is woken for what the one who commits leaves.
 #[test]
 fn loom_what_is_staged_beside_a_commit_by_a_caller_is_written() {

@@ -315,6 +315,13 @@ fn beside_a_committer<T: Send + 'static>(
 ) -> (Arc<Core>, Disk, T) {
     let mut parts = Parts::open(files);
     parts.put(&["a", "b"], b"first");
+    beside_its_committer(parts, other, here)
+}
+
+/// As [`beside_a_committer`], in the store of these parts.
+fn beside_its_committer<T: Send + 'static>(
+    parts: Parts, other: impl FnOnce(&Core) -> T + Send + 'static, here: impl FnOnce(&Core, &Disk),
+) -> (Arc<Core>, Disk, T) {
     let Parts { disk, core, committer, .. } = parts;
     let (committer, stop) = commits(&core, committer);
     let other = {
