@@ -20,6 +20,7 @@ use crate::segment::{IndexEntry, Segment};
 use crate::types::{AsOf, Cursor, LogId, Lsn, Position, Seq, TimeUs, Timeline};
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// How much a read returns at most. At least one record is returned where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +78,11 @@ pub struct Page {
 pub fn read(index: &Index, name: &str, from: Position, limit: ReadLimit, now: TimeUs) -> Result<Page> {
     crate::names::check(name)?;
     let slot = index.heads.get(index.log_id(name));
+    let is_whole = matches!(from, Position::Start | Position::Seq(0));
+    let cold = is_whole && slot.lock().base.is_none() && fetch_lookups(&index.set().segments, slot.id);
     let view = {
         let inner = index.resolve_visible(&slot, Some(name))?;
-        View::new(&inner, name, from, limit, now)?
+        View { cold, ..View::new(&inner, name, from, limit, now)? }
     };
     let chain = ancestors(index, slot.id, &view, limit)?;
     view.page(index, &chain, name, limit)
@@ -120,12 +123,17 @@ pub fn read_as_of(
     let from = start(&visible, &timelines, name, from, TimeUs(0))?;
     // A record once had is where it was, in memory or in a segment of a set that is taken later.
     let memory = in_memory(&slot.lock().mem, from, limit);
-    let view = View { visible, timelines, from, memory };
+    let view = View { visible, timelines, from, memory, cold: false };
     let chain = ancestors(index, slot.id, &view, limit)?;
     let page = view.page(index, &chain, name, limit);
     // First, since a merge may have taken away meanwhile what would be missed otherwise.
     past.check(index, name, cutoff)?;
     page
+}
+
+/// Asks for what tells where in these segments the log lies; true if any of that was never looked at.
+fn fetch_lookups(segments: &[Arc<Segment>], id: LogId) -> bool {
+    segments.iter().fold(false, |asked, segment| asked | segment.fetch_lookup(id))
 }
 
 /// What a read needs of its log, taken under the slot's lock.
@@ -134,6 +142,8 @@ struct View {
     timelines: Vec<(Timeline, Seq)>,
     from: Seq,
     memory: InMemory,
+    /// Whether the log is likely not to be in memory at all.
+    cold: bool,
 }
 
 impl View {
@@ -144,12 +154,18 @@ impl View {
         let durable = |(_, first): &&(Timeline, Seq)| *first < visible.next_seq;
         let timelines: Vec<_> = inner.staged.timelines.iter().filter(durable).copied().collect();
         let from = start(&visible, &timelines, name, from, now)?;
-        Ok(Self { visible, timelines, from, memory: in_memory(&inner.mem, from, limit) })
+        Ok(Self { visible, timelines, from, memory: in_memory(&inner.mem, from, limit), cold: false })
     }
 
     /// Reads the chain of forks that begins with the log itself.
     fn page(&self, index: &Index, chain: &[Level<'_>], name: &str, limit: ReadLimit) -> Result<Page> {
-        let mut out = Collector { next: self.from, limit, bytes: 0, records: Vec::new(), cost: Cost::default() };
+        let mut out = Collector {
+            next: self.from,
+            limit,
+            bytes: 0,
+            records: Vec::new(),
+            cost: Cost { waited: self.cold, ..Cost::default() },
+        };
         out.chain(index, chain).map_err(|e| named(e, chain[0].id, name))?;
         out.cost.count(&index.metrics);
         Ok(Page {
@@ -264,6 +280,8 @@ struct Cost {
     runs: u64,
     reads: u64,
     bytes: u64,
+    /// Whether the disk was waited for.
+    waited: bool,
 }
 
 impl Cost {
@@ -339,7 +357,11 @@ impl Collector {
     }
 
     fn segments(&mut self, set: &SegmentSet, id: LogId, end: Seq) -> Result<()> {
-        for segment in &set.segments {
+        let mut is_ahead = false;
+        for (n, segment) in set.segments.iter().enumerate() {
+            if self.cost.waited && !std::mem::replace(&mut is_ahead, true) {
+                self.fetch(&set.segments[n..], id, end);
+            }
             let reads_before = self.cost.reads;
             while self.next < end && !self.full() {
                 let chunks = segment.chunks(id, self.next)?;
@@ -354,6 +376,29 @@ impl Collector {
         if self.next < end && !self.full() { Err(missing(id, self.next, end)) } else { Ok(()) }
     }
 
+    /// Asks for what the page needs of these segments, all at once: since the disk was waited for, it is likely to be again.
+    fn fetch(&self, segments: &[Arc<Segment>], id: LogId, end: Seq) {
+        if self.full() || segments.len() < 2 || !segments[0].reads_ahead() {
+            return;
+        }
+        fetch_lookups(segments, id);
+        segments.iter().for_each(|segment| segment.fetch_index(id, self.next));
+        let (mut records, mut bytes) =
+            (self.limit.records.saturating_sub(self.records.len()), self.limit.bytes.saturating_sub(self.bytes));
+        for segment in segments {
+            // What cannot be read is told of when its turn comes.
+            let Ok(chunks) = segment.chunks(id, self.next) else { return };
+            let is_wanted = |chunk: &&IndexEntry| {
+                let is_wanted = records > 0 && bytes > 0 && chunk.first_seq < end;
+                records = records.saturating_sub(chunk.records as usize);
+                bytes = bytes.saturating_sub(chunk.len as usize);
+                is_wanted
+            };
+            let wanted = chunks.iter().take_while(is_wanted).count();
+            segment.fetch_chunks(&chunks[..wanted]);
+        }
+    }
+
     /// Reads chunks that follow one another, up to the log's `end` or the page's.
     fn chunks(&mut self, segment: &Segment, id: LogId, chunks: &[IndexEntry], end: Seq) -> Result<()> {
         let mut rest = chunks;
@@ -361,6 +406,7 @@ impl Collector {
             let records = self.limit.records.saturating_sub(self.records.len());
             let (run, count) = segment.run(rest, records, self.limit.bytes.saturating_sub(self.bytes))?;
             self.cost.reads += 1;
+            self.cost.waited |= run.waited;
             self.cost.bytes += rest[..count].iter().map(|at| u64::from(at.len)).sum::<u64>();
             for at in rest[..count].iter().take_while(|at| at.first_seq < end) {
                 for entry in run.chunk(at)?.entries() {

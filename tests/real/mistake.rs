@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use everlog::io::{Completion, Done, File, Io, IoQueue, Map, Op, Wake};
+use everlog::io::{AlignedBuf, Completion, Done, File, Io, IoQueue, Map, Op, Wake};
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,6 +80,18 @@ impl Io for Unsynced {
 
     fn map(&self, file: &File) -> Option<Arc<dyn Map>> {
         self.0.map(file)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.0.reads_ahead()
+    }
+
+    fn will_need(&self, file: &File, offset: u64, len: usize) {
+        self.0.will_need(file, offset, len);
+    }
+
+    fn read_resident(&self, file: &File, offset: u64, buf: AlignedBuf) -> Result<AlignedBuf, AlignedBuf> {
+        self.0.read_resident(file, offset, buf)
     }
 
     fn buffered(&self) -> bool {

@@ -310,6 +310,23 @@ pub trait Io: Send + Sync + 'static {
         None
     }
 
+    /// Whether it heeds [`Self::will_need`] and [`Self::read_resident`].
+    fn reads_ahead(&self) -> bool {
+        false
+    }
+
+    /// Has `len` bytes at `offset` of a file opened `Read` brought into the page cache, and waits for nothing: a hint.
+    fn will_need(&self, file: &File, offset: u64, len: usize) {
+        let _ = (file, offset, len);
+    }
+
+    /// Fills `buf` with what stands at `offset` of a file opened `Read`, if all of that is in the page cache; never waits for
+    /// the disk. Gives the buffer back as an error otherwise.
+    fn read_resident(&self, file: &File, offset: u64, buf: AlignedBuf) -> std::result::Result<AlignedBuf, AlignedBuf> {
+        let _ = (file, offset);
+        Err(buf)
+    }
+
     /// Whether a durable write goes through the page cache and a sync instead of past it.
     fn buffered(&self) -> bool {
         false

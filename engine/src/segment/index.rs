@@ -58,6 +58,11 @@ impl Lookup<'_> {
         Key::get(&self.body[self.filter().len() + n * KEY_LEN..])
     }
 
+    /// Which of the stripe's index blocks a key would lie in.
+    fn index_block_of(&self, key: Key) -> usize {
+        partition_point(self.index_blocks, |n| self.key(n) <= key).saturating_sub(1)
+    }
+
     fn filter(&self) -> &[u8] {
         &self.body[..self.body.len() - self.index_blocks * KEY_LEN]
     }
@@ -142,7 +147,7 @@ impl Segment {
     }
 
     /// Whether the log is not in the stripe, as far as memory tells.
-    fn is_absent(&self, stripe: usize, key: u64) -> bool {
+    pub(super) fn is_absent(&self, stripe: usize, key: u64) -> bool {
         self.members.as_ref().is_some_and(|members| !members.may_hold_key(member(stripe, key)))
     }
 
@@ -344,13 +349,22 @@ impl Segment {
 
     /// The block of the stripe in which `key` would lie, by the keys of its lookup block.
     fn find_by(&self, stripe: usize, lookup: &Lookup<'_>, key: Key) -> Result<Found<'_>> {
-        let n = partition_point(lookup.index_blocks, |n| lookup.key(n) <= key).saturating_sub(1);
+        let n = lookup.index_block_of(key);
         let at = IndexAt { stripe, n };
         let block = self.index_block(at)?;
         if block.key(0) == lookup.key(n) {
             return Ok((at, block));
         }
         Err(self.bad_index(at, "a block that does not begin with the key that its stripe's lookup block has"))
+    }
+
+    /// Which index block of the stripe `key` would lie in, by its lookup block; None if its log is not in the stripe, or that
+    /// cannot be told.
+    pub(super) fn index_block_of(&self, stripe: usize, key: Key) -> Option<usize> {
+        match self.look_for(stripe, key.log) {
+            Look::Maybe(lookup) => Some(lookup.index_block_of(key)),
+            Look::Absent | Look::Unknown => None,
+        }
     }
 
     /// The block of the stripe in which `key` would lie, by the index blocks themselves.

@@ -5,6 +5,7 @@
 //! to is the store's. Invariant: bytes that cannot be proved intact are never served and never taken for "absent";
 //! only a damaged lookup block is no damage to a reader, since it merely answers "maybe".
 
+mod ahead;
 mod chunk;
 mod compress;
 mod cursor;

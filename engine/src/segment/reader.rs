@@ -42,6 +42,8 @@ pub struct Run<'a> {
     start: u64,
     /// Whether it comes from the page cache, which may be damaged alone.
     cached: bool,
+    /// Whether the disk was waited for.
+    pub waited: bool,
 }
 
 impl Run<'_> {
@@ -52,7 +54,7 @@ impl Run<'_> {
     pub fn chunk(&self, entry: &IndexEntry) -> Result<Chunk> {
         let intact = self.open(entry);
         if intact.is_err() && self.cached {
-            let past = self.segment.read_chunks(entry, entry, false)?;
+            let past = self.segment.read_chunks(std::slice::from_ref(entry), false)?;
             let chunk = past.open(entry).map_err(|what| self.segment.bad_chunk(entry, what))?;
             let file = self.segment.view.file.path.display();
             tracing::warn!(%file, offset = entry.offset, "a chunk is damaged in the page cache and not on the disk");
@@ -173,6 +175,16 @@ impl Segment {
     /// # Errors
     /// As [`Self::chunk`], of the first of them.
     pub fn run(&self, entries: &[IndexEntry], records: usize, bytes: usize) -> Result<(Run<'_>, usize)> {
+        let count = self.run_len(entries, records, bytes);
+        match self.read_run(&entries[..count]) {
+            // What can be read of it is had chunk by chunk.
+            Err(_) if count > 1 => Ok((self.read_run(&entries[..1])?, 1)),
+            run => Ok((run?, count)),
+        }
+    }
+
+    /// How many of `entries` one read brings along.
+    pub(super) fn run_len(&self, entries: &[IndexEntry], records: usize, bytes: usize) -> usize {
         let (mut count, mut has, mut len) = (0, 0, 0);
         for entry in entries {
             let follows = count == 0 || entries[count - 1].offset + u64::from(entries[count - 1].len) == entry.offset;
@@ -181,35 +193,44 @@ impl Segment {
             }
             (count, has, len) = (count + 1, has + entry.records as usize, len + entry.len as usize);
         }
-        match self.read_run(&entries[..count]) {
-            // What can be read of it is had chunk by chunk.
-            Err(_) if count > 1 => Ok((self.read_run(&entries[..1])?, 1)),
-            run => Ok((run?, count)),
-        }
+        count
+    }
+
+    /// Where the blocks begin in which these chunks lie, and their bytes.
+    pub(super) fn blocks_of(&self, chunks: &[IndexEntry]) -> (u64, usize) {
+        let (first, last) = (&chunks[0], &chunks[chunks.len() - 1]);
+        let start = first.offset / BLOCK as u64 * BLOCK as u64;
+        (start, ((last.offset + u64::from(last.len) - start) as usize).next_multiple_of(BLOCK))
+    }
+
+    /// Whether a read of so many bytes goes through the page cache.
+    pub(super) fn goes_through_cache(&self, len: usize) -> bool {
+        !self.view.only_reads && len <= CACHED_BYTES_MAX
     }
 
     fn read_run(&self, entries: &[IndexEntry]) -> Result<Run<'_>> {
-        let (first, last) = (&entries[0], &entries[entries.len() - 1]);
         for entry in entries {
             self.check_bounds(entry).map_err(|what| self.bad_chunk(entry, what))?;
         }
-        let blocks = (last.offset + u64::from(last.len)).div_ceil(BLOCK as u64) - first.offset / BLOCK as u64;
-        let cached = !self.view.only_reads && blocks <= (CACHED_BYTES_MAX / BLOCK) as u64;
-        match self.read_chunks(first, last, cached) {
+        let cached = self.goes_through_cache(self.blocks_of(entries).1);
+        match self.read_chunks(entries, cached) {
             // Several chunks are had one by one then.
-            Err(_) if cached && entries.len() == 1 => self.read_chunks(first, last, false),
+            Err(_) if cached && entries.len() == 1 => self.read_chunks(entries, false),
             read => read,
         }
     }
 
-    /// Reads the chunks from `first` to `last`, through the page cache or past it.
-    fn read_chunks(&self, first: &IndexEntry, last: &IndexEntry, cached: bool) -> Result<Run<'_>> {
-        let start = first.offset / BLOCK as u64 * BLOCK as u64;
-        let end = (last.offset + u64::from(last.len) - start) as usize;
-        let file = if cached { &self.view.cached } else { &self.view.file };
-        let read = self.view.io.read_at(file, start, end.next_multiple_of(BLOCK));
+    /// Reads the chunks, through the page cache or past it.
+    fn read_chunks(&self, chunks: &[IndexEntry], cached: bool) -> Result<Run<'_>> {
+        let (first, last) = (&chunks[0], &chunks[chunks.len() - 1]);
+        let (start, len) = self.blocks_of(chunks);
+        let View { io, cached: through, file: past, .. } = &self.view;
+        let (file, buf) = (if cached { through } else { past }, AlignedBuf::with_capacity(len));
+        let resident = if cached { io.read_resident(file, start, buf) } else { Err(buf) };
+        let waited = resident.is_err();
+        let read = resident.or_else(|buf| io.read_into(file, start, buf));
         let read = read.map_err(|e| e.log(first.log.to_string()).seqs(first.first_seq.0..last.next_seq().0))?;
-        Ok(Run { segment: self, read: Arc::new(read), start, cached })
+        Ok(Run { segment: self, read: Arc::new(read), start, cached, waited })
     }
 
     fn bad_chunk(&self, entry: &IndexEntry, what: &str) -> Error {

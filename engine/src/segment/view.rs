@@ -137,6 +137,16 @@ impl View {
         }
     }
 
+    /// Has block `number` brought into memory unless it was touched, and does not wait for it. True if it asked for it.
+    pub(super) fn fetch(&self, number: u64) -> bool {
+        let word = self.touched.get((number / 64) as usize).map_or(0, |word| word.load(Ordering::Relaxed));
+        let asks = word & (1 << (number % 64)) == 0 && self.io.reads_ahead();
+        if asks {
+            self.io.will_need(&self.cached, number * BLOCK as u64, BLOCK);
+        }
+        asks
+    }
+
     /// An error about what block `number` of `section` holds.
     pub(super) fn damaged(&self, section: Section, number: u64, what: &str) -> Error {
         damaged(&self.file.path, number * BLOCK as u64, message(section, number, what)).lsns(self.lsns.clone())

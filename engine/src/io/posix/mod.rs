@@ -16,10 +16,11 @@ use super::{Done, File, Io, IoQueue, Map, Op, OpenMode, assert_aligned, short_wr
 use crate::io::AlignedBuf;
 use crate::types::BLOCK;
 use directories::Directories;
-use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 use std::any::Any;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -161,6 +162,24 @@ impl Io for PosixIo {
                 None
             }
         }
+    }
+
+    fn reads_ahead(&self) -> bool {
+        true
+    }
+
+    fn will_need(&self, file: &File, offset: u64, len: usize) {
+        // A system that refuses reads when it is asked to read.
+        let _ = rustix::fs::fadvise(&Handle::of(file).fd, offset, NonZeroU64::new(len as u64), Advice::WillNeed);
+    }
+
+    fn read_resident(&self, file: &File, offset: u64, mut buf: AlignedBuf) -> Result<AlignedBuf, AlignedBuf> {
+        buf.set_len(buf.capacity());
+        let read = {
+            let mut slices = [IoSliceMut::new(&mut buf)];
+            rustix::io::preadv2(&Handle::of(file).fd, &mut slices, offset, ReadWriteFlags::NOWAIT)
+        };
+        if read == Ok(buf.len()) { Ok(buf) } else { Err(buf) }
     }
 
     fn buffered(&self) -> bool {

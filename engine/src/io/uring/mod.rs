@@ -15,7 +15,7 @@ mod queue;
 mod ring;
 
 use super::posix::PosixIo;
-use super::{Done, File, Io, IoQueue, Map, Op};
+use super::{AlignedBuf, Done, File, Io, IoQueue, Map, Op};
 use std::any::Any;
 use std::io;
 use std::path::Path;
@@ -73,5 +73,17 @@ impl Io for UringIo {
 
     fn map(&self, file: &File) -> Option<Arc<dyn Map>> {
         self.posix.map(file)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.posix.reads_ahead()
+    }
+
+    fn will_need(&self, file: &File, offset: u64, len: usize) {
+        self.posix.will_need(file, offset, len);
+    }
+
+    fn read_resident(&self, file: &File, offset: u64, buf: AlignedBuf) -> Result<AlignedBuf, AlignedBuf> {
+        self.posix.read_resident(file, offset, buf)
     }
 }
