@@ -142,6 +142,25 @@ fn a_read_at_the_end_is_short(bench: &Bench) {
     }
 }
 
+fn what_the_page_cache_has_is_given_without_a_wait(bench: &Bench) {
+    let (io, path) = (&bench.io, bench.dir.join("file"));
+    let file = io.open(&path, OpenMode::Create).expect("a new file");
+    io.write_at(&file, 0, AlignedBuf::from_slice(&[5; 3 * BLOCK]), false).expect("room for it");
+    io.sync(&file).expect("a disk that works");
+    let file = io.open(&path, OpenMode::Read).expect("it exists");
+    io.will_need(&file, 0, 3 * BLOCK);
+    io.read_at(&file, 0, 3 * BLOCK).expect("a disk that works");
+    let read = |offset: usize| io.read_resident(&file, offset as u64, AlignedBuf::with_capacity(2 * BLOCK));
+    match read(BLOCK) {
+        Ok(buf) => assert_eq!(&*buf, [5; 2 * BLOCK]),
+        Err(_) => assert!(!io.reads_ahead(), "it was read just now"),
+    }
+    for offset in [2 * BLOCK, 3 * BLOCK, 100 * BLOCK] {
+        let buf = read(offset).expect_err("the file has no two blocks there");
+        assert_eq!(buf.capacity(), 2 * BLOCK, "to be read into");
+    }
+}
+
 fn names_are_created_replaced_and_removed(bench: &Bench) {
     let (io, dir) = (&bench.io, &bench.dir);
     bench.create("b");
@@ -328,6 +347,7 @@ macro_rules! suite {
             suite! { $backend = $bench =>
                 what_was_written_is_read_back
                 a_read_at_the_end_is_short
+                what_the_page_cache_has_is_given_without_a_wait
                 names_are_created_replaced_and_removed
                 queued_writes_complete_by_id_and_are_there
                 a_refused_write_completes_with_its_error

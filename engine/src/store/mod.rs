@@ -23,6 +23,8 @@ mod loom_tests;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_ahead;
 #[cfg(test)]
 mod tests_as_of;
 #[cfg(test)]

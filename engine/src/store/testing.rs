@@ -48,6 +48,29 @@ pub(super) struct Erring {
     pub(super) at_poll: Arc<Mutex<Option<Call>>>,
     /// The files are no longer where they were.
     pub(super) moved: Arc<AtomicBool>,
+    /// If it has a page cache: what was asked for ahead, and what was read, in that order.
+    pub(super) asked: Arc<Mutex<Option<Vec<Asked>>>>,
+    /// That has everything.
+    pub(super) resident: Arc<AtomicBool>,
+}
+
+/// What a page cache was asked for, each with the file's name and the offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Ahead(String, u64),
+    Read(String, u64),
+}
+
+impl Asked {
+    fn note(self, disk: &Erring) {
+        if let Some(asked) = &mut *disk.asked.lock() {
+            asked.push(self);
+        }
+    }
+}
+
+fn name(file: &File) -> String {
+    file.path.file_name().expect("a file").to_string_lossy().into_owned()
 }
 
 impl Erring {
@@ -70,6 +93,9 @@ impl Io for Erring {
     }
 
     fn run(&self, op: Op) -> io::Result<Done> {
+        if let Op::Read { file, offset, .. } = &op {
+            Asked::Read(name(file), *offset).note(self);
+        }
         let asked = !self.paused.load(Ordering::SeqCst);
         let fate = self.rule.lock().as_mut().filter(|_| asked).map_or(Fate::Well, |rule| rule(&op));
         match (fate, op) {
@@ -96,6 +122,24 @@ impl Io for Erring {
 
     fn is_in_place(&self, _file: &File) -> bool {
         !self.moved.load(Ordering::SeqCst)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.asked.lock().is_some()
+    }
+
+    fn will_need(&self, file: &File, offset: u64, _len: usize) {
+        Asked::Ahead(name(file), offset).note(self);
+    }
+
+    fn read_resident(&self, file: &File, offset: u64, buf: AlignedBuf) -> std::result::Result<AlignedBuf, AlignedBuf> {
+        if !self.resident.load(Ordering::SeqCst) {
+            return Err(buf);
+        }
+        match self.mem.run(Op::Read { file: file.clone(), offset, buf }) {
+            Ok(Done::Buf(buf)) => Ok(buf),
+            other => panic!("a read in memory gives its buffer, not {other:?}"),
+        }
     }
 }
 
