@@ -366,7 +366,7 @@ impl Flusher {
         let mut rested = pace.rested;
         self.rest_while(&mut rested, || {
             let taken = self.index.pool.taken_about();
-            !self.is_pressed() && pace.can_wait(written, taken, self.clock.monotonic())
+            !self.is_pressed() && !self.index.is_room_lent() && pace.can_wait(written, taken, self.clock.monotonic())
         });
         pace.rested = rested;
     }

@@ -22,6 +22,10 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// A page of fewer records or bytes is a small one.
+const SMALL_RECORDS: usize = 32;
+const SMALL_BYTES: usize = 32 << 10;
+
 /// How much a read returns at most. At least one record is returned where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimit {
@@ -29,6 +33,13 @@ pub struct ReadLimit {
     pub records: usize,
     /// Bytes of payload.
     pub bytes: usize,
+}
+
+impl ReadLimit {
+    /// Whether a page of this size is likely to lie in one segment, so that nothing is asked for ahead.
+    fn is_small(&self) -> bool {
+        self.records < SMALL_RECORDS || self.bytes < SMALL_BYTES
+    }
 }
 
 impl Default for ReadLimit {
@@ -78,7 +89,7 @@ pub struct Page {
 pub fn read(index: &Index, name: &str, from: Position, limit: ReadLimit, now: TimeUs) -> Result<Page> {
     crate::names::check(name)?;
     let slot = index.heads.get(index.log_id(name));
-    let is_whole = matches!(from, Position::Start | Position::Seq(0));
+    let is_whole = matches!(from, Position::Start | Position::Seq(0)) && !limit.is_small();
     let cold = is_whole && slot.lock().base.is_none() && fetch_lookups(&index.set().segments, slot.id);
     let view = {
         let inner = index.resolve_visible(&slot, Some(name))?;
@@ -133,7 +144,10 @@ pub fn read_as_of(
 
 /// Asks for what tells where in these segments the log lies; true if any of that was never looked at.
 fn fetch_lookups(segments: &[Arc<Segment>], id: LogId) -> bool {
-    segments.iter().fold(false, |asked, segment| asked | segment.fetch_lookup(id))
+    segments
+        .iter()
+        .filter(|segment| segment.reads_ahead())
+        .fold(false, |asked, segment| asked | segment.fetch_lookup(id))
 }
 
 /// What a read needs of its log, taken under the slot's lock.
@@ -378,7 +392,7 @@ impl Collector {
 
     /// Asks for what the page needs of these segments, all at once: since the disk was waited for, it is likely to be again.
     fn fetch(&self, segments: &[Arc<Segment>], id: LogId, end: Seq) {
-        if self.full() || segments.len() < 2 || !segments[0].reads_ahead() {
+        if self.full() || self.limit.is_small() || segments.len() < 2 || !segments[0].reads_ahead() {
             return;
         }
         fetch_lookups(segments, id);
@@ -386,6 +400,9 @@ impl Collector {
         let (mut records, mut bytes) =
             (self.limit.records.saturating_sub(self.records.len()), self.limit.bytes.saturating_sub(self.bytes));
         for segment in segments {
+            if records == 0 || bytes == 0 {
+                return;
+            }
             // What cannot be read is told of when its turn comes.
             let Ok(chunks) = segment.chunks(id, self.next) else { return };
             let is_wanted = |chunk: &&IndexEntry| {

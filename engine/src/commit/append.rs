@@ -5,13 +5,12 @@
 
 use super::ack::{Ack, LogReceipt, Pending, Receipt};
 use super::batch::{Batch, LogBatch, LogOp};
-use super::lane::{Due, Group, Lane, LaneInner, Staged, StagedEntry};
+use super::lane::{Due, Group, Lane, LaneInner, StagedEntry};
 use super::leader::Leader;
 use super::plan::{Entries, Now, Parent, Planned, Verdict, first_asked, plan};
 use super::throttle::{Throttle, Turn};
 use crate::config::WhenFull;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::bytes::Sink;
 use crate::format::entry::{BATCH_HEADER_LEN, Kind, first_kept_payload};
 use crate::format::frame::HEADER_LEN;
 use crate::format::state::LogState;
@@ -99,40 +98,6 @@ struct Asked<'s, 'a> {
     waits: bool,
 }
 
-/// Where an entry's body lies, in bytes from the beginning of what it is in.
-#[derive(Clone, Copy)]
-struct Body {
-    at: u32,
-    len: u32,
-}
-
-/// A batch's entries as they stand in a frame, encoded before the lane is locked, which all who append wait for.
-struct Encoded {
-    bytes: SmallVec<[u8; 512]>,
-    bodies: SmallVec<[Body; 1]>,
-}
-
-impl Encoded {
-    /// Encodes so many entries, of a batch of `len` bytes, in their order.
-    fn of<'a>(entries: impl Iterator<Item = (LogId, &'a Planned<'a>)>, len: usize, count: usize) -> Self {
-        let mut encoded =
-            Self { bytes: SmallVec::with_capacity(len - BATCH_HEADER_LEN), bodies: SmallVec::with_capacity(count) };
-        for (log, planned) in entries {
-            let start = encoded.bytes.len();
-            let at = start + planned.entry().encode(log, &mut encoded.bytes);
-            encoded.bodies.push(Body { at: at as u32, len: (encoded.bytes.len() - at) as u32 });
-        }
-        encoded
-    }
-
-    /// Puts them behind what the frame's payload has. Gives where their bodies lie in that, in their order.
-    fn put(self, open: &mut Staged) -> impl Iterator<Item = Body> + use<> {
-        let base = (open.buf.len() - HEADER_LEN) as u32;
-        open.buf.put(&self.bytes);
-        self.bodies.into_iter().map(move |body| Body { at: base + body.at, ..body })
-    }
-}
-
 /// What there is one of for each log of a batch, most often of one log.
 type PerLog<T> = SmallVec<[T; 1]>;
 
@@ -191,7 +156,7 @@ impl Appender {
         match due {
             Due::Nothing => {}
             Due::Begin => self.leader.commit(),
-            Due::Tend => self.leader.tend(),
+            Due::Tend(clients) => self.leader.tend(clients),
         }
         Ok(ack)
     }
@@ -440,14 +405,11 @@ impl Appender {
         let all = || groups.iter().flatten().chain(pins.iter().map(|(_, pin)| pin));
         let count = all().count();
         let len = BATCH_HEADER_LEN + all().map(|planned| planned.entry().encoded_len()).sum::<usize>();
-        let parts = slots.iter().zip(groups).flat_map(|(slot, planned)| planned.iter().map(|entry| (slot.id, entry)));
-        let encoded = Encoded::of(parts.chain(pins.iter().map(|(slot, pin)| (slot.id, pin))), len, count);
         let mut receipt = Receipt { logs: Vec::with_capacity(slots.len()) };
         let mut used = 0;
         let mut lane = self.lane.lock()?;
         lane.room(len, self.lane.frame_max(), self.lane.buffers());
         lane.begin_batch(len, count);
-        let mut bodies = encoded.put(lane.open());
         for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
             let inner = guards.of_mut(slot.id);
             if planned.is_empty() {
@@ -456,7 +418,7 @@ impl Appender {
                 continue;
             }
             let first_seq = planned[first_asked(planned)].seq;
-            used += self.put(&mut lane, slot, inner, planned, &mut bodies);
+            used += self.put(&mut lane, slot, inner, planned);
             receipt.logs.push(LogReceipt {
                 first_seq: first_seq.0,
                 producer_highest: log.producer.map(|producer| producer.number),
@@ -465,7 +427,7 @@ impl Appender {
         }
         for (slot, pin) in &pins {
             let inner = guards.of_mut(slot.id);
-            used += self.put(&mut lane, slot, inner, std::slice::from_ref(pin), &mut bodies);
+            used += self.put(&mut lane, slot, inner, std::slice::from_ref(pin));
         }
         let (pending, ack) = Pending::with_others(Ok(receipt), &lane.open().event);
         lane.open().waiting.push(pending);
@@ -477,27 +439,26 @@ impl Appender {
         Ok((ack, due))
     }
 
-    /// Notes in the open frame what a batch holds for a log, where `bodies` says, and carries it out. Gives the bytes of the
-    /// pool that it takes.
-    fn put(
-        &self, lane: &mut LaneInner, slot: &Arc<Slot>, inner: &mut SlotInner, planned: &[Planned<'_>],
-        bodies: &mut impl Iterator<Item = Body>,
-    ) -> usize {
+    /// Puts what a batch holds for a log into the open frame, and carries it out. Gives the bytes of the pool that it takes.
+    fn put(&self, lane: &mut LaneInner, slot: &Arc<Slot>, inner: &mut SlotInner, planned: &[Planned<'_>]) -> usize {
         let mut used = if std::mem::replace(&mut inner.pooled, true) { 0 } else { SLOT_BYTES };
         let state = std::sync::Arc::make_mut(&mut inner.staged);
         let first = lane.open().entries.len();
         for planned in planned {
             let entry = planned.entry();
-            let body = bodies.next().expect("every entry was encoded");
             let open = lane.open();
+            let start = open.buf.len();
+            let body_at = start + entry.encode(slot.id, &mut open.buf);
+            let body_len = open.buf.len() - body_at;
             if entry.kind == Kind::Record {
                 open.records += 1;
                 open.payload_bytes += entry.payload.len() as u64;
             }
-            used += body.len as usize + ENTRY_OVERHEAD;
+            used += body_len + ENTRY_OVERHEAD;
+            let at = (body_at - HEADER_LEN) as u32;
             let lsn = lane.note(StagedEntry {
-                at: body.at,
-                len: body.len,
+                at,
+                len: body_len as u32,
                 seq: entry.seq,
                 kind: entry.kind,
                 plain: entry.is_plain(),

@@ -24,7 +24,7 @@ const GATHER_MAX: Duration = Duration::from_micros(100);
 
 /// The committer.
 pub struct Committer {
-    /// What it shares with callers who commit in its place.
+    /// What it shares with callers who commit in its place; it commits by that itself what they staged.
     leader: Leader,
     queue: Box<dyn IoQueue>,
     /// Writes that the queue has.
@@ -100,7 +100,7 @@ impl Committer {
         // A blocking write of its own beside that of a caller is faster than one that the queue has.
         if may_sleep && self.queued == 0 && self.leader.shared.lane.is_of_callers(OVERLAP_BYTES) {
             drop(frames);
-            if self.leader.try_commit()? {
+            if self.leader.try_commit()? || self.leader.shared.poison.is_set() {
                 return Ok(true);
             }
             frames = self.leader.frames.lock();

@@ -478,12 +478,14 @@ impl Frames {
             self.expected = published.clients;
             if 2 * published.callers > published.clients {
                 // They come back one by one. With half of them a frame is begun, so that from then on two take turns.
-                let half = HEADER_LEN + published.bytes.saturating_sub(HEADER_LEN) / 2;
-                if self.shared.lane.awaits_clients(half.min(OVERLAP_BYTES)) {
+                let half = (HEADER_LEN + published.bytes.saturating_sub(HEADER_LEN) / 2).min(OVERLAP_BYTES);
+                self.expected = published.clients.div_ceil(2);
+                if self.shared.lane.awaits_clients(self.expected, half) {
                     self.expected = 0;
                     return false;
                 }
-                self.expected = published.clients.div_ceil(2);
+                // Some came already, and nobody looks after them.
+                self.shared.lane.awaits(half);
             }
             return true;
         }

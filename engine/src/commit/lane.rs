@@ -95,8 +95,8 @@ pub struct LaneInner {
     closed: Option<Error>,
     /// There were less than this many bytes in the open frame: whoever brings it to as many sees to it that it is begun.
     awaited: Option<usize>,
-    /// Clients are expected, and nobody looks after them: the first is told. Nothing is staged.
-    untended: bool,
+    /// So many clients are expected, and nobody looks after them: the first is told. No batch is staged.
+    untended: Option<usize>,
 }
 
 /// What whoever stages has to see to.
@@ -106,8 +106,8 @@ pub enum Due {
     Nothing,
     /// What is staged is to be begun.
     Begin,
-    /// More is likely to follow in a moment; what is there by then is to be begun.
-    Tend,
+    /// So many batches are likely to be there in a moment, this one included; what is there by then is to be begun.
+    Tend(usize),
 }
 
 impl Staged {
@@ -146,7 +146,7 @@ impl Lane {
             next_lsn,
             closed: None,
             awaited: None,
-            untended: false,
+            untended: None,
         };
         Self { frame_max, buffers, inner: Mutex::new(inner) }
     }
@@ -163,7 +163,8 @@ impl Lane {
         }
     }
 
-    /// The next frame to be written, if anything is staged, and the open one only if it has at least `bytes_min`.
+    /// The next frame to be written, if anything is staged, and the open one only if it has at least `bytes_min`. Where it has
+    /// not, whoever brings it to that is told; but where clients are expected, what was said of them stays.
     #[must_use]
     pub fn take(&self, bytes_min: usize) -> Option<Staged> {
         let mut inner = self.inner.lock();
@@ -171,7 +172,7 @@ impl Lane {
             inner.awaited = None;
             return Some(staged);
         }
-        if inner.untended {
+        if inner.untended.is_some() {
             return None;
         }
         if inner.open.batches == 0 || inner.open.buf.len() < bytes_min {
@@ -188,19 +189,19 @@ impl Lane {
         let mut inner = self.inner.lock();
         let due = inner.holds(bytes);
         inner.awaited = (!due).then_some(bytes);
-        inner.untended = false;
+        inner.untended = None;
         due
     }
 
-    /// As [`Self::awaits`], of clients who are expected in a moment: the first of them is told as well, to begin what there is
-    /// after that. False if something is staged already, for which that is too late.
-    pub fn awaits_clients(&self, bytes: usize) -> bool {
+    /// As [`Self::awaits`], of so many clients who are expected in a moment: the first of them is told as well, to begin what
+    /// there is after that. False if something is staged already, for which that is too late.
+    pub fn awaits_clients(&self, clients: usize, bytes: usize) -> bool {
         let mut inner = self.inner.lock();
         if inner.closed.is_some() || !inner.sealed.is_empty() || inner.open.batches > 0 {
             return false;
         }
         inner.awaited = Some(bytes);
-        inner.untended = true;
+        inner.untended = Some(clients);
         true
     }
 
@@ -223,12 +224,12 @@ impl Lane {
         !inner.sealed.is_empty() || inner.open.batches as usize >= batches || inner.open.buf.len() >= bytes
     }
 
-    /// Whether what is staged is one frame of less than `bytes`, most of whose clients are callers who do nothing else.
+    /// Whether what is staged is one frame of less than `bytes`, all of whose clients are callers who do nothing else.
     #[must_use]
     pub fn is_of_callers(&self, bytes: usize) -> bool {
         let inner = self.inner.lock();
         let open = &inner.open;
-        inner.sealed.is_empty() && open.buf.len() < bytes && 2 * open.callers > open.waiting.len()
+        inner.sealed.is_empty() && open.callers > 0 && open.callers == open.waiting.len() && open.buf.len() < bytes
     }
 
     /// Puts a frame back that could not be begun, to be taken first.
@@ -342,14 +343,12 @@ impl LaneInner {
 
     /// What is to be seen to now that something more is staged: told once. Nothing while as many frames are in flight as may be.
     pub fn due(&mut self) -> Due {
-        let is_first = std::mem::take(&mut self.untended);
+        let untended = self.untended.take();
         if self.awaited.is_some_and(|bytes| self.holds(bytes)) {
             self.awaited = None;
             Due::Begin
-        } else if is_first {
-            Due::Tend
         } else {
-            Due::Nothing
+            untended.map_or(Due::Nothing, Due::Tend)
         }
     }
 

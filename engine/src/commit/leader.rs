@@ -2,14 +2,15 @@
 //!
 //! Who brings the open frame to what is awaited, and would have to wake the committer for that, writes it on its own thread
 //! instead if it waits for its acknowledgement. With one caller, two wake-ups an append took longer than all but the disk;
-//! with many, they take turns in two groups, each of which the last to come back leads. The committer is woken for what is
-//! left by clients who do not come back, and does all for those who do not wait.
+//! with many, they take turns in two groups, each of which the last to come back leads. Should some not come back, the first
+//! that did commits what there is. The committer is woken for what was staged before they were expected, and does all for
+//! those who do not wait.
 //!
 //! What a crash leaves is what [`super::frames`] says, whoever writes. Invariants: behind a commit here the committer is
 //! awake if anything is left to be done; while a frame is written nobody holds the frames' lock, and nobody is woken under it.
 
 use super::committer::gather;
-use super::frames::{Frames, Shared, Write};
+use super::frames::{Frames, OVERLAP_BYTES, Shared, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Completion, Wake};
 use crate::sync::{Arc, Mutex};
@@ -43,11 +44,11 @@ impl Leader {
         }
     }
 
-    /// Commits what is staged a moment from now, unless somebody begins it before. For the first of the clients who are
-    /// expected back, who holds no lock.
-    pub fn tend(&self) {
+    /// Commits what is staged a moment from now, or once so many clients are back, unless somebody begins it before. For the
+    /// first of those who are expected, who holds no lock.
+    pub fn tend(&self, clients: usize) {
         let is_begun = || self.shared.lane.is_empty();
-        gather(&self.shared, &self.frames, is_begun);
+        gather(&self.shared, &self.frames, || is_begun() || self.shared.lane.holds(clients, OVERLAP_BYTES));
         // Behind a frame in flight its end sees to it.
         if !is_begun() && self.frames.lock().is_still() {
             self.commit();

@@ -1,7 +1,6 @@
 //! Reading and writing little-endian numbers and varints (LEB128, at most ten bytes, shortest form only).
 
 use super::{Decoded, Malformed};
-use smallvec::SmallVec;
 
 /// Writes `value` at `at`.
 pub fn put_u16(buf: &mut [u8], at: usize, value: u16) {
@@ -84,16 +83,6 @@ pub trait Sink {
 }
 
 impl Sink for Vec<u8> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self
-    }
-}
-
-impl<A: smallvec::Array<Item = u8>> Sink for SmallVec<A> {
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }

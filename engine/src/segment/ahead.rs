@@ -15,10 +15,12 @@ impl Segment {
         self.view.io.reads_ahead()
     }
 
-    /// Asks for the lookup block that tells of the log. False where that was looked at before, or is not needed.
+    /// Asks for the lookup block that tells of the log. True if that was never looked at.
     pub fn fetch_lookup(&self, log: LogId) -> bool {
         let stripe = self.stripe_of(Key::last_of(log)).filter(|stripe| !self.is_absent(*stripe, filter::key_of(log)));
-        stripe.is_some_and(|stripe| self.view.fetch(self.stripes[stripe].lookup))
+        let Some(number) = stripe.map(|stripe| self.stripes[stripe].lookup) else { return false };
+        self.view.fetch(number);
+        !self.view.was_touched(number)
     }
 
     /// Asks for the index block in which the log's chunks begin that hold records at or after `from`. Waits for the lookup

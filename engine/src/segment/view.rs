@@ -137,14 +137,15 @@ impl View {
         }
     }
 
-    /// Has block `number` brought into memory unless it was touched, and does not wait for it. True if it asked for it.
-    pub(super) fn fetch(&self, number: u64) -> bool {
+    /// Has block `number` brought into memory, and does not wait for it.
+    pub(super) fn fetch(&self, number: u64) {
+        self.io.will_need(&self.cached, number * BLOCK as u64, BLOCK);
+    }
+
+    /// Whether block `number` was touched before.
+    pub(super) fn was_touched(&self, number: u64) -> bool {
         let word = self.touched.get((number / 64) as usize).map_or(0, |word| word.load(Ordering::Relaxed));
-        let asks = word & (1 << (number % 64)) == 0 && self.io.reads_ahead();
-        if asks {
-            self.io.will_need(&self.cached, number * BLOCK as u64, BLOCK);
-        }
-        asks
+        word & (1 << (number % 64)) != 0
     }
 
     /// An error about what block `number` of `section` holds.
