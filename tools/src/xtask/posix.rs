@@ -39,7 +39,9 @@ pub fn run(root: &Path) -> Outcome {
 fn proof(log: &str) -> Result<String, Failure> {
     let calls = || log.lines().filter(|line| line.contains("io_uring_setup("));
     let refused = calls().filter(|line| line.contains("ENOSYS") && line.contains("INJECTED")).count();
-    if let Some(granted) = calls().find(|line| line.contains(") = ") && !line.contains("INJECTED")) {
+    // Of a process that was killed within the call it is told that there is no result: `) = ?`.
+    let has_result = |line: &&str| line.contains(") = ") && !line.contains(") = ?");
+    if let Some(granted) = calls().find(|line| has_result(line) && !line.contains("INJECTED")) {
         return Err(Failure::new(
             format!("io_uring was not refused once: {granted}"),
             "see whether strace may inject errors here",
@@ -70,6 +72,13 @@ mod tests {
     fn no_refusal_is_no_proof() {
         assert!(proof("").is_err());
         assert!(proof("71 +++ exited with 0 +++\n").is_err());
+    }
+
+    #[test]
+    fn a_call_that_its_process_did_not_survive_is_no_grant() {
+        let killed = "71 io_uring_setup(2, {flags=0, sq_thread_idle=0 <unfinished ...>) = ?\n";
+        assert!(proof(&format!("{REFUSED}{killed}")).is_ok());
+        assert!(proof(killed).is_err(), "nothing was refused");
     }
 
     #[test]
