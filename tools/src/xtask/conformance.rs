@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::steps::{Failure, Outcome, call, cargo};
+use crate::steps::{Failure, Outcome, call, programs};
 
 /// Tests of suite 0.3.6 that are in scope; docs/PROTOCOL-EXTENSIONS.md tells the same number.
 const IN_SCOPE: usize = 220;
@@ -30,7 +30,7 @@ pub fn run(root: &Path) -> Outcome {
         }
     }
     let suite = install(root)?;
-    call(cargo(root, &["build", "--package", "everlog-server", "--bin", "everlogd"]))?;
+    programs(root)?;
     let server = Server::start(root, &suite)?;
     let results = suite.join("results.json");
     let mut vitest = Command::new(suite.join("node_modules/.bin/vitest"));

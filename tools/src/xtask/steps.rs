@@ -165,6 +165,12 @@ fn examples(root: &Path) -> Outcome {
     call(cargo(root, &["build", "--workspace", "--examples"]))
 }
 
+/// Builds the workspace's programs. With its examples, which take what the tests take of their dependencies: so nothing is
+/// compiled again that was for the tests.
+pub fn programs(root: &Path) -> Outcome {
+    call(cargo(root, &["build", "--workspace", "--bins", "--examples"]))
+}
+
 fn disks(root: &Path) -> Outcome {
     soak(root, &["--ci".to_owned()])
 }
@@ -172,7 +178,7 @@ fn disks(root: &Path) -> Outcome {
 /// Runs the rows of real faults; what the machine lacks, the program tells before it begins.
 pub fn soak(root: &Path, args: &[String]) -> Outcome {
     // The victims of the rows as well.
-    call(cargo(root, &["build", "--package", "everlog-tests", "--bins"]))?;
+    programs(root)?;
     let (named, whole) = (args.iter().any(|arg| arg == "--row"), args.iter().any(|arg| arg == "--minutes"));
     if args.iter().any(|arg| arg == "parsers") || (whole && !named) {
         fuzz::build(root, None)?;
