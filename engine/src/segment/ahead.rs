@@ -1,4 +1,4 @@
-//! Asks for what a reader will need of a segment, and waits for none of it: a log lies in many segments, and what is asked
+//! Asks for what a reader will need of a segment, and waits for nothing that it asks for: a log lies in many segments, and what is asked
 //! for in all of them at once comes in the time of one.
 //!
 //! Hints alone: nothing depends on whether the backend heeds them. What memory tells to be absent is not asked for.
@@ -35,6 +35,9 @@ impl Segment {
 
     /// Asks for these chunks of one log, where they are read through the page cache.
     pub fn fetch_chunks(&self, mut chunks: &[IndexEntry]) {
+        if chunks.iter().any(|chunk| self.check_bounds(chunk).is_err()) {
+            return; // The read tells of it.
+        }
         while !chunks.is_empty() {
             let count = self.run_len(chunks, usize::MAX, usize::MAX);
             let (start, len) = self.blocks_of(&chunks[..count]);

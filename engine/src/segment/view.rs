@@ -125,8 +125,7 @@ impl View {
     /// What the map has where the body of block `number` stands, **unchecked**: for who checks a part of it. None before the
     /// first touch of the block.
     pub(super) fn unchecked(&self, number: u64) -> Option<&[u8]> {
-        let word = self.touched.get((number / 64) as usize)?.load(Ordering::Relaxed);
-        self.raw(number).filter(|_| word & (1 << (number % 64)) != 0).map(|block| &block[BODY_AT..])
+        self.raw(number).filter(|_| self.was_touched(number)).map(|block| &block[BODY_AT..])
     }
 
     /// Has a part of the body of block `number` brought from memory, where the map has it, and does not wait for it.
