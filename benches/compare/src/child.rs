@@ -168,8 +168,8 @@ fn measure<E: Contender>(run: &Run, workload: &Workload) -> Outcome<Measured> {
                 |engine: &E| window::measure(engine, dir, appends, span, run.seed, sustained),
             )
         }
-        (Kind::Burst(appends), _) => {
-            on(dir, appends, WINDOW_BYTES, |engine: &E| burst::measure(engine, dir, appends, run.seed))
+        (Kind::Burst { appends, bytes }, _) => {
+            on(dir, appends, WINDOW_BYTES, |engine: &E| burst::measure(engine, dir, appends, bytes, run.seed))
         }
         (Kind::Read(written), _) => read::measure::<E>(dir, written.scaled(run.scale), run.seed),
         (Kind::Reopen(written), false) => reopen::fill::<E>(dir, written.scaled(run.scale), run.seed, kill),

@@ -224,7 +224,7 @@ fn measure(run: &Run, workload: &Workload, alternation: &Alternation) -> Outcome
     if run.engine != Engine::Fio {
         return child::run(run, workload);
     }
-    let (Kind::Window { appends, .. } | Kind::Burst(appends)) = workload.kind else {
+    let (Kind::Window { appends, .. } | Kind::Burst { appends, .. }) = workload.kind else {
         return Err("fio only writes".into());
     };
     // A single thread that waits has one write in flight, of one block.

@@ -36,7 +36,12 @@ pub enum Kind {
         sustained: bool,
     },
     /// The same, for so many bytes of payload that all of it stays in memory; again and again.
-    Burst(Appends),
+    Burst {
+        /// How.
+        appends: Appends,
+        /// Payload of a burst: with what goes with it, less than what starts a flush of everlog's.
+        bytes: u64,
+    },
     /// Whole logs are read that were written among others.
     Read(Written),
     /// The process is killed, and the store is opened.
@@ -169,7 +174,8 @@ pub const ALL: [Workload; 11] = [
     Workload {
         id: 'd',
         title: "1 thread × 256 B, 4,096 under way, bursts",
-        kind: Kind::Burst(Appends { outstanding: 4096, ..ONE }),
+        // Each log that is touched takes 768 bytes of the memtable beside its records.
+        kind: Kind::Burst { appends: Appends { outstanding: 4096, ..ONE }, bytes: 14 << 20 },
         main: Figure::PayloadRate,
         engines: ASYNC,
         goals: &[Goal {
@@ -197,7 +203,7 @@ pub const ALL: [Workload; 11] = [
     Workload {
         id: 'f',
         title: "16 threads × batches of 64 × 1 KiB, bursts",
-        kind: Kind::Burst(BATCHES),
+        kind: Kind::Burst { appends: BATCHES, bytes: 32 << 20 },
         main: Figure::Records,
         engines: RAFT,
         goals: &[Goal {
@@ -369,7 +375,7 @@ mod tests {
     #[test]
     fn every_log_belongs_to_exactly_one_thread() {
         for workload in ALL {
-            let (Kind::Window { appends, .. } | Kind::Burst(appends)) = workload.kind else { continue };
+            let (Kind::Window { appends, .. } | Kind::Burst { appends, .. }) = workload.kind else { continue };
             let mut next = 0;
             for thread in 0..appends.threads {
                 let logs = appends.logs_of(thread);

@@ -1,10 +1,12 @@
 //! An append: from the caller's batch to a place in the next frame.
 //!
 //! In this order, so that nothing waits under a lock: room in the pool; the slots of all logs, their state looked up;
-//! their locks, in the order of the LogIds; the plan of each; the lane's lock; encoding; the locks go.
+//! their locks, in the order of the LogIds; the plan of each; encoding, of a large batch; the lane's lock; encoding, of any
+//! other; the locks go.
 
 use super::ack::{Ack, LogReceipt, Pending, Receipt};
 use super::batch::{Batch, LogBatch, LogOp};
+use super::encoded::{self, Body, Encoded};
 use super::lane::{Due, Group, Lane, LaneInner, StagedEntry};
 use super::leader::Leader;
 use super::plan::{Entries, Now, Parent, Planned, Verdict, first_asked, plan};
@@ -405,11 +407,15 @@ impl Appender {
         let all = || groups.iter().flatten().chain(pins.iter().map(|(_, pin)| pin));
         let count = all().count();
         let len = BATCH_HEADER_LEN + all().map(|planned| planned.entry().encoded_len()).sum::<usize>();
+        let parts = slots.iter().zip(groups).flat_map(|(slot, planned)| planned.iter().map(|entry| (slot.id, entry)));
+        let parts = parts.chain(pins.iter().map(|(slot, pin)| (slot.id, pin)));
+        let encoded = (len >= encoded::FROM_BYTES).then(|| Encoded::new(parts, len, count));
         let mut receipt = Receipt { logs: Vec::with_capacity(slots.len()) };
         let mut used = 0;
         let mut lane = self.lane.lock()?;
         lane.room(len, self.lane.frame_max(), self.lane.buffers());
         lane.begin_batch(len, count);
+        let mut bodies = encoded.map(|encoded| encoded.put(lane.open()));
         for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
             let inner = guards.of_mut(slot.id);
             if planned.is_empty() {
@@ -418,7 +424,7 @@ impl Appender {
                 continue;
             }
             let first_seq = planned[first_asked(planned)].seq;
-            used += self.put(&mut lane, slot, inner, planned);
+            used += self.put(&mut lane, slot, inner, planned, &mut bodies);
             receipt.logs.push(LogReceipt {
                 first_seq: first_seq.0,
                 producer_highest: log.producer.map(|producer| producer.number),
@@ -427,7 +433,7 @@ impl Appender {
         }
         for (slot, pin) in &pins {
             let inner = guards.of_mut(slot.id);
-            used += self.put(&mut lane, slot, inner, std::slice::from_ref(pin));
+            used += self.put(&mut lane, slot, inner, std::slice::from_ref(pin), &mut bodies);
         }
         let (pending, ack) = Pending::with_others(Ok(receipt), &lane.open().event);
         lane.open().waiting.push(pending);
@@ -439,26 +445,30 @@ impl Appender {
         Ok((ack, due))
     }
 
-    /// Puts what a batch holds for a log into the open frame, and carries it out. Gives the bytes of the pool that it takes.
-    fn put(&self, lane: &mut LaneInner, slot: &Arc<Slot>, inner: &mut SlotInner, planned: &[Planned<'_>]) -> usize {
+    /// Puts what a batch holds for a log into the open frame, unless it is there already, where the next of `bodies` say, and
+    /// carries it out. Gives the bytes of the pool that it takes.
+    fn put(
+        &self, lane: &mut LaneInner, slot: &Arc<Slot>, inner: &mut SlotInner, planned: &[Planned<'_>],
+        bodies: &mut Option<impl Iterator<Item = Body>>,
+    ) -> usize {
         let mut used = if std::mem::replace(&mut inner.pooled, true) { 0 } else { SLOT_BYTES };
         let state = std::sync::Arc::make_mut(&mut inner.staged);
         let first = lane.open().entries.len();
         for planned in planned {
             let entry = planned.entry();
             let open = lane.open();
-            let start = open.buf.len();
-            let body_at = start + entry.encode(slot.id, &mut open.buf);
-            let body_len = open.buf.len() - body_at;
+            let body = match bodies {
+                Some(bodies) => bodies.next().expect("every entry was encoded"),
+                None => Body::encoded(slot.id, planned, &mut open.buf, HEADER_LEN),
+            };
             if entry.kind == Kind::Record {
                 open.records += 1;
                 open.payload_bytes += entry.payload.len() as u64;
             }
-            used += body_len + ENTRY_OVERHEAD;
-            let at = (body_at - HEADER_LEN) as u32;
+            used += body.len as usize + ENTRY_OVERHEAD;
             let lsn = lane.note(StagedEntry {
-                at,
-                len: body_len as u32,
+                at: body.at,
+                len: body.len,
                 seq: entry.seq,
                 kind: entry.kind,
                 plain: entry.is_plain(),

@@ -34,6 +34,9 @@ use std::time::Duration;
 /// How long nobody need look at a store in which nothing is due.
 pub const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// How long nothing was staged or written where a store is at rest: longer than clients pause who come in waves.
+const REST_MIN: Duration = Duration::from_secs(10);
+
 /// While something is in flight, it is looked no more often than this whether an idle frame is due.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 
@@ -217,7 +220,7 @@ impl Frames {
     /// Whether nothing has been staged or written for a while.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
-        self.is_idle() && self.shared.clock.monotonic().saturating_sub(self.last_publish) >= SLEEP_MAX
+        self.is_idle() && self.shared.clock.monotonic().saturating_sub(self.last_publish) >= REST_MIN
     }
 
     /// Begins the next frame, if there is one to begin and not too many are in flight.

@@ -7,6 +7,7 @@ pub mod ack;
 pub mod append;
 pub mod batch;
 pub mod committer;
+mod encoded;
 pub mod frames;
 pub mod lane;
 pub mod leader;

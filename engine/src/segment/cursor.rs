@@ -1,27 +1,29 @@
 //! Going through a segment from front to back, log by log, as a merge does.
 //!
 //! Reads past the page cache, in large pieces, and each byte of chunks, index and state records once; nothing stays in
-//! memory but the stripe's index and state records and a piece of its data. Invariant: what is given is intact, and
+//! memory but the stripe's index and state records, a piece of its data and the one that follows, which is read meanwhile.
+//! Invariant: what is given is intact, and
 //! follows what was given before: logs ascend, and within a log seqs and LSNs.
 
 use super::chunk::expand;
 use super::damaged;
 use super::index::IndexAt;
+use super::read_ahead::ReadAhead;
 use super::reader::Segment;
 use super::writer::Name;
 use crate::error::{Error, Result};
 use crate::format::block::{self, BODY_LEN, Section};
 use crate::format::bytes::Reader;
 use crate::format::chunk::{ChunkEntries, ChunkEntry};
-use crate::format::segment::{IndexEntry, Key, NameEntry};
+use crate::format::segment::{IndexEntry, Key, NameEntry, Stripe};
 use crate::format::state::STATE_RECORD_BYTES_MAX;
 use crate::io::AlignedBuf;
 use crate::types::{BLOCK, LogId, Lsn, TimeUs};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Data read at once, in bytes.
-const PIECE_BYTES: u64 = 512 << 10;
+/// Data read at once, in bytes; a longer chunk is read alone.
+const PIECE_BYTES: u64 = 256 << 10;
 /// Blocks of names read at once.
 const NAME_BLOCKS: u64 = 32;
 
@@ -36,6 +38,7 @@ pub struct Cursor {
     at: usize,
     /// The stripe's stream of state records.
     state: Vec<u8>,
+    reads: ReadAhead,
     /// A piece of the stripe's data, and where it begins in the file.
     piece: AlignedBuf,
     piece_at: u64,
@@ -53,7 +56,9 @@ impl Cursor {
     /// # Errors
     /// [`crate::ErrorKind::Damaged`], [`crate::ErrorKind::Io`].
     pub fn new(segment: Arc<Segment>) -> Result<Self> {
+        let view = &segment.view;
         let mut cursor = Self {
+            reads: ReadAhead::new(Arc::clone(&view.io), view.file.clone()),
             segment,
             stripe: 0,
             entries: Vec::new(),
@@ -162,8 +167,8 @@ impl Cursor {
         };
         let (index, state) = (stripe.index(), stripe.state());
         let segment = &self.segment;
-        let (offset, blocks) = (index.first * BLOCK as u64, (index.blocks + state.blocks) as usize);
-        let run = segment.view.io.read_at(&segment.view.file, offset, blocks * BLOCK)?;
+        let (offset, len) = index_run(&stripe);
+        let run = self.reads.read(offset, len)?;
         self.read += run.len() as u64;
         let raw = |n: usize| run.get(n * BLOCK..(n + 1) * BLOCK);
         for n in 0..index.blocks as usize {
@@ -188,36 +193,71 @@ impl Cursor {
         if self.state.len() != stripe.state_bytes as usize {
             return Err(segment.view.damaged(Section::State, state.first, "a stream of another length"));
         }
+        self.begin_next(0);
         Ok(())
     }
 
     /// Sees to it that the chunk is in the piece; gives where it begins there.
     fn piece(&mut self, entry: &IndexEntry) -> Result<usize> {
-        let segment = &self.segment;
-        let data_end = segment.stripes[self.stripe].index().first * BLOCK as u64;
+        let wrong = |what| {
+            let path = &self.segment.view.file.path;
+            damaged(path, entry.offset, format!("a chunk of the segment is damaged: {what}"))
+        };
         let end = entry.offset + u64::from(entry.len);
-        let inside = if end <= data_end { Ok(()) } else { Err("it goes on behind the stripe's data") };
-        let fits = segment.check_bounds(entry).and(inside);
-        if let Err(what) = fits {
-            return Err(damaged(
-                &segment.view.file.path,
-                entry.offset,
-                format!("a chunk of the segment is damaged: {what}"),
-            ));
-        }
         let inside = self.piece_at <= entry.offset && end <= self.piece_at + self.piece.len() as u64;
         if !inside {
-            let begin = entry.offset / BLOCK as u64 * BLOCK as u64;
-            let len = (end - begin).next_multiple_of(BLOCK as u64).max(PIECE_BYTES).min(data_end - begin);
-            self.piece = segment.view.io.read_at(&segment.view.file, begin, len as usize)?;
-            self.piece_at = begin;
+            let (begin, len) = self.piece_of(self.at).map_err(wrong)?;
+            // Given back before more is asked for.
+            self.piece = AlignedBuf::empty();
+            (self.piece, self.piece_at) = (self.reads.read(begin, len)?, begin);
             self.read += self.piece.len() as u64;
-            if begin + (self.piece.len() as u64) < end {
-                return Err(damaged(&segment.view.file.path, end, "the file ends within a chunk"));
+            let reached = begin + self.piece.len() as u64;
+            if reached < end {
+                return Err(damaged(&self.segment.view.file.path, end, "the file ends within a chunk"));
             }
+            self.begin_next(reached);
         }
         Ok((entry.offset - self.piece_at) as usize)
     }
+
+    /// The piece that begins with chunk `at` of the stripe, whole chunks all of them: where it begins, and its bytes.
+    fn piece_of(&self, at: usize) -> Result<(u64, usize), &'static str> {
+        let data_end = self.segment.stripes[self.stripe].index().first * BLOCK as u64;
+        let end_of = |entry: &IndexEntry| {
+            self.segment.check_bounds(entry)?;
+            let end = entry.offset + u64::from(entry.len);
+            if end > data_end { Err("it goes on behind the stripe's data") } else { Ok(end) }
+        };
+        let mut end = end_of(&self.entries[at])?;
+        let begin = self.entries[at].offset / BLOCK as u64 * BLOCK as u64;
+        for entry in self.entries[at + 1..].iter().filter(|entry| !entry.is_hollow()) {
+            // Of what is wrong with others nothing is told before they are asked for.
+            match end_of(entry) {
+                Ok(next) if entry.offset == end && next - begin <= PIECE_BYTES => end = next,
+                _ => break,
+            }
+        }
+        Ok((begin, (end - begin).next_multiple_of(BLOCK as u64) as usize))
+    }
+
+    /// Begins what is read next, the data being read up to byte `reached` of the file.
+    fn begin_next(&mut self, reached: u64) {
+        let behind = |entry: &IndexEntry| !entry.is_hollow() && entry.offset + u64::from(entry.len) > reached;
+        let next = match self.entries[self.at..].iter().position(behind) {
+            // What cannot be read is told of when it is asked for.
+            Some(n) => self.piece_of(self.at + n).ok(),
+            None => self.segment.stripes.get(self.stripe + 1).map(index_run),
+        };
+        if let Some((offset, len)) = next {
+            self.reads.begin(offset, len);
+        }
+    }
+}
+
+/// Where the index and the state records of a stripe begin, and their bytes.
+fn index_run(stripe: &Stripe) -> (u64, usize) {
+    let (index, state) = (stripe.index(), stripe.state());
+    (index.first * BLOCK as u64, (index.blocks + state.blocks) as usize * BLOCK)
 }
 
 /// The names of a segment, from the first to the last.

@@ -15,6 +15,7 @@ mod index;
 mod members;
 mod names;
 mod output;
+mod read_ahead;
 mod read_back;
 mod reader;
 mod stream;

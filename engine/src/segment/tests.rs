@@ -1,5 +1,6 @@
 //! Segments written from random logs and read back, and damaged in every byte.
 
+mod ahead;
 mod cached;
 mod map;
 mod model;

@@ -121,6 +121,38 @@ fn a_fork_reads_its_parents_records() {
     }
 }
 
+/// Entries of all kinds that a batch can have, for several logs, in one that is encoded before it has a place in a frame.
+#[test]
+fn a_large_batch_over_logs_is_stored_as_a_small_one_is() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config.clone()).expect("a store");
+    append(&store, "parent", &[b"0", b"1"]);
+    append(&store, "there", &[]);
+    let (large, other) = (vec![b'x'; 20_000], vec![b'y'; 3000]);
+    let mut batch = Batch::new();
+    batch.log("new").create().tag(b"a tag").record(&large).record(b"short").record(&other);
+    // Nothing new: in the middle, where the next log's entries follow the first one's.
+    batch.log("there").create_if_missing();
+    batch.log("child").fork("parent", 1).record(&other).record(b"");
+    let receipt = store.append(batch).expect("staged").wait().expect("durable");
+    assert_eq!(receipt.logs.iter().map(|log| log.next_seq).collect::<Vec<_>>(), [3, 0, 3]);
+    let mut batch = Batch::new();
+    batch.log("parent").delete();
+    store.append(batch).expect("staged").wait().expect("durable");
+    let mut store = store;
+    for round in 0..3 {
+        assert_eq!(payloads(&store, "new"), [large.clone(), b"short".to_vec(), other.clone()]);
+        assert_eq!(payloads(&store, "child"), [b"0".to_vec(), other.clone(), b"".to_vec()], "its parent is pinned");
+        assert_eq!(payloads(&store, "there"), [] as [Vec<u8>; 0]);
+        if round == 0 {
+            store.close().expect("clean");
+            store = Store::open(dir.path(), config.clone()).expect("its journal is intact");
+        } else {
+            store.flush().expect("flushed");
+        }
+    }
+}
+
 #[test]
 fn a_subscriber_is_woken_and_a_batch_over_logs_is_one() {
     let (dir, config) = fresh();

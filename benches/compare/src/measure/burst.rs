@@ -14,15 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-/// Payload of a burst: with what goes with it, less than what starts a flush of everlog's.
-const BYTES: u64 = 32 << 20;
 /// Bursts of a run; the first does not count.
 const BURSTS: usize = 9;
 
-/// Drives the engine through some bursts, of which the figures are medians.
-pub fn measure<E: Contender>(engine: &E, dir: &Path, appends: Appends, seed: u64) -> Outcome<Measured> {
+/// Drives the engine through some bursts of so many payload bytes, of which the figures are medians.
+pub fn measure<E: Contender>(engine: &E, dir: &Path, appends: Appends, bytes: u64, seed: u64) -> Outcome<Measured> {
     let (device, pool) = (Device::under(dir)?, Pool::new(seed));
-    let each = BYTES / appends.append_bytes() / u64::from(appends.threads);
+    let each = bytes / appends.append_bytes() / u64::from(appends.threads);
     let (barrier, stop) = (Barrier::new(appends.threads as usize + 1), AtomicBool::new(false));
     let work = |number: u32| -> Outcome<_> {
         let share = Share::created(engine, pool, appends, seed, number, || false);

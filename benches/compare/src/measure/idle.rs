@@ -6,6 +6,11 @@ use crate::contender::{Contender, Outcome};
 use crate::machine;
 use crate::workload::{Pool, Random, Written};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+/// Nothing happens for so long before memory is measured.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// Fills the store in `dir`.
 pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64) -> Outcome<Measured> {
@@ -15,6 +20,7 @@ pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64) -> Outcome<Me
     let engine = E::open(dir, written.logs, written.payload_bytes())?;
     load_rounds(&engine, pool, written.logs, written.records, written.bytes, &mut random)?;
     engine.drain()?;
+    thread::sleep(IDLE);
     let memory = machine::anonymous_bytes()?.saturating_sub(before) as f64;
     engine.close()?;
     Ok(Measured::from([

@@ -1,0 +1,55 @@
+//! A large batch, encoded before the lane is locked, which all who append wait for.
+//!
+//! Under the lock it is copied into the frame: that takes a fraction of what encoding it there would, with payloads that
+//! come from all over memory. Invariant: what is put is what encoding in place would put.
+
+use super::lane::Staged;
+use super::plan::Planned;
+use crate::format::bytes::Sink;
+use crate::format::frame::HEADER_LEN;
+use crate::types::LogId;
+
+/// A batch of so many bytes is encoded before; the copy of a smaller one would take as long as encoding it.
+pub(super) const FROM_BYTES: usize = 16 << 10;
+
+/// Where an entry's body lies in a frame's payload, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Body {
+    /// Where it begins.
+    pub(super) at: u32,
+    /// Its length.
+    pub(super) len: u32,
+}
+
+impl Body {
+    /// Encodes an entry for `log` behind what `buf` has, whose first `skipped` bytes do not count.
+    pub(super) fn encoded(log: LogId, planned: &Planned<'_>, buf: &mut impl Sink, skipped: usize) -> Self {
+        let start = buf.bytes().len();
+        let at = start + planned.entry().encode(log, buf);
+        Self { at: (at - skipped) as u32, len: (buf.bytes().len() - at) as u32 }
+    }
+}
+
+/// A batch's entries as they stand in a frame. Beside the pool: no more than the room that was taken for the batch, until
+/// they are in the frame.
+pub(super) struct Encoded {
+    bytes: Vec<u8>,
+    bodies: Vec<Body>,
+}
+
+impl Encoded {
+    /// Encodes so many entries, of a batch of `len` bytes, in their order.
+    pub(super) fn new<'a>(entries: impl Iterator<Item = (LogId, &'a Planned<'a>)>, len: usize, count: usize) -> Self {
+        let mut bytes = Vec::with_capacity(len);
+        let mut bodies = Vec::with_capacity(count);
+        bodies.extend(entries.map(|(log, planned)| Body::encoded(log, planned, &mut bytes, 0)));
+        Self { bytes, bodies }
+    }
+
+    /// Puts them into the frame. Gives where their bodies lie there, in their order.
+    pub(super) fn put(self, open: &mut Staged) -> impl Iterator<Item = Body> + use<> {
+        let base = (open.buf.len() - HEADER_LEN) as u32;
+        open.buf.put(&self.bytes);
+        self.bodies.into_iter().map(move |body| Body { at: base + body.at, ..body })
+    }
+}
