@@ -87,7 +87,7 @@ enum Patience {
     Block,
     /// As that, and for the acknowledgement next.
     BlockAndWait,
-    /// For nothing but the lane, which nobody holds for longer than it takes to encode a batch.
+    /// For nothing but the lane, which nobody holds for longer than it takes to encode a small batch or to copy a large one.
     Now,
 }
 
@@ -409,13 +409,14 @@ impl Appender {
         let len = BATCH_HEADER_LEN + all().map(|planned| planned.entry().encoded_len()).sum::<usize>();
         let parts = slots.iter().zip(groups).flat_map(|(slot, planned)| planned.iter().map(|entry| (slot.id, entry)));
         let parts = parts.chain(pins.iter().map(|(slot, pin)| (slot.id, pin)));
+        // Freed behind the lock.
         let encoded = (len >= encoded::FROM_BYTES).then(|| Encoded::new(parts, len, count));
         let mut receipt = Receipt { logs: Vec::with_capacity(slots.len()) };
         let mut used = 0;
         let mut lane = self.lane.lock()?;
         lane.room(len, self.lane.frame_max(), self.lane.buffers());
         lane.begin_batch(len, count);
-        let mut bodies = encoded.map(|encoded| encoded.put(lane.open()));
+        let mut bodies = encoded.as_ref().map(|encoded| encoded.put(lane.open()));
         for ((slot, planned), log) in slots.iter().zip(groups).zip(&batch.logs) {
             let inner = guards.of_mut(slot.id);
             if planned.is_empty() {

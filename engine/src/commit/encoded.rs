@@ -1,7 +1,7 @@
 //! A large batch, encoded before the lane is locked, which all who append wait for.
 //!
-//! Under the lock it is copied into the frame: that takes a fraction of what encoding it there would, with payloads that
-//! come from all over memory. Invariant: what is put is what encoding in place would put.
+//! Under the lock it is copied into the frame, which takes a fraction of the time of encoding it there: the payloads come
+//! from all over memory, and the copy does not. Invariant: what is put is what encoding in place would put.
 
 use super::lane::Staged;
 use super::plan::Planned;
@@ -13,7 +13,6 @@ use crate::types::LogId;
 pub(super) const FROM_BYTES: usize = 16 << 10;
 
 /// Where an entry's body lies in a frame's payload, in bytes.
-#[derive(Clone, Copy)]
 pub(super) struct Body {
     /// Where it begins.
     pub(super) at: u32,
@@ -30,8 +29,8 @@ impl Body {
     }
 }
 
-/// A batch's entries as they stand in a frame. Beside the pool: no more than the room that was taken for the batch, until
-/// they are in the frame.
+/// A batch's entries as they stand in a frame. The room in the pool that was taken for the batch counts for them; both copies
+/// are there only while the batch is being staged.
 pub(super) struct Encoded {
     bytes: Vec<u8>,
     bodies: Vec<Body>,
@@ -47,9 +46,9 @@ impl Encoded {
     }
 
     /// Puts them into the frame. Gives where their bodies lie there, in their order.
-    pub(super) fn put(self, open: &mut Staged) -> impl Iterator<Item = Body> + use<> {
+    pub(super) fn put<'a>(&'a self, open: &mut Staged) -> impl Iterator<Item = Body> + use<'a> {
         let base = (open.buf.len() - HEADER_LEN) as u32;
         open.buf.put(&self.bytes);
-        self.bodies.into_iter().map(move |body| Body { at: base + body.at, ..body })
+        self.bodies.iter().map(move |body| Body { at: base + body.at, len: body.len })
     }
 }

@@ -1,5 +1,5 @@
-//! Reads or writes of one file with several in flight, for those who go through a file from front to back: the flush
-//! and its read-back. It runs on the caller's thread; the queue does the waiting.
+//! Reads or writes of one file with several in flight, for those who go through a file from front to back: the flush,
+//! its read-back, and merges. It runs on the caller's thread; the queue does the waiting.
 //!
 //! Invariant: buffers come back in the order in which their operations were begun; after an error nothing more is
 //! begun, and dropping the pipeline waits for what is in flight.

@@ -96,18 +96,21 @@ impl Job {
     ) -> Result<Self, (Error, Option<SegmentId>)> {
         let lsns = segments[0].meta().first_lsn..=segments[segments.len() - 1].meta().last_lsn;
         let inputs: Vec<_> = segments.iter().map(|segment| segment.meta().id).collect();
-        let open = |segment: Arc<Segment>| {
-            let id = segment.meta().id;
-            Cursor::new(segment).map_err(|error| (error, Some(id)))
-        };
-        let cursors = segments.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         catalog.check_in_place().map_err(|error| (error, None))?;
         let (io, id, first_lsn) = (Arc::clone(catalog.io()), catalog.take_id(), *lsns.start());
         let last_lsn = *lsns.end();
-        let writer = SegmentWriter::create(io, catalog.dir(), catalog.identity(), id, lsns).map_err(|error| {
+        let abandon = |error, input| {
             catalog.abandon(id);
-            (error, None)
-        })?;
+            (error, input)
+        };
+        // Before the inputs, which take descriptors that they could do without.
+        let writer = SegmentWriter::create(io, catalog.dir(), catalog.identity(), id, lsns);
+        let writer = writer.map_err(|error| abandon(error, None))?;
+        let open = |segment: Arc<Segment>| {
+            let input = segment.meta().id;
+            Cursor::new(segment).map_err(|error| abandon(error, Some(input)))
+        };
+        let cursors = segments.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let (writer, gone) = (Some(writer), Members::default());
         let first = |(n, cursor): (usize, &Cursor)| cursor.log().map(|log| Reverse((log, n)));
         let next = cursors.iter().enumerate().filter_map(first).collect();
@@ -128,6 +131,11 @@ impl Job {
             names: None,
             reading: None,
         })
+    }
+
+    /// Another goes before it: gives back what it takes to read ahead.
+    pub(super) fn pause(&mut self) {
+        self.cursors.iter_mut().for_each(Cursor::pause);
     }
 
     /// What the grace is over for, as far as this merge acts on it.

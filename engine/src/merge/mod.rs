@@ -263,6 +263,9 @@ impl Merger {
     }
 
     fn begin_job(&mut self, set: &SegmentSet, range: Range<usize>, level: u32, why: Why) -> Result<()> {
+        if let Some(waiting) = self.jobs.last_mut() {
+            waiting.pause();
+        }
         let inputs = set.segments[range.clone()].to_vec();
         let cutoff = self.grace.cutoff(&set.manifest);
         let reclaim = Reclaim::new(&self.index, set, cutoff, inputs[0].meta().first_lsn);

@@ -1,14 +1,14 @@
 //! Going through a segment from front to back, log by log, as a merge does.
 //!
-//! Reads past the page cache, in large pieces, and each byte of chunks, index and state records once; nothing stays in
-//! memory but the stripe's index and state records, a piece of its data and the one that follows, which is read meanwhile.
-//! Invariant: what is given is intact, and
-//! follows what was given before: logs ascend, and within a log seqs and LSNs.
+//! Reads past the page cache, in pieces of whole chunks, and each block of chunks, index and state records once, but for one
+//! in which two pieces meet. Nothing stays in memory but the stripe's index and state records, a piece of its data, and the
+//! piece that follows, which is read meanwhile. Invariant: what is given is intact, and follows what was given before: logs
+//! ascend, and within a log seqs and LSNs.
 
 use super::chunk::expand;
 use super::damaged;
 use super::index::IndexAt;
-use super::read_ahead::ReadAhead;
+use super::read_ahead::{AHEAD_BYTES, ReadAhead};
 use super::reader::Segment;
 use super::writer::Name;
 use crate::error::{Error, Result};
@@ -22,8 +22,6 @@ use crate::types::{BLOCK, LogId, Lsn, TimeUs};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Data read at once, in bytes; a longer chunk is read alone.
-const PIECE_BYTES: u64 = 256 << 10;
 /// Blocks of names read at once.
 const NAME_BLOCKS: u64 = 32;
 
@@ -92,6 +90,11 @@ impl Cursor {
         self.entries.get(self.at).map(|entry| entry.log)
     }
 
+    /// Gives back what it takes to read ahead, until it goes on.
+    pub fn pause(&mut self) {
+        self.reads.pause();
+    }
+
     /// Bytes read since this was last asked.
     pub fn take_read(&mut self) -> u64 {
         std::mem::take(&mut self.read)
@@ -156,6 +159,7 @@ impl Cursor {
         (self.entries, self.at) = (Vec::new(), 0);
         let Some(stripe) = self.segment.stripes.get(self.stripe).copied() else {
             (self.state, self.piece) = (Vec::new(), AlignedBuf::empty());
+            self.reads.pause();
             let (before, stripes) = (self.before, self.segment.stripes.len());
             return match stripes.checked_sub(1).filter(|_| before.is_some_and(|(_, last)| !last)) {
                 Some(stripe) => {
@@ -220,7 +224,8 @@ impl Cursor {
         Ok((entry.offset - self.piece_at) as usize)
     }
 
-    /// The piece that begins with chunk `at` of the stripe, whole chunks all of them: where it begins, and its bytes.
+    /// The piece that begins with chunk `at` of the stripe, whole chunks all of them: where it begins, and its bytes. A
+    /// longer chunk is one by itself.
     fn piece_of(&self, at: usize) -> Result<(u64, usize), &'static str> {
         let data_end = self.segment.stripes[self.stripe].index().first * BLOCK as u64;
         let end_of = |entry: &IndexEntry| {
@@ -233,7 +238,7 @@ impl Cursor {
         for entry in self.entries[at + 1..].iter().filter(|entry| !entry.is_hollow()) {
             // Of what is wrong with others nothing is told before they are asked for.
             match end_of(entry) {
-                Ok(next) if entry.offset == end && next - begin <= PIECE_BYTES => end = next,
+                Ok(next) if entry.offset == end && next - begin <= AHEAD_BYTES as u64 => end = next,
                 _ => break,
             }
         }

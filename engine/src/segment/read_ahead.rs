@@ -9,6 +9,9 @@ use crate::io::pipeline::Pipeline;
 use crate::io::{AlignedBuf, File, Io};
 use std::sync::Arc;
 
+/// No read of more bytes is begun ahead, so that memory stays within bounds.
+pub(super) const AHEAD_BYTES: usize = 256 << 10;
+
 /// The reads of a file.
 pub(super) struct ReadAhead {
     io: Arc<dyn Io>,
@@ -17,11 +20,13 @@ pub(super) struct ReadAhead {
     pipeline: Option<Pipeline>,
     /// Offset and bytes of the read that was begun.
     begun: Option<(u64, usize)>,
+    /// Something was refused or failed: nothing more is begun ahead.
+    failed: bool,
 }
 
 impl ReadAhead {
     pub(super) fn new(io: Arc<dyn Io>, file: File) -> Self {
-        Self { io, file, pipeline: None, begun: None }
+        Self { io, file, pipeline: None, begun: None, failed: false }
     }
 
     /// Reads `len` bytes at `offset`, fewer where the file ends.
@@ -33,23 +38,34 @@ impl ReadAhead {
             match pipeline.take() {
                 Ok(Some(buf)) if begun == (offset, len) => return Ok(buf),
                 Ok(_) => {}
-                // Nothing more can be begun there.
-                Err(_) => self.pipeline = None,
+                Err(_) => self.fail(),
             }
         }
         self.io.read_at(&self.file, offset, len)
     }
 
-    /// Begins the read that is likely to be asked for next, if none is begun.
+    /// Begins the read that is likely to be asked for next, unless one is begun.
     pub(super) fn begin(&mut self, offset: u64, len: usize) {
-        if self.begun.is_some() {
+        if self.begun.is_some() || self.failed || len > AHEAD_BYTES {
             return;
         }
         if self.pipeline.is_none() {
             self.pipeline = Pipeline::new(&*self.io, &self.file, 1).ok();
         }
-        if let Some(pipeline) = &mut self.pipeline {
-            self.begun = pipeline.read(offset, AlignedBuf::with_capacity(len)).ok().map(|()| (offset, len));
+        let read = |pipeline: &mut Pipeline| pipeline.read(offset, AlignedBuf::with_capacity(len)).ok();
+        match self.pipeline.as_mut().and_then(read) {
+            Some(()) => self.begun = Some((offset, len)),
+            None => self.fail(),
         }
+    }
+
+    /// Gives back what beginning reads ahead takes, until one is begun again.
+    pub(super) fn pause(&mut self) {
+        (self.pipeline, self.begun) = (None, None);
+    }
+
+    fn fail(&mut self) {
+        self.pause();
+        self.failed = true;
     }
 }

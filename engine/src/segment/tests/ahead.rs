@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// A segment of one log with so many records of 40,000 bytes that do not compress, and its data's end.
-fn long(records: usize) -> (Disk, Arc<Segment>, u64) {
-    let model = model(&[(2, 3, vec![Step::Record { len: 40_000, noise: true }; records])], 2);
+/// A segment of one log with so many records of `len` bytes that do not compress, and its data's end.
+fn long(records: usize, len: usize) -> (Disk, Arc<Segment>, u64) {
+    let model = model(&[(2, 3, vec![Step::Record { len, noise: true }; records])], 2);
     let disk = Disk::default();
     let meta = write(&disk, &model);
     let segment = open(&disk, &meta).expect("intact");
@@ -15,7 +15,7 @@ fn long(records: usize) -> (Disk, Arc<Segment>, u64) {
 
 #[test]
 fn a_cursor_begins_each_read_before_it_needs_it_and_reads_everything_once() {
-    let (disk, segment, data_end) = long(100);
+    let (disk, segment, data_end) = long(100, 40_000);
     assert_eq!(segment.stripes.len(), 1);
     let mut cursor = Cursor::new(Arc::clone(&segment)).expect("intact");
     let (mut reads, mut read) = (disk.take_reads(), cursor.take_read());
@@ -38,7 +38,7 @@ fn a_cursor_begins_each_read_before_it_needs_it_and_reads_everything_once() {
 
 #[test]
 fn what_cannot_be_read_ahead_is_told_of_when_it_is_needed() {
-    let (disk, segment, data_end) = long(100);
+    let (disk, segment, data_end) = long(100, 40_000);
     let bad = data_end / 2 / BLOCK as u64;
     disk.bad.lock().expect("no panic").push(bad);
     let mut cursor = Cursor::new(segment).expect("the index is intact");
@@ -55,4 +55,30 @@ fn what_cannot_be_read_ahead_is_told_of_when_it_is_needed() {
     assert!(cursor.next(|_| Ok(())).is_err(), "and it stays so");
     disk.bad.lock().expect("no panic").clear();
     cursor.next(|_| Ok(())).expect("it can be read again");
+}
+
+#[test]
+fn a_cursor_holds_no_long_chunk_beside_another_and_begins_nothing_while_it_is_paused() {
+    let (disk, segment, _) = long(4, 400_000);
+    let mut cursor = Cursor::new(segment).expect("intact");
+    for chunk in 0..4 {
+        assert_eq!(disk.take_reads().len(), usize::from(chunk == 0), "the index alone is read ahead");
+        cursor.next(|_| Ok(())).expect("intact");
+        assert_eq!(disk.take_reads().len(), 1, "chunk {chunk}");
+    }
+    let (disk, segment, _) = long(100, 40_000);
+    let mut cursor = Cursor::new(segment).expect("intact");
+    let bytes = |cursor: &mut Cursor| -> u64 {
+        while cursor.log().is_some() {
+            cursor.next(|_| Ok(())).expect("intact");
+        }
+        cursor.take_read()
+    };
+    disk.take_reads();
+    cursor.pause();
+    cursor.next(|_| Ok(())).expect("intact");
+    assert_eq!(disk.take_reads().len(), 2, "what was begun is read again, and then it goes on as before");
+    let read = bytes(&mut cursor);
+    let (_, segment, _) = long(100, 40_000);
+    assert_eq!(read, bytes(&mut Cursor::new(segment).expect("intact")), "once each");
 }
