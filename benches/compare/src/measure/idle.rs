@@ -18,7 +18,7 @@ pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64) -> Outcome<Me
     E::prepare(written.logs);
     let before = machine::anonymous_bytes()?;
     let engine = E::open(dir, written.logs, written.payload_bytes())?;
-    load_rounds(&engine, pool, written.logs, written.records, written.bytes, &mut random)?;
+    load_rounds(&engine, pool, written, &mut random)?;
     engine.drain()?;
     thread::sleep(IDLE);
     let memory = machine::anonymous_bytes()?.saturating_sub(before) as f64;

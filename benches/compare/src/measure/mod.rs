@@ -10,7 +10,7 @@ pub mod reopen;
 pub mod window;
 
 use crate::contender::{Contender, Outcome, Payload};
-use crate::workload::{Appends, Pool, Random};
+use crate::workload::{Appends, Pool, Random, Written};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -229,17 +229,22 @@ fn check_held<E: Contender, R: RangeBounds<u64> + Debug>(
     Ok(())
 }
 
-/// Loads `rounds` records of `bytes` bytes into each of the `logs` logs, a record of each in every round, in another order
-/// each time, and makes them durable.
-fn load_rounds<E: Contender>(
-    engine: &E, pool: Pool, logs: u32, rounds: u64, bytes: usize, random: &mut Random,
-) -> Outcome<()> {
+/// Records of one log that are loaded in one append where a store is filled.
+const LOADED_AT_ONCE: u64 = 5;
+
+/// Loads the records of all logs in rounds, of each log a few in every round, the logs in another order each time, and makes
+/// them durable.
+fn load_rounds<E: Contender>(engine: &E, pool: Pool, written: Written, random: &mut Random) -> Outcome<()> {
     let mut session = engine.session();
-    let mut order: Vec<u32> = (0..logs).collect();
-    for round in 0..rounds {
+    let mut order: Vec<u32> = (0..written.logs).collect();
+    let mut payloads = Vec::new();
+    for held in (0..written.records).step_by(LOADED_AT_ONCE as usize) {
         shuffle(&mut order, random);
         for log in &order {
-            engine.load(&mut session, *log, round, &[pool.slice(random, bytes)])?;
+            let count = LOADED_AT_ONCE.min(written.records - held);
+            payloads.clear();
+            payloads.extend((0..count).map(|_| pool.slice(random, written.bytes)));
+            engine.load(&mut session, *log, held, &payloads)?;
         }
     }
     engine.sync(&mut session)

@@ -22,7 +22,7 @@ const LOOK_EVERY: u64 = 64;
 pub fn fill<E: Contender>(dir: &Path, written: Written, seed: u64, killed: fn(&Measured) -> !) -> Outcome<Measured> {
     let (pool, mut random) = (Pool::new(seed), Random::new(seed, 0));
     let engine = E::open(dir, written.logs, written.payload_bytes())?;
-    load_rounds(&engine, pool, written.logs, written.records, written.bytes, &mut random)?;
+    load_rounds(&engine, pool, written, &mut random)?;
     let mut session = engine.session();
     let mut held = vec![written.records; written.logs as usize];
     for n in 0..BYTES_MAX / RECORD_BYTES as u64 {
