@@ -1,8 +1,8 @@
 //! The staging lane: where appends are encoded into the next frame while earlier ones are being written.
 //!
-//! A batch is encoded under the lane's lock, or copied in if it is large, which gives it its LSNs; the slots of its logs are locked by the caller,
-//! so that within a log the order of seqs is that of LSNs. Memory is bounded by the pool from which the caller took
-//! room before: the lane itself never waits.
+//! A batch is encoded under the lane's lock, or copied in if it is large, which gives it its LSNs; the slots of its logs
+//! are locked by the caller, so that within a log the order of seqs is that of LSNs. Memory is bounded by the pool from
+//! which the caller took room before: the lane itself never waits.
 //!
 //! Invariant: what was staged is either handed to the committer once, in LSN order, or refused because the lane was
 //! closed; nothing is dropped.
