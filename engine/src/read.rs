@@ -93,7 +93,7 @@ pub fn read(index: &Index, name: &str, from: Position, limit: ReadLimit, now: Ti
     let cold = is_whole && slot.lock().base.is_none() && fetch_lookups(&index.set().segments, slot.id);
     let view = {
         let inner = index.resolve_visible(&slot, Some(name))?;
-        View { cold, ..View::new(&inner, name, from, limit, now)? }
+        View { cold, ..View::new(&inner, slot.id, name, from, limit, now)? }
     };
     let chain = ancestors(index, slot.id, &view, limit)?;
     view.page(index, &chain, name, limit)
@@ -108,7 +108,7 @@ pub fn try_read(index: &Index, name: &str, from: Position, limit: ReadLimit, now
     let slot = index.heads.get(index.log_id(name));
     let view = {
         let inner = index.try_resolve_visible(&slot, name)?;
-        View::new(&inner, name, from, limit, now)?
+        View::new(&inner, slot.id, name, from, limit, now)?
     };
     let end = view.visible.next_seq;
     let inherits = view.visible.fork.is_some_and(|(_, at)| view.from < at);
@@ -161,12 +161,10 @@ struct View {
 }
 
 impl View {
-    fn new(inner: &SlotInner, name: &str, from: Position, limit: ReadLimit, now: TimeUs) -> Result<Self> {
+    fn new(inner: &SlotInner, id: LogId, name: &str, from: Position, limit: ReadLimit, now: TimeUs) -> Result<Self> {
         let visible = inner.visible;
-        // What is staged adds timelines behind the visible end alone. No reader may learn of them, not even by being
-        // told where a history parts from the log's.
-        let durable = |(_, first): &&(Timeline, Seq)| *first < visible.next_seq;
-        let timelines: Vec<_> = inner.staged.timelines.iter().filter(durable).copied().collect();
+        // No reader may learn of what is staged, not even by being told where a history parts from the log's.
+        let timelines = inner.durable_timelines(id)?;
         let from = start(&visible, &timelines, name, from, now)?;
         Ok(Self { visible, timelines, from, memory: in_memory(&inner.mem, from, limit), cold: false })
     }

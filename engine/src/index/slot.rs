@@ -16,7 +16,7 @@ use crate::format::state::{LogState, Phase, has_expired};
 use crate::format::{Decoded, Malformed};
 use crate::mutants::{self, Mutant};
 use crate::sync::{AtomicBool, Mutex, MutexGuard};
-use crate::types::{LogId, Lsn, Seq, TimeUs};
+use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use crate::waiter::Target;
 use std::collections::VecDeque;
 use std::sync::{Arc as Shared, LazyLock};
@@ -174,6 +174,32 @@ impl SlotInner {
             }
         }
         Ok(())
+    }
+
+    /// The durable state. The state must have been looked up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn durable(&self, id: LogId) -> Result<LogState> {
+        let mut state = LogState::clone(self.base.as_ref().expect("the state was looked up"));
+        for entry in &self.mem {
+            apply_mem(&mut state, entry).map_err(|e| misfit(id, entry, &e))?;
+        }
+        Ok(state)
+    }
+
+    /// The durable state's timelines. The state must have been looked up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`].
+    pub fn durable_timelines(&self, id: LogId) -> Result<Vec<(Timeline, Seq)>> {
+        if self.staged.changed.life > self.visible.lsn {
+            // Creating a deleted log again drops what was before.
+            return Ok(self.durable(id)?.timelines.to_vec());
+        }
+        // Records alone add timelines behind the visible end.
+        let durable = |(_, first): &&(Timeline, Seq)| *first < self.visible.next_seq;
+        Ok(self.staged.timelines.iter().filter(durable).copied().collect())
     }
 
     /// Compares the log's name with the stored one, if the log exists. Meaningful once the state was looked up.

@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::state::{LogState, Phase};
 use crate::index::as_of::{Cutoff, Past};
-use crate::index::slot::{Slot, SlotInner, apply_mem, misfit};
+use crate::index::slot::{Slot, SlotInner};
 use crate::index::{Index, history};
 use crate::types::{AsOf, Cursor, Lsn, Seq, TimeUs, Timeline};
 use std::collections::BTreeSet;
@@ -98,16 +98,11 @@ fn durable_info(slot: &Slot, inner: &SlotInner, name: &str, now: TimeUs) -> Resu
     let (staged, visible) = (&inner.staged, inner.visible);
     if staged.changed.life <= visible.lsn && staged.changed.metadata <= visible.lsn {
         // What is staged are records alone: they move the end, and add timelines behind it.
-        let mut info = LogInfo::new(name, staged, now);
-        info.next_seq = visible.next_seq.0;
-        info.timelines.retain(|(_, first)| *first < visible.next_seq);
-        return Ok(info);
+        let info = LogInfo::new(name, staged, now);
+        let timelines = inner.durable_timelines(slot.id)?;
+        return Ok(LogInfo { next_seq: visible.next_seq.0, timelines, ..info });
     }
-    let mut state = (**inner.base.as_ref().expect("the state was looked up just now")).clone();
-    for entry in &inner.mem {
-        apply_mem(&mut state, entry).map_err(|e| misfit(slot.id, entry, &e))?;
-    }
-    Ok(LogInfo::new(name, &state, now))
+    Ok(LogInfo::new(name, &inner.durable(slot.id)?, now))
 }
 
 /// What there was of the log `name` as of a moment.

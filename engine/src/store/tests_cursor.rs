@@ -198,3 +198,35 @@ fn the_place_where_histories_part_shows_nothing_that_is_only_staged() {
     }
     assert_eq!(cut(), Some(Cursor { seq: 2, ..ahead }), "now it has");
 }
+
+/// A creation behind a deletion drops what the log's list of timelines had; neither is durable yet.
+#[test]
+fn a_cursor_stays_one_of_its_log_while_another_creation_is_only_staged() {
+    let (dir, config) = fresh();
+    let clock = std::sync::Arc::new(crate::clock::SystemClock::default());
+    let io = crate::io::choose(config.io).expect("a disk");
+    let (store, mut steps) = Store::open_stepped(io, clock, dir.path(), config).expect("a store");
+    let mut batch = Batch::new();
+    batch.log("log").create().record(b"a").record(b"b");
+    let ack = store.append(batch).expect("staged");
+    while ack.try_get().is_none() {
+        steps.commit().expect("a sound disk");
+    }
+    let before = store.read("log", 0, ReadLimit { records: 1, bytes: 1 }).expect("readable");
+    let info = store.info("log").expect("known");
+    let mut batch = Batch::new();
+    batch.log("log").delete();
+    let deleted = store.append(batch).expect("staged");
+    let mut batch = Batch::new();
+    batch.log("log").create();
+    let created = store.append(batch).expect("staged");
+    assert_eq!(store.read("log", 0, ReadLimit { records: 1, bytes: 1 }).expect("as before"), before);
+    assert_eq!(store.try_read("log", 0, ReadLimit { records: 1, bytes: 1 }).expect("as before"), before);
+    assert_eq!(store.read("log", before.next, ALL).expect("its own cursor").records.len(), 1);
+    assert_eq!(store.info("log").expect("known"), info);
+    while created.try_get().is_none() {
+        steps.commit().expect("a sound disk");
+    }
+    assert!(deleted.try_get().is_some_and(|answer| answer.is_ok()));
+    assert_eq!(store.read("log", before.next, ALL).expect_err("of its predecessor").kind(), ErrorKind::Trimmed);
+}
