@@ -313,7 +313,9 @@ impl User {
                 continue;
             }
             let output = sync.wait_with_output().expect("it ends");
-            assert!(output.status.success(), "{}: {}", self.name, told(&output));
+            // Killed again and again, the server may be out of reach for as long as a sync tries: it is to be run again then.
+            let is_out_of_reach = output.status.code() == Some(1) && told(&output).contains("could not be reached");
+            assert!(output.status.success() || is_out_of_reach, "{}: {}", self.name, told(&output));
         }
         self.own
     }
