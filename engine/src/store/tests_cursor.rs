@@ -1,9 +1,11 @@
 //! Positions that know their history, and the calls that wait for nothing.
 
+use super::Steps;
 use super::tests::{append, fresh};
 use crate::types::{Cursor, Position, Timeline};
 use crate::{Batch, Config, ErrorKind, ReadLimit, Store};
 use std::path::Path;
+use std::sync::Arc;
 
 const ALL: ReadLimit = ReadLimit { records: 1000, bytes: 1 << 20 };
 
@@ -17,6 +19,13 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
         }
     }
+}
+
+/// A store whose threads are the test's own.
+fn stepped(dir: &Path, config: Config) -> (Store, Steps) {
+    let clock = Arc::new(crate::clock::SystemClock::default());
+    let io = crate::io::choose(config.io).expect("a disk");
+    Store::open_stepped(io, clock, dir, config).expect("a store")
 }
 
 #[test]
@@ -146,9 +155,7 @@ fn a_full_pool_makes_a_call_that_must_not_wait_say_so() {
 #[test]
 fn a_look_at_a_log_shows_nothing_that_is_only_staged() {
     let (dir, config) = fresh();
-    let clock = std::sync::Arc::new(crate::clock::SystemClock::default());
-    let io = crate::io::choose(config.io).expect("a disk");
-    let (store, mut steps) = Store::open_stepped(io, clock, dir.path(), config).expect("a store");
+    let (store, mut steps) = stepped(dir.path(), config);
     let mut batch = Batch::new();
     batch.log("log").create_with(b"first").record(b"a");
     let ack = store.append(batch).expect("staged");
@@ -184,9 +191,7 @@ fn the_place_where_histories_part_shows_nothing_that_is_only_staged() {
     let store = Store::open(dir.path(), config.clone()).expect("a store");
     append(&store, "log", &[b"a"]);
     store.close().expect("clean");
-    let clock = std::sync::Arc::new(crate::clock::SystemClock::default());
-    let io = crate::io::choose(config.io).expect("a disk");
-    let (store, mut steps) = Store::open_stepped(io, clock, dir.path(), config).expect("a store");
+    let (store, mut steps) = stepped(dir.path(), config);
     let ahead = Cursor { timeline: store.recovery().timeline, seq: 5 };
     let cut = || store.read("log", ahead, ALL).expect_err("past the end").cut();
     let mut batch = Batch::new();
@@ -203,9 +208,7 @@ fn the_place_where_histories_part_shows_nothing_that_is_only_staged() {
 #[test]
 fn a_cursor_stays_one_of_its_log_while_another_creation_is_only_staged() {
     let (dir, config) = fresh();
-    let clock = std::sync::Arc::new(crate::clock::SystemClock::default());
-    let io = crate::io::choose(config.io).expect("a disk");
-    let (store, mut steps) = Store::open_stepped(io, clock, dir.path(), config).expect("a store");
+    let (store, mut steps) = stepped(dir.path(), config);
     let mut batch = Batch::new();
     batch.log("log").create().record(b"a").record(b"b");
     let ack = store.append(batch).expect("staged");
