@@ -151,6 +151,7 @@ pub fn serve(run: &str) -> Outcome<()> {
         Engine::Redb => measure::<engines::redb::Redb>(&run, &workload)?,
         #[cfg(feature = "rocksdb")]
         Engine::Rocksdb => measure::<engines::rocksdb::Rocksdb>(&run, &workload)?,
+        Engine::Bare => measure::<engines::bare::Bare>(&run, &workload)?,
         Engine::Fio => return Err("fio is a program of its own".into()),
     });
     Ok(())

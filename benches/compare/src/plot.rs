@@ -26,6 +26,7 @@ fn colour(engine: Engine) -> RGBColor {
         #[cfg(feature = "rocksdb")]
         Engine::Rocksdb => RGBColor(86, 180, 233),
         Engine::Fio => RGBColor(120, 120, 120),
+        Engine::Bare => RGBColor(180, 180, 180),
     }
 }
 

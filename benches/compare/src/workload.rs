@@ -128,6 +128,8 @@ const ONE: Appends = Appends { threads: 1, records: 1, bytes: 256, outstanding: 
 const BATCHES: Appends = Appends { threads: 16, records: 64, bytes: 1024, ..ONE };
 const RAFT: &[Engine] = &[Engine::Everlog, Engine::RaftEngine, Engine::RaftEngineTuned];
 const ASYNC: &[Engine] = &[Engine::Everlog, Engine::Fio];
+const ASYNC_BARE: &[Engine] = &[Engine::Everlog, Engine::Fio, Engine::Bare];
+const RAFT_BARE: &[Engine] = &[Engine::Everlog, Engine::Bare, Engine::RaftEngine, Engine::RaftEngineTuned];
 
 const fn appends_to_raft(least: f64) -> Goal {
     let value = |m: &Medians| m.to_raft(Figure::Appends);
@@ -177,7 +179,7 @@ pub const ALL: [Workload; 11] = [
         // Each log that is touched takes 768 bytes of the memtable beside its records.
         kind: Kind::Burst { appends: Appends { outstanding: 4096, ..ONE }, bytes: 14 << 20 },
         main: Figure::PayloadRate,
-        engines: ASYNC,
+        engines: ASYNC_BARE,
         goals: &[Goal {
             what: "payload bytes/s ÷ fio's, in writes as large as everlog's",
             value: |m| m.ratio(Figure::PayloadRate, Engine::Fio),
@@ -205,7 +207,7 @@ pub const ALL: [Workload; 11] = [
         title: "16 threads × batches of 64 × 1 KiB, bursts",
         kind: Kind::Burst { appends: BATCHES, bytes: 32 << 20 },
         main: Figure::Records,
-        engines: RAFT,
+        engines: RAFT_BARE,
         goals: &[Goal {
             what: "records/s ÷ raft-engine's",
             value: |m| m.to_raft(Figure::Records),

@@ -1,7 +1,9 @@
 //! Who takes part, and what is said of each.
 //!
-//! fio is no engine: it writes what everlog's journal writes, without an engine around it, and shows what the disk can do.
+//! Two are no engines, and show what is left to one: fio writes what everlog's journal writes, and so what the disk can do; a
+//! bare write path does what each engine with one journal has to, and so what disk, system and processors can do.
 
+pub mod bare;
 pub mod everlog;
 pub mod fio;
 pub mod fjall;
@@ -31,6 +33,8 @@ pub enum Engine {
     Rocksdb,
     /// The disk by itself.
     Fio,
+    /// A write path without an engine.
+    Bare,
 }
 
 impl Engine {
@@ -38,6 +42,7 @@ impl Engine {
     pub const ALL: &[Self] = &[
         Self::Everlog,
         Self::Fio,
+        Self::Bare,
         Self::RaftEngine,
         Self::RaftEngineTuned,
         Self::Fjall,
@@ -57,6 +62,7 @@ impl Engine {
             #[cfg(feature = "rocksdb")]
             Self::Rocksdb => "rocksdb",
             Self::Fio => "fio",
+            Self::Bare => "bare",
         }
     }
 
@@ -70,6 +76,7 @@ impl Engine {
             Self::Redb => format!("redb {}: {}", redb::VERSION, redb::SETTINGS),
             #[cfg(feature = "rocksdb")]
             Self::Rocksdb => format!("rocksdb {}: {}", rocksdb::VERSION, rocksdb::SETTINGS),
+            Self::Bare => format!("bare: {}", bare::SETTINGS),
             Self::Fio => {
                 format!("{}: {}", fio::version().unwrap_or_else(|e| e), fio::SETTINGS)
             }
