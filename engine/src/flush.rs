@@ -38,7 +38,6 @@ use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{Lsn, SegmentId, TimeUs};
 use pace::Pace;
 use std::ops::RangeInclusive;
-use std::sync::Arc as Shared;
 use std::time::Duration;
 
 /// How often a segment is written anew when it does not read back as written.
@@ -327,7 +326,7 @@ impl Flusher {
             if entries.is_empty() {
                 continue;
             }
-            let mut state = LogState::clone(&before);
+            let mut state = before.clone();
             writer.begin_log(slot.id);
             written += SLOT_BYTES;
             for entry in &entries {
@@ -339,7 +338,7 @@ impl Flusher {
                     self.rest(pace, written);
                 }
             }
-            state.producers.older = older_producers(&state, before.life.created, before.changed.producers);
+            state.set_older_producers(older_producers(&state, before.life.created, before.changed.producers));
             let changed = state.changed.last();
             let is_new = changed >= first;
             record.clear();
@@ -372,10 +371,10 @@ impl Flusher {
     }
 
     /// The slot's entries up to `last`, and the state before them.
-    fn entries(&self, slot: &Slot, last: Lsn) -> Result<(Vec<MemEntry>, Shared<LogState>)> {
+    fn entries(&self, slot: &Slot, last: Lsn) -> Result<(Vec<MemEntry>, LogState)> {
         let inner = self.index.resolve(slot, None)?;
         let base = inner.base.as_ref().expect("the state was looked up just now");
         let entries = inner.mem.iter().take_while(|e| e.lsn <= last).cloned().collect();
-        Ok((entries, Shared::clone(base)))
+        Ok((entries, base.clone()))
     }
 }

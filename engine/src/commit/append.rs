@@ -453,7 +453,7 @@ impl Appender {
         bodies: &mut Option<impl Iterator<Item = Body>>,
     ) -> usize {
         let mut used = if std::mem::replace(&mut inner.pooled, true) { 0 } else { SLOT_BYTES };
-        let state = std::sync::Arc::make_mut(&mut inner.staged);
+        let state = &mut inner.staged;
         let first = lane.open().entries.len();
         for planned in planned {
             let entry = planned.entry();

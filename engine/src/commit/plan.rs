@@ -16,7 +16,6 @@ use crate::mutants::{self, Mutant};
 use crate::types::{LogId, Seq, TimeUs, Timeline};
 use smallvec::SmallVec;
 use std::borrow::Cow;
-use std::sync::Arc as Shared;
 
 /// What is to be done with a log's part of a batch.
 #[derive(Debug)]
@@ -74,7 +73,7 @@ fn ended(life: &Life) -> &'static str {
 /// What a fork needs of its parent.
 pub(super) struct Parent {
     pub id: LogId,
-    pub state: Shared<LogState>,
+    pub state: LogState,
 }
 
 /// The time, as far as it decides.
@@ -141,12 +140,12 @@ fn check_producer(
     let created_in_memory = inner.staged.life.created != base.life.created;
     if !inner.staged.producers.list.contains_key(numbers.id) && !created_in_memory {
         if may_recall(base, numbers.id) {
-            let base = Shared::make_mut(inner.base.as_mut().expect("it is there"));
+            let base = inner.base.as_mut().expect("it is there");
             recall_producer(id, base, set.ok_or_else(would_block)?, numbers.id)?;
         }
         let known = inner.base.as_ref().and_then(|base| base.producers.list.get(numbers.id));
         if let Some(found) = known.cloned() {
-            Shared::make_mut(&mut inner.staged).producers.list.insert(numbers.id.to_vec(), found);
+            inner.staged.producers.list.insert(numbers.id.to_vec(), found);
         }
     }
     let wrong = |kind, what: String| Error::new(kind, what).log(batch.name);

@@ -12,15 +12,23 @@ use crate::limits::{
 };
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-/// Everything the store knows of a log beside its records.
+/// Everything the store knows of a log beside its records. A copy is cheap: what a record leaves as it is, which is nearly
+/// all of it, is shared until one of those who have it changes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogState {
     /// The seq that the next record gets.
     pub next_seq: Seq,
     /// The LSN of the last entry that this state includes; 0 if there is none.
     pub last_lsn: Lsn,
+    lasting: Arc<Lasting>,
+}
+
+/// What a record without producer and tag leaves as it is, on the timeline of the one before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lasting {
     /// Creation, end and what else is small.
     pub life: Life,
     /// Which timelines wrote to the log, each with its first seq there.
@@ -33,6 +41,45 @@ pub struct LogState {
     pub producers: Producers,
     /// For each group, the LSN of its last change; 0 if it was never changed.
     pub changed: Changed,
+}
+
+impl LogState {
+    /// The state of a log that has `lasting`.
+    #[must_use]
+    pub fn new(next_seq: Seq, last_lsn: Lsn, lasting: Lasting) -> Self {
+        Self { next_seq, last_lsn, lasting: Arc::new(lasting) }
+    }
+
+    /// Says where the older part of the producers is. Most often that is where it was, and nothing is copied.
+    pub fn set_older_producers(&mut self, older: Lsn) {
+        if self.producers.older != older {
+            self.producers.older = older;
+        }
+    }
+
+    /// The state without what it says of producers.
+    #[must_use]
+    pub fn without_producers(mut self) -> Self {
+        if self.producers != Producers::default() {
+            self.producers = Producers::default();
+        }
+        self
+    }
+}
+
+impl Deref for LogState {
+    type Target = Lasting;
+
+    fn deref(&self) -> &Lasting {
+        &self.lasting
+    }
+}
+
+/// Copies what is shared: not to be asked for where nothing changes.
+impl DerefMut for LogState {
+    fn deref_mut(&mut self) -> &mut Lasting {
+        Arc::make_mut(&mut self.lasting)
+    }
 }
 
 /// Which timelines wrote to a log, each with its first seq there. Copies of a log's state share it.
@@ -466,7 +513,7 @@ mod tests {
             changed in (0u64..200, 0u64..200, 0u64..200, 0u64..200),
         ) -> LogState {
             let phase = [Phase::Absent, Phase::Live, Phase::Deleted][usize::from(life.1)];
-            LogState {
+            LogState::new(Seq(0), Lsn(0), Lasting {
                 life: Life {
                     created: Lsn(life.0), phase, closed: life.2, trim: Seq(life.3), deleted_at: TimeUs(life.4),
                     expiry: TimeUs(0), tag, fork: fork.map(|(id, at)| (LogId(id), Seq(at))),
@@ -483,8 +530,7 @@ mod tests {
                 changed: Changed {
                     life: Lsn(changed.0), timelines: Lsn(changed.1), metadata: Lsn(changed.2), producers: Lsn(changed.3),
                 },
-                ..LogState::default()
-            }
+            })
         }
     }
 

@@ -24,7 +24,7 @@ use super::slot::{Slot, SlotInner, apply_mem, misfit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{Entry, Kind};
 use crate::format::manifest::{Manifest, Mark, TimelineStart};
-use crate::format::state::{Life, LogState, Phase, Producers};
+use crate::format::state::{Lasting, Life, LogState, Phase};
 use crate::format::{Decoded, Malformed};
 use crate::segment::{ChunkEntry, Segment};
 use crate::types::{AsOf, LogId, Lsn, Seq, Timeline};
@@ -39,7 +39,7 @@ pub type Cutoff<'a> = &'a dyn Fn(&Manifest) -> Mark;
 pub struct Past {
     /// Its state. It says nothing of producers, and of the tag nothing that is to be relied on: these lie in records, and
     /// are given up with them.
-    pub state: Shared<LogState>,
+    pub state: LogState,
     as_of: AsOf,
     /// The log did not change between the moment and this LSN.
     until: Lsn,
@@ -67,7 +67,7 @@ impl Past {
             };
             if let Some(state) = in_memory(slot.id, &inner, as_of, count)? {
                 drop(inner);
-                let past = Self { state: Shared::new(state), as_of, until };
+                let past = Self { state, as_of, until };
                 return past.settle(name, cutoff(&index.set().manifest));
             }
             (until, next.is_some() || matches!(as_of, AsOf::Lsn(_)))
@@ -98,7 +98,7 @@ impl Past {
         if until < cutoff.lsn || (walk.state.life.is_gone() && !is_behind) {
             return Err(forgotten(name, as_of, cutoff.lsn));
         }
-        let past = Self { state: Shared::new(walk.end(&set, whole.len())?), as_of, until };
+        let past = Self { state: walk.end(&set, whole.len())?, as_of, until };
         if settled || next.is_some() {
             slot.lock().past = Some(Box::new(past.clone()));
         }
@@ -117,7 +117,7 @@ impl Past {
             return Err(forgotten(name, self.as_of, cutoff.lsn));
         }
         if expired {
-            Shared::make_mut(&mut self.state).life.phase = Phase::Deleted;
+            self.state.life.phase = Phase::Deleted;
         }
         Ok(self)
     }
@@ -195,7 +195,7 @@ fn in_memory(log: LogId, inner: &SlotInner, as_of: AsOf, count: usize) -> Result
     if !behind {
         return Ok(None);
     }
-    let mut state = LogState { producers: Producers::default(), ..(**base).clone() };
+    let mut state = base.clone().without_producers();
     for entry in inner.mem.range(..count) {
         apply_mem(&mut state, entry).map_err(|e| misfit(log, entry, &e))?;
     }
@@ -216,7 +216,7 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// Begins with the log's state as the first `count` segments hold it.
     fn new(set: &'a SegmentSet, log: LogId, count: usize) -> Result<Self> {
-        let state = LogState { producers: Producers::default(), ..set.state_among(log, count)?.unwrap_or_default() };
+        let state = set.state_among(log, count)?.unwrap_or_default().without_producers();
         let timelines = &set.manifest.timelines;
         Ok(Self { log, timelines, state, hole: Seq(0), is_list_short: false })
     }
@@ -284,7 +284,7 @@ impl<'a> Walk<'a> {
     /// The log was deleted for good, with `next_seq`.
     fn has_ended(&mut self, next_seq: Seq) {
         let life = Life { phase: Phase::Deleted, trim: next_seq, ..Life::default() };
-        self.state = LogState { next_seq, life, ..LogState::default() };
+        self.state = LogState::new(next_seq, Lsn(0), Lasting { life, ..Lasting::default() });
         (self.hole, self.is_list_short) = (Seq(0), true);
     }
 

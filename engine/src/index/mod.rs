@@ -33,7 +33,6 @@ use memory::MemEntry;
 use pool::Pool;
 use set::SegmentSet;
 use slot::{SLOT_BYTES, Slot, SlotInner, Visible};
-use std::sync::Arc as Shared;
 
 /// The index.
 #[derive(Debug)]
@@ -287,16 +286,15 @@ impl Index {
             // Everything staged is flushed: that is the state.
             inner.mem.clear();
             let older = base.producers.older;
-            let state = Shared::make_mut(&mut inner.staged);
-            state.producers.older =
-                if state.changed.producers == before { older } else { older_producers(state, created, before) };
-            *base = Shared::clone(&inner.staged);
+            let state = &mut inner.staged;
+            let is_same = state.changed.producers == before;
+            state.set_older_producers(if is_same { older } else { older_producers(state, created, before) });
+            *base = state.clone();
         } else {
-            let base = Shared::make_mut(base);
             for entry in inner.mem.drain(..count) {
                 slot::apply_mem(base, &entry).expect("the flush carried out the same entries");
             }
-            base.producers.older = older_producers(base, created, before);
+            base.set_older_producers(older_producers(base, created, before));
         }
         if inner.mem.is_empty() {
             inner.mem.shrink_to(4);

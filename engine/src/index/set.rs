@@ -5,7 +5,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::Manifest;
-use crate::format::state::{Changed, LogState, Producer};
+use crate::format::state::{Changed, Lasting, LogState, Producer};
 use crate::segment::{Group, IndexEntry, Segment, StateRecord};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn};
@@ -71,16 +71,15 @@ impl SegmentSet {
         let timelines = self.group(log, at, record.timelines, |r| r.timelines)?;
         let metadata = self.group(log, at, record.metadata, |r| r.metadata)?;
         let producers = self.group(log, at, record.producers, |r| r.producers)?;
-        Ok(LogState {
-            next_seq: entry.next_seq(),
-            last_lsn: segment.meta().last_lsn,
+        let lasting = Lasting {
             changed: Changed { life: life.1, timelines: timelines.1, metadata: metadata.1, producers: producers.1 },
             life: life.0,
             timelines: timelines.0,
             name: metadata.0.name,
             metadata: metadata.0.metadata,
             producers: producers.0,
-        })
+        };
+        Ok(LogState::new(entry.next_seq(), segment.meta().last_lsn, lasting))
     }
 
     /// A group of the record at `at`, or of the older record it refers to, with the LSN under which it is found again.

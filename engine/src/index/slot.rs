@@ -19,14 +19,14 @@ use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use crate::waiter::Target;
 use std::collections::VecDeque;
-use std::sync::{Arc as Shared, LazyLock};
+use std::sync::LazyLock;
 
 /// What a slot takes of memory while it has entries that are in no segment, beside these: itself, its place in the cache,
 /// and two states of the log. A round figure of what was measured with glibc's allocator.
 pub const SLOT_BYTES: usize = 768;
 
 /// The state of a log that was never created.
-static ABSENT: LazyLock<Shared<LogState>> = LazyLock::new(Shared::default);
+static ABSENT: LazyLock<LogState> = LazyLock::new(LogState::default);
 
 /// A log in memory.
 #[derive(Debug)]
@@ -42,9 +42,9 @@ pub struct Slot {
 #[derive(Debug, Default)]
 pub struct SlotInner {
     /// The state as of the last flush; None until it was looked up.
-    pub base: Option<Shared<LogState>>,
-    /// The state with everything staged; meaningless while `base` is None. One with `base` where nothing came since.
-    pub staged: Shared<LogState>,
+    pub base: Option<LogState>,
+    /// The state with everything staged; meaningless while `base` is None. It shares with `base` what did not change since.
+    pub staged: LogState,
     /// Durable entries that are not in a segment, by LSN.
     pub mem: VecDeque<MemEntry>,
     /// What a reader may know.
@@ -149,18 +149,14 @@ impl SlotInner {
         if self.base.is_some() {
             return Ok(());
         }
-        let mut base = set.state(id)?.map_or_else(|| Shared::clone(&ABSENT), Shared::new);
-        let mut state = Shared::clone(&base);
-        if !self.mem.is_empty() {
-            self.recall_producers(id, Shared::make_mut(&mut base), set)?;
-            state = Shared::clone(&base);
-            let changing = Shared::make_mut(&mut state);
-            for entry in &self.mem {
-                apply_mem(changing, entry).map_err(|e| misfit(id, entry, &e))?;
-            }
+        let mut base = set.state(id)?.unwrap_or_else(|| ABSENT.clone());
+        self.recall_producers(id, &mut base, set)?;
+        let mut state = base.clone();
+        for entry in &self.mem {
+            apply_mem(&mut state, entry).map_err(|e| misfit(id, entry, &e))?;
         }
         self.visible = Visible::of(&state);
-        self.staged = if mutants::makes(Mutant::SeqReused) { Shared::clone(&base) } else { state };
+        self.staged = if mutants::makes(Mutant::SeqReused) { base.clone() } else { state };
         self.base = Some(base);
         Ok(())
     }
@@ -181,7 +177,7 @@ impl SlotInner {
     /// # Errors
     /// [`ErrorKind::Damaged`].
     pub fn durable(&self, id: LogId) -> Result<LogState> {
-        let mut state = LogState::clone(self.base.as_ref().expect("the state was looked up"));
+        let mut state = self.base.clone().expect("the state was looked up");
         for entry in &self.mem {
             apply_mem(&mut state, entry).map_err(|e| misfit(id, entry, &e))?;
         }

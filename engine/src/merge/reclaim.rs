@@ -21,7 +21,6 @@ use crate::mutants::{self, Mutant};
 use crate::segment::{Ends, IndexEntry, Segment};
 use crate::sync::Arc;
 use crate::types::{LogId, Lsn, Seq, TimeUs};
-use std::sync::Arc as Shared;
 
 /// Index blocks by which the dead share of a segment is estimated.
 const SAMPLE_BLOCKS: usize = 16;
@@ -32,7 +31,7 @@ pub(super) enum Kept {
     /// The records from a seq on, and what is no record.
     From(Seq),
     /// Where it ended; it is gone, with this state.
-    Nothing(Shared<LogState>),
+    Nothing(LogState),
 }
 
 /// What merges may leave out by now.
@@ -131,10 +130,10 @@ impl Reclaim {
 
     /// The log's state at this moment, with what is staged. A log that is not in memory has nothing staged; the segments
     /// are taken after that was seen.
-    pub(super) fn state(&self, log: LogId) -> Result<Shared<LogState>> {
+    pub(super) fn state(&self, log: LogId) -> Result<LogState> {
         match self.index.heads.peek(log) {
-            Some(slot) => Ok(Shared::clone(&self.index.resolve(&slot, None)?.staged)),
-            None => Ok(self.index.set().state(log)?.map(Shared::new).unwrap_or_default()),
+            Some(slot) => Ok(self.index.resolve(&slot, None)?.staged.clone()),
+            None => Ok(self.index.set().state(log)?.unwrap_or_default()),
         }
     }
 

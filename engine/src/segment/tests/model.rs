@@ -2,7 +2,7 @@
 
 use super::FIRST_LSN;
 use crate::format::entry::{Entry, Kind};
-use crate::format::state::{Changed, Issued, Life, LogState, Phase, Producer, Producers};
+use crate::format::state::{Changed, Issued, Lasting, Life, LogState, Phase, Producer, Producers};
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ pub(super) fn model(logs: &[(u64, u64, Vec<Step>)], salt: u64) -> Model {
             let Some(step) = steps.get(round) else { continue };
             let id = log_id(*n);
             let log = model.entry(id).or_insert_with(|| ModelLog {
-                state: LogState { next_seq: Seq(*base), ..LogState::default() },
+                state: LogState::new(Seq(*base), Lsn(0), Lasting::default()),
                 name: (*base == 0).then(|| format!("users/{}/{n}", n % 7)),
                 ..ModelLog::default()
             });
