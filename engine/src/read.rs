@@ -19,7 +19,6 @@ use crate::metrics::Metrics;
 use crate::segment::{IndexEntry, Segment};
 use crate::types::{AsOf, Cursor, LogId, Lsn, Position, Seq, TimeUs, Timeline};
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A page of fewer records or bytes is a small one.
@@ -240,12 +239,12 @@ struct InMemory {
 }
 
 /// The records from `from` on, as many as the limit may need. Seqs never decrease from entry to entry.
-fn in_memory(entries: &VecDeque<MemEntry>, from: Seq, limit: ReadLimit) -> InMemory {
+fn in_memory(entries: &[MemEntry], from: Seq, limit: ReadLimit) -> InMemory {
     let first = entries.iter().find(|e| e.kind == Kind::Record).map(|e| e.seq);
     let start = entries.partition_point(|e| e.seq < from);
     let mut bytes = 0;
     let mut out = Vec::new();
-    for entry in entries.range(start..).filter(|e| e.kind == Kind::Record) {
+    for entry in entries[start..].iter().filter(|e| e.kind == Kind::Record) {
         bytes += entry.len as usize;
         out.push(entry.clone());
         if out.len() > limit.records || bytes > limit.bytes.saturating_mul(2) {

@@ -196,7 +196,7 @@ fn in_memory(log: LogId, inner: &SlotInner, as_of: AsOf, count: usize) -> Result
         return Ok(None);
     }
     let mut state = base.clone().without_producers();
-    for entry in inner.mem.range(..count) {
+    for entry in &inner.mem[..count] {
         apply_mem(&mut state, entry).map_err(|e| misfit(log, entry, &e))?;
     }
     Ok(Some(state))

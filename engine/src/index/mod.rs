@@ -232,10 +232,6 @@ impl Index {
     ) -> Vec<crate::waiter::Target> {
         let mut inner = slot.lock();
         let mut bytes = 0;
-        if inner.mem.is_empty() {
-            // Most logs have one entry or a few.
-            inner.mem.reserve_exact(entries.size_hint().0);
-        }
         inner.mem.extend(entries.inspect(|e| bytes += e.pool_bytes()));
         if let Some(visible) = visible {
             inner.visible = visible;
@@ -279,8 +275,8 @@ impl Index {
         let base = inner.base.as_mut().expect("a flush looked the state up");
         let before = base.changed.producers;
         let created = base.life.created;
-        let mut bytes: usize = inner.mem.range(..count).map(MemEntry::pool_bytes).sum();
-        let all = inner.mem.back().is_some_and(|last| last.lsn == inner.staged.last_lsn && last.lsn <= lsn);
+        let mut bytes: usize = inner.mem[..count].iter().map(MemEntry::pool_bytes).sum();
+        let all = inner.mem.last().is_some_and(|last| last.lsn == inner.staged.last_lsn && last.lsn <= lsn);
         // When it was deleted is told by the entry alone.
         if all && inner.mem.iter().all(|entry| entry.kind != Kind::Delete) {
             // Everything staged is flushed: that is the state.
@@ -297,7 +293,7 @@ impl Index {
             base.set_older_producers(older_producers(base, created, before));
         }
         if inner.mem.is_empty() {
-            inner.mem.shrink_to(4);
+            inner.shrink();
             inner.dirty = false;
             self.heads.note_clean();
             self.mem_bytes.fetch_sub(SLOT_BYTES, Ordering::Relaxed);

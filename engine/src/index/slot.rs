@@ -18,7 +18,7 @@ use crate::mutants::{self, Mutant};
 use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use crate::waiter::Target;
-use std::collections::VecDeque;
+use smallvec::SmallVec;
 use std::sync::LazyLock;
 
 /// What a slot takes of memory while it has entries that are in no segment, beside these: itself, its place in the cache,
@@ -27,6 +27,12 @@ pub const SLOT_BYTES: usize = 768;
 
 /// The state of a log that was never created.
 static ABSENT: LazyLock<LogState> = LazyLock::new(LogState::default);
+
+/// A log's entries in memory. Most logs have one, which then lies in the slot.
+pub type Entries = SmallVec<[MemEntry; 1]>;
+
+/// How many entries a log keeps room for once it has none.
+const ENTRIES_KEPT: usize = 4;
 
 /// A log in memory.
 #[derive(Debug)]
@@ -46,7 +52,7 @@ pub struct SlotInner {
     /// The state with everything staged; meaningless while `base` is None. It shares with `base` what did not change since.
     pub staged: LogState,
     /// Durable entries that are not in a segment, by LSN.
-    pub mem: VecDeque<MemEntry>,
+    pub mem: Entries,
     /// What a reader may know.
     pub visible: Visible,
     /// Whether the slot stands in the dirty list.
@@ -122,6 +128,13 @@ impl Slot {
 }
 
 impl SlotInner {
+    /// Gives memory back that the entries took, where there is none of them and it is much.
+    pub fn shrink(&mut self) {
+        if self.mem.is_empty() && self.mem.capacity() > ENTRIES_KEPT {
+            self.mem.shrink_to_fit();
+        }
+    }
+
     /// Has `target` woken when something new is visible, instead of what was to be woken under `key` before.
     pub fn watch(&mut self, key: u64, target: Target) {
         match self.watchers.iter_mut().find(|(other, _)| *other == key) {
