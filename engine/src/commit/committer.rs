@@ -92,7 +92,9 @@ impl Committer {
         let mut moved = false;
         let mut frames = self.leader.frames.lock();
         let expected = frames.take_expected();
-        if may_sleep && expected > 0 && frames.is_still() {
+        // Of many some may be there already, while others are still on their way: two frames then take turns by themselves.
+        let waits = expected > 0 && (!frames.are_many() || self.leader.shared.lane.is_empty());
+        if may_sleep && waits && frames.is_still() {
             drop(frames);
             gather(&self.leader.shared, &self.leader.frames, || self.leader.shared.lane.holds(expected, OVERLAP_BYTES));
             frames = self.leader.frames.lock();

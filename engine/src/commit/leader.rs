@@ -2,9 +2,9 @@
 //!
 //! Who brings the open frame to what is awaited, and would have to wake the committer for that, writes it on its own thread
 //! instead if it waits for its acknowledgement. With one caller, two wake-ups an append took longer than all but the disk;
-//! with many, they take turns in two groups, each of which the last to come back leads. Should some not come back, the first
+//! with a few, they take turns in two groups, each of which the last to come back leads. Should some not come back, the first
 //! that did commits what there is. The committer is woken for what was staged before they were expected, and does all for
-//! those who do not wait.
+//! those who do not wait, and for many who do: it need not be woken between two frames.
 //!
 //! What a crash leaves is what [`super::frames`] says, whoever writes. Invariants: behind a commit here the committer is
 //! awake if anything is left to be done; while a frame is written nobody holds the frames' lock, and nobody is woken under it.

@@ -226,6 +226,25 @@ fn the_committer_is_woken_for_what_came_before_the_frame_was_published() {
 }
 
 #[test]
+fn many_callers_leave_the_frames_to_the_committer() {
+    let (_io, opened, leader, calls) = behind_callers();
+    let appender = &opened.core.appender;
+    drop(appender.append(&batch(b"x")).expect("staged"));
+    (0..5).for_each(|_| drop(appender.append_and_lead(&batch(b"x")).expect("staged")));
+    calls.0.store(0, Ordering::SeqCst);
+    leader.commit();
+    assert_eq!(calls.0.load(Ordering::SeqCst), 1, "it is woken, and looks after those who come back");
+    let ack = appender.append_and_lead(&batch(b"x")).expect("staged");
+    assert!(ack.try_get().is_none(), "the committer is awake for it");
+    assert_eq!(calls.0.load(Ordering::SeqCst), 1);
+    // And so is a caller alone once more.
+    leader.commit();
+    assert!(ack.try_get().expect("it was committed").is_ok());
+    let ack = appender.append_and_lead(&batch(b"x")).expect("staged");
+    assert!(ack.try_get().expect("it committed by itself").is_ok());
+}
+
+#[test]
 fn the_committer_writes_small_frames_of_callers_as_they_would() {
     let (io, mut opened, _leader, _calls) = behind_callers();
     // What the queue has does not end: as many frames as may be are in flight.
