@@ -1,13 +1,14 @@
 //! How often an append asks the allocator for memory, once its log and its frames are known: no more than the batch itself
-//! and its answer take.
+//! and its answer take, also where it is the first to its log behind a flush.
 //!
 //! The counts are those of the thread that appends; what the committer does for it counts elsewhere.
 
 use everlog::{Ack, Batch, Config, Store};
 use everlog_tests::programs::target_dir;
 
-const LOGS: usize = 100;
 const APPENDS: usize = 1000;
+/// Each is appended to once, so that each append is the first to its log.
+const LOGS: usize = APPENDS;
 /// The batch's list of logs, and the log's of operations.
 const FOR_THE_BATCH: u64 = 2;
 /// The cell that the acknowledgement and the committer share, and the receipt in it.
@@ -40,6 +41,7 @@ fn an_append_to_a_known_log_allocates_for_its_batch_and_its_answer_alone() {
         (0..APPENDS).for_each(|n| append(n, &mut acks));
     }
     acks.drain(..).for_each(|ack| drop(ack.wait().expect("durable")));
+    store.flush().expect("a sound disk");
     let counted = allocation_counter::measure(|| (0..APPENDS).for_each(|n| append(n, &mut acks)));
     acks.drain(..).for_each(|ack| drop(ack.wait().expect("durable")));
     store.close().expect("a store in use by no one closes");

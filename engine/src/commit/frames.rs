@@ -40,11 +40,11 @@ const REST_MIN: Duration = Duration::from_secs(10);
 /// While something is in flight, it is looked no more often than this whether an idle frame is due.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 
-/// So many callers take turns in writing for one another. For more of them the committer writes, one small frame after the
-/// other: it is awake when one ends, and begins the next at once if somebody came meanwhile.
-const LED_MAX: usize = 4;
+/// So many callers in two frames take turns in writing for one another. For more of them the committer writes, one small frame
+/// after the other: it is awake when one ends, and begins the next at once if somebody came meanwhile.
+const LED_MAX: usize = 8;
 
-/// A frame of this size is begun behind any other.
+/// A frame of this size is begun behind any other, but that the committer looks no earlier than its own write ends.
 pub const OVERLAP_BYTES: usize = 64 << 10;
 
 /// What the commit path shares with the rest of the store.
@@ -101,8 +101,8 @@ pub struct Frames {
     none_led: Arc<Condvar>,
     /// Of the clients who were answered the committer is to wait a moment for so many to come back.
     expected: usize,
-    /// Whether the last frame was of more than [`LED_MAX`] callers.
-    many: bool,
+    /// The callers of the last publication, and of the one before it.
+    callers: [usize; 2],
 }
 
 /// A frame that was begun: what the disk is to do now, and the id to tell its end with.
@@ -174,7 +174,7 @@ impl Frames {
             led: 0,
             none_led: Arc::default(),
             expected: 0,
-            many: false,
+            callers: [0; 2],
         }
     }
 
@@ -221,7 +221,7 @@ impl Frames {
     /// Behind a frame in flight, once it holds as much: clients who wait for their answers then share two frames evenly,
     /// instead of the first to come back filling one alone. Nothing waits longer than for the frame in flight.
     fn bytes_min(&self) -> usize {
-        if self.many && self.led > 0 {
+        if self.led > 0 && self.are_many() {
             return OVERLAP_BYTES;
         }
         self.in_flight.back().map_or(0, |flight| flight.bytes().min(OVERLAP_BYTES))
@@ -233,10 +233,10 @@ impl Frames {
         self.is_idle() && self.shared.clock.monotonic().saturating_sub(self.last_publish) >= REST_MIN
     }
 
-    /// Whether the last frame was of so many callers that the committer writes for them.
+    /// Whether there are so many callers that the committer writes for them.
     #[must_use]
     pub fn are_many(&self) -> bool {
-        self.many
+        self.callers.iter().sum::<usize>() > LED_MAX
     }
 
     /// Begins the next frame, if there is one to begin and not too many are in flight.
@@ -257,7 +257,7 @@ impl Frames {
         // Of those that are large the disk gets as many as it takes, which no caller sees to who waits for one. And a sync
         // of the page cache that a signal to the caller's thread interrupts is one that failed.
         let is_large = || self.shared.lane.holds(usize::MAX, OVERLAP_BYTES);
-        if self.shared.io.buffered() || !self.is_still() && (self.many || is_large()) {
+        if self.shared.io.buffered() || !self.is_still() && (self.are_many() || is_large()) {
             return Ok(None);
         }
         let Some(write) = self.begin_staged(self.bytes_min())? else { return Ok(None) };
@@ -490,16 +490,18 @@ impl Frames {
 
     /// Says who is to come next, and when, now that `published` was. True if the committer is to look at once.
     pub fn go_on(&mut self, published: &Published) -> bool {
+        if !published.is_empty() {
+            self.callers = [published.callers, self.callers[0]];
+        }
         if self.is_full() {
             return false;
         }
-        self.many = published.callers > LED_MAX;
         if self.is_still() && published.clients > 1 {
             self.expected = published.clients;
             if 2 * published.callers > published.clients {
                 // They come back one by one. With half of them a frame is begun, so that from then on two take turns.
                 self.expected = published.clients.div_ceil(2);
-                if !self.many {
+                if !self.are_many() {
                     let half = (HEADER_LEN + published.bytes.saturating_sub(HEADER_LEN) / 2).min(OVERLAP_BYTES);
                     if self.shared.lane.awaits_clients(self.expected, half) {
                         self.expected = 0;

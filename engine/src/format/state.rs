@@ -13,11 +13,11 @@ use crate::limits::{
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Everything the store knows of a log beside its records. A copy is cheap: what a record leaves as it is, which is nearly
 /// all of it, is shared until one of those who have it changes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogState {
     /// The seq that the next record gets.
     pub next_seq: Seq,
@@ -41,6 +41,15 @@ pub struct Lasting {
     pub producers: Producers,
     /// For each group, the LSN of its last change; 0 if it was never changed.
     pub changed: Changed,
+}
+
+/// What is known of a log that was never created.
+static NOTHING: LazyLock<Arc<Lasting>> = LazyLock::new(Arc::default);
+
+impl Default for LogState {
+    fn default() -> Self {
+        Self { next_seq: Seq(0), last_lsn: Lsn(0), lasting: Arc::clone(&NOTHING) }
+    }
 }
 
 impl LogState {
@@ -85,16 +94,16 @@ impl DerefMut for LogState {
 /// Which timelines wrote to a log, each with its first seq there. Copies of a log's state share it.
 pub type Timelines = Arc<[(Timeline, Seq)]>;
 
-/// The LSN of the last change of each group of [`LogState`].
+/// The LSN of the last change of each group of [`Lasting`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Of [`LogState::life`].
+    /// Of [`Lasting::life`].
     pub life: Lsn,
-    /// Of [`LogState::timelines`].
+    /// Of [`Lasting::timelines`].
     pub timelines: Lsn,
-    /// Of [`LogState::name`] and [`LogState::metadata`].
+    /// Of [`Lasting::name`] and [`Lasting::metadata`].
     pub metadata: Lsn,
-    /// Of [`LogState::producers`].
+    /// Of [`Lasting::producers`].
     pub producers: Lsn,
 }
 
@@ -212,22 +221,22 @@ pub enum Group<T> {
 /// A log's name, with its metadata.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named {
-    /// [`LogState::name`].
+    /// [`Lasting::name`].
     pub name: Arc<str>,
-    /// [`LogState::metadata`].
+    /// [`Lasting::metadata`].
     pub metadata: Vec<u8>,
 }
 
 /// A log's state as one segment holds it: what changed there, and where the rest is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateRecord {
-    /// [`LogState::life`].
+    /// [`Lasting::life`].
     pub life: Group<Life>,
-    /// [`LogState::timelines`].
+    /// [`Lasting::timelines`].
     pub timelines: Group<Timelines>,
-    /// [`LogState::name`] and [`LogState::metadata`].
+    /// [`Lasting::name`] and [`Lasting::metadata`].
     pub metadata: Group<Named>,
-    /// [`LogState::producers`]: only those that wrote in the segment, with their numbers there.
+    /// [`Lasting::producers`]: only those that wrote in the segment, with their numbers there.
     pub producers: Group<Producers>,
 }
 

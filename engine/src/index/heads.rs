@@ -27,7 +27,7 @@ type Slots<T> = std::collections::HashMap<LogId, Arc<T>, BuildHasherDefault<Spre
 type Slots<T> = std::collections::BTreeMap<LogId, Arc<T>>;
 
 /// A LogId is a keyed hash already, which nobody who does not know the key chooses: its last eight bytes are spread evenly.
-/// Those that say which shard it is do not come where a map looks first.
+/// The byte that says which shard it is comes where a map does not look first.
 #[cfg(not(everlog_loom))]
 #[derive(Default)]
 struct Spread(u64);

@@ -19,14 +19,10 @@ use crate::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::types::{LogId, Lsn, Seq, TimeUs, Timeline};
 use crate::waiter::Target;
 use smallvec::SmallVec;
-use std::sync::LazyLock;
 
 /// What a slot takes of memory while it has entries that are in no segment, beside these: itself, its place in the cache,
-/// and two states of the log. A round figure of what was measured with glibc's allocator.
+/// and two states of the log. A round figure of what was measured with glibc's allocator, when both were always copies.
 pub const SLOT_BYTES: usize = 768;
-
-/// The state of a log that was never created.
-static ABSENT: LazyLock<LogState> = LazyLock::new(LogState::default);
 
 /// A log's entries in memory. Most logs have one, which then lies in the slot.
 pub type Entries = SmallVec<[MemEntry; 1]>;
@@ -162,7 +158,7 @@ impl SlotInner {
         if self.base.is_some() {
             return Ok(());
         }
-        let mut base = set.state(id)?.unwrap_or_else(|| ABSENT.clone());
+        let mut base = set.state(id)?.unwrap_or_default();
         self.recall_producers(id, &mut base, set)?;
         let mut state = base.clone();
         for entry in &self.mem {

@@ -225,23 +225,62 @@ fn the_committer_is_woken_for_what_came_before_the_frame_was_published() {
     assert_eq!(calls.0.load(Ordering::SeqCst), 1, "nobody may come any more");
 }
 
-#[test]
-fn many_callers_leave_the_frames_to_the_committer() {
-    let (_io, opened, leader, calls) = behind_callers();
+/// As [`behind_callers`], of nine callers.
+fn behind_many() -> (Erring, Opened, Leader, Arc<Calls>) {
+    let (io, opened, leader, calls) = behind_callers();
     let appender = &opened.core.appender;
     drop(appender.append(&batch(b"x")).expect("staged"));
-    (0..5).for_each(|_| drop(appender.append_and_lead(&batch(b"x")).expect("staged")));
+    (0..9).for_each(|_| drop(appender.append_and_lead(&batch(b"x")).expect("staged")));
     calls.0.store(0, Ordering::SeqCst);
     leader.commit();
+    (io, opened, leader, calls)
+}
+
+#[test]
+fn many_callers_leave_the_frames_to_the_committer() {
+    let (_io, opened, leader, calls) = behind_many();
+    let appender = &opened.core.appender;
     assert_eq!(calls.0.load(Ordering::SeqCst), 1, "it is woken, and looks after those who come back");
-    let ack = appender.append_and_lead(&batch(b"x")).expect("staged");
-    assert!(ack.try_get().is_none(), "the committer is awake for it");
+    let acks = [0; 8].map(|_| appender.append_and_lead(&batch(b"x")).expect("staged"));
+    assert!(acks.iter().all(|ack| ack.try_get().is_none()), "the committer is awake for them");
     assert_eq!(calls.0.load(Ordering::SeqCst), 1);
-    // And so is a caller alone once more.
+    leader.commit();
+    assert!(acks.into_iter().all(|ack| ack.try_get().is_some_and(|answer| answer.is_ok())));
+    // A small frame between two of many does not end that.
+    (0..2).for_each(|_| drop(appender.append_and_lead(&batch(b"x")).expect("staged")));
+    leader.commit();
+    let ack = appender.append_and_lead(&batch(b"x")).expect("staged");
+    assert!(ack.try_get().is_none(), "two of ten are back");
+    // A caller alone does.
     leader.commit();
     assert!(ack.try_get().expect("it was committed").is_ok());
     let ack = appender.append_and_lead(&batch(b"x")).expect("staged");
     assert!(ack.try_get().expect("it committed by itself").is_ok());
+}
+
+#[test]
+fn of_many_callers_none_begins_a_frame_behind_another() {
+    let (io, mut opened, leader, _calls) = behind_many();
+    let core = Arc::clone(&opened.core);
+    let writes = || core.index.metrics.frame_writes.get();
+    *io.gives.lock() = Some((0, false));
+    drop(core.appender.append(&batch(b"x")).expect("staged"));
+    assert!(opened.committer.step(false));
+    let before = writes();
+    drop(core.appender.append(&batch(&[2; 100])).expect("staged"));
+    leader.commit();
+    assert_eq!(writes(), before, "the first is in flight still");
+    *io.gives.lock() = None;
+    while opened.committer.step(false) {}
+
+    // Nor does the committer behind one that a caller writes.
+    let (_io, opened, _leader, _calls) = behind_many();
+    drop(opened.core.appender.append(&batch(b"x")).expect("staged"));
+    let mut frames = opened.committer.frames();
+    assert!(frames.begin_led().expect("a sound disk").is_some());
+    drop(opened.core.appender.append(&batch(&[2; 100])).expect("staged"));
+    assert!(frames.begin_next().expect("a sound disk").is_none());
+    frames.end_led();
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! A bare write path: what every engine with one journal has to do, and nothing else. It shows what is left once an engine's
-//! own work is taken away: no state of a log, no checksum, no memory of what was written, no read, no flush.
+//! A bare write path: what an engine with one journal and one write in flight has to do, and nothing else. It shows what is left
+//! once an engine's own work is taken away: no state of a log, no checksum, no memory of what was written, no read, no flush.
 //!
 //! Appends are copied into one buffer under a lock. One thread writes what has gathered there, with O_DIRECT and DSYNC over a
 //! file that was written before, while the next ones gather in the other buffer, and then wakes each that waits by name.
-//! Invariant: an append is acknowledged only after the write that holds it.
+//! Invariant: an append is acknowledged only after the write that holds it. What it says that a log holds is what it was given.
 
 use crate::contender::{Contender, Outcome, Payload};
 use ::everlog::format::bytes::Sink;
 use ::everlog::io::AlignedBuf;
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags};
 use rustix::io::ReadWriteFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, Write};
@@ -40,7 +40,6 @@ pub struct Bare {
     held: Vec<AtomicU64>,
 }
 
-#[derive(Default)]
 struct Shared {
     open: Mutex<Open>,
     changed: Condvar,
@@ -49,9 +48,8 @@ struct Shared {
 }
 
 /// What has gathered.
-#[derive(Default)]
 struct Open {
-    buf: Vec<u8>,
+    buf: AlignedBuf,
     waiting: Vec<Pending>,
     ended: bool,
 }
@@ -70,8 +68,7 @@ impl Shared {
 
     /// Writes what gathers until the end.
     fn commit(&self, file: &File) -> Outcome<()> {
-        let mut frame = AlignedBuf::with_capacity(BUFFER_BYTES);
-        let (mut buf, mut waiting) = (Vec::with_capacity(BUFFER_BYTES), Vec::new());
+        let (mut frame, mut waiting) = (AlignedBuf::with_capacity(BUFFER_BYTES), Vec::new());
         let mut at = 0;
         loop {
             {
@@ -82,17 +79,11 @@ impl Shared {
                     }
                     open = self.changed.wait(open).unwrap_or_else(PoisonError::into_inner);
                 }
-                std::mem::swap(&mut open.buf, &mut buf);
+                std::mem::swap(&mut open.buf, &mut frame);
                 std::mem::swap(&mut open.waiting, &mut waiting);
             }
-            let len = buf.len().next_multiple_of(BLOCK);
-            if frame.capacity() < len {
-                frame = AlignedBuf::with_capacity(len);
-            }
-            frame.clear();
-            frame.put(&buf);
+            let len = frame.len().next_multiple_of(BLOCK);
             frame.resize(len);
-            buf.clear();
             if at + len as u64 > FILE_BYTES {
                 at = 0;
             }
@@ -102,6 +93,7 @@ impl Shared {
                 return Err(format!("bare: {written} of {len} bytes were written"));
             }
             at += len as u64;
+            frame.clear();
             self.writes.fetch_add(1, Ordering::Relaxed);
             self.bytes.fetch_add(len as u64, Ordering::Relaxed);
             for pending in waiting.drain(..) {
@@ -124,9 +116,13 @@ impl Contender for Bare {
         let zeros = vec![0; 1 << 20];
         (0..FILE_BYTES >> 20).try_for_each(|_| filled.write_all(&zeros)).map_err(told)?;
         filled.sync_all().map_err(told)?;
+        // What is written past the page cache would otherwise have to take out of it what is there.
+        rustix::fs::fadvise(&filled, 0, None, Advice::DontNeed).map_err(|e| told(e.into()))?;
         let direct = OFlags::DIRECT.bits() as i32;
         let file = OpenOptions::new().write(true).custom_flags(direct).open(&path).map_err(told)?;
-        let shared = Arc::<Shared>::default();
+        let open = Open { buf: AlignedBuf::with_capacity(BUFFER_BYTES), waiting: Vec::new(), ended: false };
+        let (changed, writes, bytes) = (Condvar::new(), AtomicU64::new(0), AtomicU64::new(0));
+        let shared = Arc::new(Shared { open: Mutex::new(open), changed, writes, bytes });
         let commits = Arc::clone(&shared);
         let committer = thread::spawn(move || commits.commit(&file));
         let held = (0..logs).map(|_| AtomicU64::new(0)).collect();
@@ -146,9 +142,13 @@ impl Contender for Bare {
         let pending = Pending { thread: thread::current(), done: Arc::default() };
         let is_first = {
             let mut open = self.shared.open();
+            let needed = open.buf.len() + payloads.iter().map(|payload| HEADER.len() + payload.len()).sum::<usize>();
+            if needed > open.buf.capacity() {
+                open.buf.grow(2 * needed);
+            }
             for payload in payloads {
-                open.buf.extend_from_slice(&HEADER);
-                open.buf.extend_from_slice(payload);
+                open.buf.put(&HEADER);
+                open.buf.put(payload);
             }
             open.waiting.push(pending.clone());
             open.waiting.len() == 1

@@ -1,7 +1,7 @@
 //! Who takes part, and what is said of each.
 //!
-//! Two are no engines, and show what is left to one: fio writes what everlog's journal writes, and so what the disk can do; a
-//! bare write path does what each engine with one journal has to, and so what disk, system and processors can do.
+//! Two are no engines, and show what is left to one: fio writes what everlog's journal writes, and so what the disk can do in
+//! those sizes; a bare write path with one write in flight does what each engine with one journal has to, and no more.
 
 pub mod bare;
 pub mod everlog;
