@@ -44,7 +44,7 @@ const LOOK_MIN: Duration = Duration::from_millis(1);
 /// after the other: it is awake when one ends, and begins the next at once if somebody came meanwhile.
 const LED_MAX: usize = 8;
 
-/// A frame of this size is begun behind any other, but that the committer looks no earlier than its own write ends.
+/// A frame of this size is begun behind any other, though not before a write that the committer itself waits for has ended.
 pub const OVERLAP_BYTES: usize = 64 << 10;
 
 /// What the commit path shares with the rest of the store.

@@ -7,8 +7,6 @@
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering};
 use crate::types::LogId;
 use std::collections::VecDeque;
-#[cfg(not(everlog_loom))]
-use std::hash::{BuildHasherDefault, Hasher};
 
 /// How many slots are looked at for one to evict, at most: where all are in use, looking on would only cost time.
 const LOOKS_MAX: usize = 4;
@@ -21,30 +19,10 @@ const SHARDS: usize = 64;
 const SHARDS: usize = 1;
 
 #[cfg(not(everlog_loom))]
-type Slots<T> = std::collections::HashMap<LogId, Arc<T>, BuildHasherDefault<Spread>>;
+type Slots<T> = std::collections::HashMap<LogId, Arc<T>>;
 /// A model must do the same each time, and a hash map's order is another each time.
 #[cfg(everlog_loom)]
 type Slots<T> = std::collections::BTreeMap<LogId, Arc<T>>;
-
-/// A LogId is a keyed hash already, which nobody who does not know the key chooses: its last eight bytes are spread evenly.
-/// The byte that says which shard it is comes where a map does not look first.
-#[cfg(not(everlog_loom))]
-#[derive(Default)]
-struct Spread(u64);
-
-#[cfg(not(everlog_loom))]
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(32)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        let (_, last) = bytes.split_last_chunk().expect("a LogId has sixteen bytes");
-        self.0 = u64::from_le_bytes(*last);
-    }
-
-    fn write_usize(&mut self, _length: usize) {}
-}
 
 /// What the cache asks of what it holds.
 pub trait Head {
@@ -117,7 +95,7 @@ impl<T: Head> Heads<T> {
     /// A cache of about `heads_max` logs beside those in use and dirty.
     #[must_use]
     pub fn new(heads_max: usize) -> Self {
-        let shard = || Shard { slots: Slots::default(), order: VecDeque::new() };
+        let shard = || Shard { slots: Slots::new(), order: VecDeque::new() };
         Self {
             shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect(),
             per_shard_max: heads_max.div_ceil(SHARDS),

@@ -293,7 +293,10 @@ impl Index {
             base.set_older_producers(older_producers(base, created, before));
         }
         if inner.mem.is_empty() {
-            inner.shrink();
+            // Room for a few is kept.
+            if inner.mem.capacity() > 4 {
+                inner.mem.shrink_to_fit();
+            }
             inner.dirty = false;
             self.heads.note_clean();
             self.mem_bytes.fetch_sub(SLOT_BYTES, Ordering::Relaxed);

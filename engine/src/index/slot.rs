@@ -27,9 +27,6 @@ pub const SLOT_BYTES: usize = 768;
 /// A log's entries in memory. Most logs have one, which then lies in the slot.
 pub type Entries = SmallVec<[MemEntry; 1]>;
 
-/// How many entries a log keeps room for once it has none.
-const ENTRIES_KEPT: usize = 4;
-
 /// A log in memory.
 #[derive(Debug)]
 pub struct Slot {
@@ -124,13 +121,6 @@ impl Slot {
 }
 
 impl SlotInner {
-    /// Gives memory back that the entries took, where there is none of them and it is much.
-    pub fn shrink(&mut self) {
-        if self.mem.is_empty() && self.mem.capacity() > ENTRIES_KEPT {
-            self.mem.shrink_to_fit();
-        }
-    }
-
     /// Has `target` woken when something new is visible, instead of what was to be woken under `key` before.
     pub fn watch(&mut self, key: u64, target: Target) {
         match self.watchers.iter_mut().find(|(other, _)| *other == key) {
