@@ -2,7 +2,6 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::types::BLOCK;
 use std::time::Duration;
 
 /// Which backend a store's disk is reached through.
@@ -117,9 +116,7 @@ impl Config {
     /// [`ErrorKind::Invalid`].
     pub fn check(&self) -> Result<()> {
         let frame = limits::frame_bytes_max(self.journal_file_bytes);
-        let wrong = if !self.journal_file_bytes.is_multiple_of(BLOCK as u64)
-            || !(limits::JOURNAL_FILE_BYTES_MIN..=limits::JOURNAL_FILE_BYTES_MAX).contains(&self.journal_file_bytes)
-        {
+        let wrong = if !limits::is_journal_file_bytes(self.journal_file_bytes) {
             "journal_file_bytes must be a multiple of 4096 from 64 KiB to 4 GiB"
         } else if self.journal_files_max < limits::JOURNAL_FILES_MIN {
             "journal_files_max must be at least 3"

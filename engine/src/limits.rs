@@ -40,6 +40,12 @@ pub const IN_FLIGHT_MAX: usize = 16;
 /// What the scrub or a merge reads at once, and the least that either may be let read in a second, in bytes.
 pub const STEP_BYTES: u64 = 1 << 20;
 
+/// Whether a journal file is ever made with so many bytes.
+#[must_use]
+pub const fn is_journal_file_bytes(bytes: u64) -> bool {
+    bytes.is_multiple_of(BLOCK as u64) && bytes >= JOURNAL_FILE_BYTES_MIN && bytes <= JOURNAL_FILE_BYTES_MAX
+}
+
 /// The largest frame in a journal of files of `journal_file_bytes`, header and padding included, in bytes.
 #[must_use]
 pub const fn frame_bytes_max(journal_file_bytes: u64) -> usize {

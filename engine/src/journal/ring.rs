@@ -19,7 +19,7 @@ use crate::io::{AlignedBuf, File, Io, OpenMode};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
-use crate::types::{BLOCK, FrameNo, JournalId, Timeline};
+use crate::types::{FrameNo, JournalId, Timeline};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -128,7 +128,7 @@ impl Ring {
     /// [`ErrorKind::Io`]; [`ErrorKind::Damaged`] if a file of such a size holds frames, which the ring never wrote.
     pub fn adopt(&self, slot: u16, bytes: u64, used: Option<FrameNo>) -> Result<Option<RingFile>> {
         let path = names::path(&self.dir, slot);
-        if bytes < limits::JOURNAL_FILE_BYTES_MIN || !bytes.is_multiple_of(BLOCK as u64) {
+        if !limits::is_journal_file_bytes(bytes) {
             if used.is_some() {
                 let what = format!("a journal file with unflushed frames has {bytes} bytes, which none is made with");
                 return Err(Error::new(ErrorKind::Damaged, what)

@@ -26,6 +26,7 @@ use crate::format::journal::{FIRST_FRAME_AT, JournalHeader};
 use crate::format::{FORMAT_VERSION, Malformed};
 use crate::io::{AlignedBuf, Io};
 use crate::journal::names;
+use crate::limits;
 use crate::mutants::{self, Mutant};
 use crate::types::{FrameNo, JournalId, Lsn, ManifestVersion, TimeUs, Timeline};
 use std::ops::Range;
@@ -127,7 +128,8 @@ pub struct Facts {
     /// The first slot of the ring whose file is missing, though one of a later slot was used: slots are given from 0 on,
     /// and files of the ring are never removed. (That the file of the last slot is missing cannot be seen by this.)
     pub gap: Option<u16>,
-    /// A file, as an index into `files`, that is shorter than its header says and may hold frames past the flushed one.
+    /// A file, as an index into `files`, that is shorter than its header says and may hold frames past the flushed one; or
+    /// whose header says nothing, whose size no file is made with, and below whose slot none is free.
     pub shortened: Option<usize>,
     /// The last frame of the chain; `flushed` if nothing continues it.
     pub end: FrameRef,
@@ -272,7 +274,10 @@ impl<'a> Scan<'a> {
         let gap = used.and_then(|used| (0..used).find(|slot| !there(*slot)));
         let is_shorter = |file: &FileFacts| match &file.header {
             HeaderFacts::Valid(header) => file.bytes < header.file_bytes && header.journal >= flushed.journal,
-            HeaderFacts::Blank | HeaderFacts::Damaged(_) => false,
+            // A file bears its name only once it is whole. One above a free slot is none of the ring's.
+            HeaderFacts::Blank | HeaderFacts::Damaged(_) => {
+                !limits::is_journal_file_bytes(file.bytes) && (0..file.slot).all(there)
+            }
         };
         let facts = Facts {
             gap,

@@ -93,6 +93,21 @@ fn a_file_that_was_cut_short_is_refused_unless_all_it_held_is_flushed() {
 }
 
 #[test]
+fn a_file_that_was_cut_short_and_lost_its_header_is_refused_as_well() {
+    for cut in [0, 1000, 4096, 12_288 + 2000] {
+        let ring = one_file(4);
+        let mut files = ring.io.files.lock();
+        let file = files.get_mut(&path(0)).expect("a file of the ring");
+        file.truncate(cut);
+        file.iter_mut().take(4096).for_each(|byte| *byte = 0);
+        drop(files);
+        let Action::Refuse { why, lsns } = ring.scan().action else { panic!("{cut} bytes are left of the first file") };
+        assert!(why.contains("was cut short"), "{why}");
+        assert_eq!(lsns, 1..u64::MAX);
+    }
+}
+
+#[test]
 fn a_clean_chain_over_several_files_goes_on() {
     let mut ring = Ring::new(4, 16);
     for slot in 0..3 {

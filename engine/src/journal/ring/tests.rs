@@ -4,7 +4,7 @@ use super::*;
 use crate::io::mem::MemIo;
 use crate::io::{Done, IoQueue, Op};
 use crate::sync::{AtomicUsize, Ordering};
-use crate::types::{StoreId, TimeUs};
+use crate::types::{BLOCK, StoreId, TimeUs};
 use std::any::Any;
 use std::collections::BTreeMap;
 
