@@ -16,6 +16,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Who takes part.
+#[allow(clippy::enum_variant_names, reason = "raft-engine is called so")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub enum Engine {
     /// everlog.
