@@ -129,7 +129,7 @@ pub struct Facts {
     /// and files of the ring are never removed. (That the file of the last slot is missing cannot be seen by this.)
     pub gap: Option<u16>,
     /// A file, as an index into `files`, that is shorter than its header says and may hold frames past the flushed one; or
-    /// whose header says nothing, whose size no file is made with, and below whose slot none is free.
+    /// whose header says nothing and whose size no file is made with.
     pub shortened: Option<usize>,
     /// The last frame of the chain; `flushed` if nothing continues it.
     pub end: FrameRef,
@@ -274,10 +274,9 @@ impl<'a> Scan<'a> {
         let gap = used.and_then(|used| (0..used).find(|slot| !there(*slot)));
         let is_shorter = |file: &FileFacts| match &file.header {
             HeaderFacts::Valid(header) => file.bytes < header.file_bytes && header.journal >= flushed.journal,
-            // A file bears its name only once it is whole. One above a free slot is none of the ring's.
-            HeaderFacts::Blank | HeaderFacts::Damaged(_) => {
-                !limits::is_journal_file_bytes(file.bytes) && (0..file.slot).all(there)
-            }
+            // A file bears its name only once it is whole. One that somebody else put there looks the same, and is to go before
+            // the ring has files above it.
+            HeaderFacts::Blank | HeaderFacts::Damaged(_) => !limits::is_journal_file_bytes(file.bytes),
         };
         let facts = Facts {
             gap,

@@ -537,15 +537,22 @@ fn a_flush_that_finds_an_older_head_damaged_poisons() {
 }
 
 #[test]
-fn a_stray_short_journal_file_does_not_keep_a_store_from_opening() {
+fn a_short_file_with_the_name_of_a_journal_file_is_refused_until_it_is_gone() {
     let config = small();
     let io = created(&config);
-    let mut files = io.mem.snapshot();
+    let sound = io.mem.snapshot();
+    let mut files = sound.clone();
     files.insert(Path::new(DIR).join("journal-0009"), Vec::new());
+    io.mem.restore(&files);
+    let opened = Store::open_stepped(Arc::new(io.clone()), clock(), Path::new(DIR), config.clone());
+    let error = opened.map(drop).expect_err("it may have held anything");
+    assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+    assert!(error.to_string().contains("journal-0009 was cut short"), "{error}");
+    assert_eq!(io.mem.snapshot().len(), files.len(), "it is left alone");
+    files = sound;
     files.insert(Path::new(DIR).join("journal-ffff"), vec![0; 64 << 10]);
     io.mem.restore(&files);
     let (store, mut steps) = stepped(&io, &config);
     put(&store, &mut steps, &[1; 3000]);
     steps.close().expect("clean");
-    assert!(io.mem.snapshot()[&Path::new(DIR).join("journal-0009")].is_empty(), "it is left alone");
 }
