@@ -37,6 +37,7 @@ use crate::segment::{Name, Origin, ReadBack, SegmentWriter, StateRecord};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{Lsn, SegmentId, TimeUs};
 use pace::Pace;
+use std::cell::Cell;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -45,6 +46,13 @@ const ATTEMPTS: usize = 3;
 
 /// How long it rests at a time.
 const REST: Duration = Duration::from_millis(5);
+
+/// A store at rest makes journal files up to so many: the present one, and two that are taken without a byte of zeros
+/// written beside frames.
+const FILES_AT_REST: usize = 3;
+
+/// A store is at rest behind so long a time without an append.
+const AT_REST: Duration = Duration::from_millis(500);
 
 /// How much it writes before it looks whether it can rest, in bytes as the pool counts them.
 const LOOK_BYTES: usize = 256 << 10;
@@ -63,6 +71,8 @@ pub struct Flusher {
     asked: Arc<AtomicBool>,
     rest: Option<Rest>,
     clock: Arc<dyn Clock>,
+    /// The last record that a pass saw, and when one saw it first.
+    seen: Cell<(Lsn, Duration)>,
 }
 
 /// Sleeps for that time, and says what is to be done then.
@@ -104,10 +114,11 @@ impl Flusher {
     #[must_use]
     pub fn new(parts: FlusherParts) -> Self {
         let FlusherParts { catalog, index, journal, poison, flush_bytes, asked, rest, clock } = parts;
-        Self { catalog, index, journal, poison, flush_bytes, asked, rest, clock }
+        let seen = Cell::new((journal.published().0.last_lsn, clock.monotonic()));
+        Self { catalog, index, journal, poison, flush_bytes, asked, rest, clock, seen }
     }
 
-    /// One pass: makes a spare journal file if there is none, flushes if that is due or asked for, and wakes the
+    /// One pass: makes a spare journal file if there is none, or one more in a store at rest, flushes if that is due or asked for, and wakes the
     /// committer, which may wait for a file. True if anything moved.
     ///
     /// # Errors
@@ -143,20 +154,36 @@ impl Flusher {
 
     /// Makes a journal file if there is no spare one, in pieces between which it rests until it is wanted. Gives it up where
     /// the store ends. The second file of a ring is made at once: an open after a crash needs one beside that of the end.
+    /// The third one is made ahead as soon as nobody appends, and without a rest for as long as nobody does.
     fn prepare(&self) -> Result<bool> {
         let ring = &self.journal.ring;
         if ring.files() < 2 {
-            return ring.prepare(&mut |_| true);
+            return ring.prepare(1, &mut |_| true);
         }
+        let ahead = self.is_at_rest() && ring.files() < FILES_AT_REST;
         let (began, bytes) = (self.clock.monotonic(), ring.file_bytes());
         let mut rested = Rested::AtEase;
-        ring.prepare(&mut |filled| {
+        ring.prepare(if ahead { 2 } else { 1 }, &mut |filled| {
             self.rest_while(&mut rested, || {
                 let since = self.clock.monotonic().saturating_sub(began);
-                !self.is_due() && journal::pace::can_wait(bytes, filled, self.journal.in_use(), since)
+                !(ahead && self.is_at_rest())
+                    && !self.is_due()
+                    && journal::pace::can_wait(bytes, filled, self.journal.in_use(), since)
             });
             rested != Rested::Ending && !self.poison.is_set()
         })
+    }
+
+    /// Whether nothing was appended for a while. Never where nobody can rest: who drives a store by steps says himself when
+    /// there is time.
+    fn is_at_rest(&self) -> bool {
+        let (now, last) = (self.clock.monotonic(), self.journal.published().0.last_lsn);
+        let (seen, since) = self.seen.get();
+        if last != seen {
+            self.seen.set((last, now));
+            return false;
+        }
+        self.rest.is_some() && now.saturating_sub(since) >= AT_REST
     }
 
     /// Rests as long as nobody asks for a flush, waits for a journal file or hurries it, and it can wait.
@@ -207,7 +234,7 @@ impl Flusher {
         if ring.has_spare() {
             return Ok(());
         }
-        let prepared = ring.prepare(&mut |_| true);
+        let prepared = ring.prepare(1, &mut |_| true);
         if matches!(prepared, Ok(true)) {
             return Ok(());
         }

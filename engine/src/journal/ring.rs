@@ -236,16 +236,17 @@ impl Ring {
         state.spare.extend(free.into_iter().map(|u| u.file));
     }
 
-    /// Makes one more file if there is no spare and the ring may grow. True if it did. It gets the lowest number that
-    /// is free, which a failed attempt gives back: attempts on a full disk use no numbers up. Between the pieces that it
-    /// fills it calls `rest` with the bytes filled so far, which may take its time, and gives the file up if that says false.
+    /// Makes one more file if there are fewer than `spares` spare ones and the ring may grow. True if it did. It gets the
+    /// lowest number that is free, which a failed attempt gives back: attempts on a full disk use no numbers up. Between the
+    /// pieces that it fills it calls `rest` with the bytes filled so far, which may take its time, and gives the file up if
+    /// that says false.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]: nothing refers to the file yet, so this does not poison.
-    pub fn prepare(&self, rest: &mut dyn FnMut(u64) -> bool) -> Result<bool> {
+    pub fn prepare(&self, spares: usize, rest: &mut dyn FnMut(u64) -> bool) -> Result<bool> {
         let slot = {
             let mut state = self.state.lock();
-            if !state.spare.is_empty() || state.used.len() >= self.files_max {
+            if state.spare.len() >= spares || state.spare.len() + state.used.len() >= self.files_max {
                 return Ok(false);
             }
             let free = (0..=u16::MAX).find(|slot| !state.slots.contains(slot));

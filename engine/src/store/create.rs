@@ -49,7 +49,7 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
         config.journal_files_max,
         JournalId(1),
     );
-    ring.prepare(&mut |_| true)?;
+    ring.prepare(1, &mut |_| true)?;
     let timeline = Timeline { counter: 1, random: u32::from_le_bytes(random(&*io)?) };
     let manifest = Manifest {
         identity,

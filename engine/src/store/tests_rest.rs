@@ -1,12 +1,13 @@
 //! How the flush makes a journal file, or a segment, that nobody waits for yet: what ends its rests.
 
 use super::open::{Opened, open};
-use super::testing::{DIR, Erring, Hand, small};
+use super::testing::{DIR, Erring, Fate, Hand, small};
 use super::{Batch, Config, Store};
 use crate::commit::Ack;
 use crate::error::{Error, ErrorKind};
 use crate::flush::{Flusher, Rested};
 use crate::format::frame::FrameRef;
+use crate::io::Op;
 use crate::sync::Arc;
 use crate::types::Timeline;
 use std::path::Path;
@@ -92,6 +93,59 @@ fn a_store_that_ends_or_stops_gives_it_up() {
     assert!(!flusher.step(&*committer.waker()).expect("it is told of at the next pass"));
     assert_eq!((journals(&io), *count.lock().expect("no panic")), (before, 1));
     flusher.step(&*committer.waker()).expect_err("stopped");
+}
+
+/// A new store, whose ring has a present file and a spare one.
+fn fresh() -> (Erring, Hand, Opened) {
+    let (io, hand) = (Erring::default(), Hand::default());
+    let clock = || Arc::new(hand.clone());
+    let config = Config { journal_files_max: 4, ..config() };
+    Store::create_on(Arc::new(io.clone()), clock(), Path::new(DIR), &config).expect("an empty disk");
+    let mut opened = open(Arc::new(io.clone()), clock(), Path::new(DIR), &config, false).expect("a sound disk");
+    assert!(opened.flusher.step(&*opened.committer.waker()).expect("a sound disk"));
+    (io, hand, opened)
+}
+
+#[test]
+fn a_third_journal_file_is_made_once_nobody_appends_and_no_fourth() {
+    let (io, hand, mut opened) = fresh();
+    let count = rests(&mut opened.flusher, |_| Rested::AtEase);
+    assert_eq!(journals(&io), 2);
+    let waker = opened.committer.waker();
+    for _ in 0..3 {
+        drop(stage(&opened));
+        while opened.committer.step(false) {}
+        hand.pass(1);
+        assert!(!opened.flusher.step(&*waker).expect("a sound disk"), "somebody appended since the last pass");
+    }
+    hand.pass(1);
+    assert!(opened.flusher.step(&*waker).expect("a sound disk"));
+    assert_eq!((journals(&io), *count.lock().expect("no panic")), (3, 0), "without a rest: nobody is in its way");
+    hand.pass(10);
+    assert!(!opened.flusher.step(&*waker).expect("a sound disk"));
+    assert_eq!(journals(&io), 3);
+}
+
+#[test]
+fn who_appends_while_the_third_journal_file_is_made_has_it_go_at_a_pace() {
+    let (io, hand, mut opened) = fresh();
+    let passing = hand.clone();
+    let count = rests(&mut opened.flusher, move |_| {
+        passing.pass(1);
+        Rested::AtEase
+    });
+    hand.pass(1);
+    let journal = Arc::clone(&opened.core.journal);
+    io.set(move |op| {
+        if matches!(op, Op::Write { .. }) {
+            let (mut end, time) = journal.published();
+            end.last_lsn = end.last_lsn.next();
+            journal.set_published(end, time);
+        }
+        Fate::Well
+    });
+    assert!(opened.flusher.step(&*opened.committer.waker()).expect("a sound disk"));
+    assert_eq!((journals(&io), *count.lock().expect("no panic")), (3, 4), "as what nobody waits for");
 }
 
 /// Bytes of a record that is to be flushed.

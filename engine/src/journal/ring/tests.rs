@@ -107,11 +107,11 @@ fn a_failed_attempt_to_make_a_file_uses_no_number_up_and_leaves_no_file() {
         let (io, ring) = ring(8);
         io.set(fail);
         for _ in 0..10 {
-            ring.prepare(&mut |_| true).expect_err("the disk fails");
+            ring.prepare(1, &mut |_| true).expect_err("the disk fails");
         }
         assert_eq!(io.journals(), [""; 0], "{fail:?}");
         io.set(Fail::Nothing);
-        assert!(ring.prepare(&mut |_| true).expect("the disk is sound again"));
+        assert!(ring.prepare(1, &mut |_| true).expect("the disk is sound again"));
         assert_eq!(io.journals(), ["journal-0000"], "{fail:?}");
     }
 }
@@ -119,10 +119,10 @@ fn a_failed_attempt_to_make_a_file_uses_no_number_up_and_leaves_no_file() {
 #[test]
 fn in_a_directory_that_took_the_stores_place_no_file_is_removed_or_replaced() {
     let (io, ring) = ring(8);
-    assert!(ring.prepare(&mut |_| true).expect("a sound disk"));
+    assert!(ring.prepare(1, &mut |_| true).expect("a sound disk"));
     ring.begin(Timeline::default(), FrameRef::default()).expect("a sound disk").expect("a spare");
     io.set(Fail::Replaced);
-    let error = ring.prepare(&mut |_| true).expect_err("the directory is another store's by now");
+    let error = ring.prepare(1, &mut |_| true).expect_err("the directory is another store's by now");
     assert!(error.message().contains("was removed, moved or replaced"), "{error}");
     assert_eq!(io.mem.snapshot(), another_store());
 }
@@ -132,7 +132,7 @@ fn the_highest_number_is_adopted_and_the_lowest_free_one_is_given() {
     let (io, ring) = ring(8);
     stray(&io, &ring, u16::MAX, BYTES, Some(FrameNo(1))).expect("adopted").expect("of the right size");
     stray(&io, &ring, 0, BYTES, Some(FrameNo(2))).expect("adopted").expect("of the right size");
-    assert!(ring.prepare(&mut |_| true).expect("a sound disk"));
+    assert!(ring.prepare(1, &mut |_| true).expect("a sound disk"));
     assert_eq!(io.journals(), ["journal-0000", "journal-0001", "journal-ffff"]);
 }
 
@@ -142,7 +142,7 @@ fn a_file_that_the_ring_cannot_have_made_is_left_alone_unless_it_holds_frames() 
         let (io, ring) = ring(8);
         assert!(stray(&io, &ring, 0, bytes, None).expect("left alone").is_none());
         assert_eq!((ring.files(), ring.has_spare(), ring.smallest()), (0, false, BYTES), "{bytes} bytes");
-        assert!(ring.prepare(&mut |_| true).expect("a sound disk"));
+        assert!(ring.prepare(1, &mut |_| true).expect("a sound disk"));
         assert_eq!(io.mem.snapshot()[&names::path(Path::new(DIR), 0)].len() as u64, bytes, "it was written over");
         let error = stray(&io, &ring, 7, bytes, Some(FrameNo(3))).expect_err("it holds frames");
         assert_eq!(error.kind(), ErrorKind::Damaged);
@@ -155,15 +155,15 @@ fn a_flush_is_wanted_when_it_alone_can_free_a_file() {
     let (io, ring) = ring(8);
     let left = |frame| FrameRef { frame: FrameNo(frame), ..FrameRef::default() };
     for frame in 0..2 {
-        assert!(ring.prepare(&mut |_| true).expect("a sound disk"));
+        assert!(ring.prepare(1, &mut |_| true).expect("a sound disk"));
         ring.begin(Timeline::default(), left(frame)).expect("a sound disk").expect("a spare");
     }
     assert!(!ring.wants_flush(), "one of eight files waits for a flush, and the ring may grow");
     io.set(Fail::Allocate);
-    ring.prepare(&mut |_| true).expect_err("the disk is full");
+    ring.prepare(1, &mut |_| true).expect_err("the disk is full");
     assert!(ring.wants_flush(), "the ring cannot grow");
     io.set(Fail::Nothing);
-    assert!(ring.prepare(&mut |_| true).expect("there is room again"));
+    assert!(ring.prepare(1, &mut |_| true).expect("there is room again"));
     assert!(!ring.wants_flush());
 }
 
@@ -171,7 +171,7 @@ fn a_flush_is_wanted_when_it_alone_can_free_a_file() {
 fn a_file_is_filled_in_pieces_with_a_rest_between_them_and_bears_its_name_in_the_end() {
     let (io, ring) = ring_of(3 * FILL_BYTES as u64, 8);
     let mut rests = Vec::new();
-    let grown = ring.prepare(&mut |filled| {
+    let grown = ring.prepare(1, &mut |filled| {
         rests.push((filled, io.journals()));
         true
     });
@@ -186,9 +186,9 @@ fn a_file_is_filled_in_pieces_with_a_rest_between_them_and_bears_its_name_in_the
 fn a_file_that_is_given_up_leaves_nothing_behind() {
     let (io, ring) = ring_of(3 * FILL_BYTES as u64, 8);
     for _ in 0..3 {
-        assert!(!ring.prepare(&mut |filled| filled < 2 * FILL_BYTES as u64).expect("a sound disk"));
+        assert!(!ring.prepare(1, &mut |filled| filled < 2 * FILL_BYTES as u64).expect("a sound disk"));
         assert_eq!((io.journals(), ring.has_spare(), ring.wants_flush()), (Vec::new(), false, false));
     }
-    assert!(ring.prepare(&mut |_| true).expect("a sound disk"));
+    assert!(ring.prepare(1, &mut |_| true).expect("a sound disk"));
     assert_eq!(io.journals(), ["journal-0000"]);
 }
