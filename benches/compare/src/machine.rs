@@ -183,10 +183,16 @@ pub fn describe(dir: &Path, device: &Device) -> Vec<String> {
     vec![
         format!("processor: {cpu}, {cores} threads; memory: {memory}"),
         format!("kernel: Linux {} {}", line(Path::new("/proc/sys/kernel/osrelease")), std::env::consts::ARCH),
-        format!("directory: {} on {}", dir.display(), mount_of(dir)),
+        format!("directory: {} on {}", from_here(dir).display(), mount_of(dir)),
         format!("disk: {}", device.describe()),
         format!("load average at the start: {}", line(Path::new("/proc/loadavg"))),
     ]
+}
+
+/// A path as it is from the working directory, if it lies below that: where that lies is nobody's business.
+fn from_here(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned)).unwrap_or_else(|| path.to_owned())
 }
 
 /// The compiler in the path, and the commit of the working directory.
