@@ -154,7 +154,7 @@ impl Flusher {
 
     /// Makes a journal file if there is no spare one, in pieces between which it rests until it is wanted. Gives it up where
     /// the store ends. The second file of a ring is made at once: an open after a crash needs one beside that of the end.
-    /// The third one is made ahead as soon as nobody appends, and without a rest for as long as nobody does.
+    /// The third one is made ahead once nobody appends, without a rest, and given up as soon as somebody does.
     fn prepare(&self) -> Result<bool> {
         let ring = &self.journal.ring;
         if ring.files() < 2 {
@@ -164,11 +164,15 @@ impl Flusher {
         let (began, bytes) = (self.clock.monotonic(), ring.file_bytes());
         let mut rested = Rested::AtEase;
         ring.prepare(if ahead { 2 } else { 1 }, &mut |filled| {
+            if ahead {
+                // Whoever comes must not wait for it: on a slow disk it takes a minute.
+                rested = self.rest.as_ref().map_or(rested, |rest| rest(Duration::ZERO));
+                let is_wanted = self.asked.load(Ordering::SeqCst) || self.is_due() || self.poison.is_set();
+                return rested == Rested::AtEase && self.is_at_rest() && !is_wanted;
+            }
             self.rest_while(&mut rested, || {
                 let since = self.clock.monotonic().saturating_sub(began);
-                !(ahead && self.is_at_rest())
-                    && !self.is_due()
-                    && journal::pace::can_wait(bytes, filled, self.journal.in_use(), since)
+                !self.is_due() && journal::pace::can_wait(bytes, filled, self.journal.in_use(), since)
             });
             rested != Rested::Ending && !self.poison.is_set()
         })

@@ -1,13 +1,12 @@
 //! How the flush makes a journal file, or a segment, that nobody waits for yet: what ends its rests.
 
 use super::open::{Opened, open};
-use super::testing::{DIR, Erring, Fate, Hand, small};
+use super::testing::{DIR, Erring, Hand, small};
 use super::{Batch, Config, Store};
 use crate::commit::Ack;
 use crate::error::{Error, ErrorKind};
 use crate::flush::{Flusher, Rested};
 use crate::format::frame::FrameRef;
-use crate::io::Op;
 use crate::sync::Arc;
 use crate::types::Timeline;
 use std::path::Path;
@@ -120,32 +119,39 @@ fn a_third_journal_file_is_made_once_nobody_appends_and_no_fourth() {
     }
     hand.pass(1);
     assert!(opened.flusher.step(&*waker).expect("a sound disk"));
-    assert_eq!((journals(&io), *count.lock().expect("no panic")), (3, 0), "without a rest: nobody is in its way");
+    assert_eq!(journals(&io), 3);
+    assert_eq!(*count.lock().expect("no panic"), 31, "it asks behind each piece, and takes no time");
     hand.pass(10);
     assert!(!opened.flusher.step(&*waker).expect("a sound disk"));
     assert_eq!(journals(&io), 3);
 }
 
 #[test]
-fn who_appends_while_the_third_journal_file_is_made_has_it_go_at_a_pace() {
+fn who_comes_while_the_third_journal_file_is_made_ahead_has_it_given_up() {
     let (io, hand, mut opened) = fresh();
-    let passing = hand.clone();
-    let count = rests(&mut opened.flusher, move |_| {
-        passing.pass(1);
-        Rested::AtEase
-    });
-    hand.pass(1);
+    let waker = opened.committer.waker();
     let journal = Arc::clone(&opened.core.journal);
-    io.set(move |op| {
-        if matches!(op, Op::Write { .. }) {
-            let (mut end, time) = journal.published();
-            end.last_lsn = end.last_lsn.next();
-            journal.set_published(end, time);
-        }
-        Fate::Well
-    });
-    assert!(opened.flusher.step(&*opened.committer.waker()).expect("a sound disk"));
-    assert_eq!((journals(&io), *count.lock().expect("no panic")), (3, 4), "as what nobody waits for");
+    for (at, rested) in [(3, Rested::AtEase), (5, Rested::Hurried), (7, Rested::Ending)] {
+        let appending = Arc::clone(&journal);
+        let count = rests(&mut opened.flusher, move |rests| {
+            if rests < at {
+                return Rested::AtEase;
+            }
+            if rested == Rested::AtEase {
+                let (mut end, time) = appending.published();
+                end.last_lsn = end.last_lsn.next();
+                appending.set_published(end, time);
+            }
+            rested
+        });
+        hand.pass(1);
+        assert!(!opened.flusher.step(&*waker).expect("a sound disk"));
+        assert_eq!((journals(&io), *count.lock().expect("no panic")), (2, at), "{rested:?}");
+    }
+    rests(&mut opened.flusher, |_| Rested::AtEase);
+    hand.pass(1);
+    assert!(opened.flusher.step(&*waker).expect("a sound disk"));
+    assert_eq!(journals(&io), 3, "at the next rest");
 }
 
 /// Bytes of a record that is to be flushed.
