@@ -55,6 +55,10 @@ pub enum ErrorKind {
     Refused,
     /// Another process has the store open.
     Locked,
+    /// A cold store cannot be reached, or did not do what was asked of it; it is tried again.
+    Cold,
+    /// Another owner has taken the store over in its cold store: this one acknowledges nothing any more.
+    Fenced,
     /// The operating system refused an operation.
     Io,
     /// The store is closed.

@@ -5,6 +5,7 @@
 
 mod catalog;
 pub mod clock;
+pub mod cold;
 mod commit;
 mod config;
 mod error;
@@ -26,8 +27,10 @@ pub mod names;
 mod poison;
 mod read;
 mod recovery;
+mod restore;
 mod scrub;
 pub mod segment;
+mod ship;
 mod store;
 mod sync;
 pub mod types;
@@ -40,6 +43,10 @@ pub use error::{Error, ErrorKind, Result};
 pub use finding::Finding;
 pub use poison::Failed;
 pub use read::{Page, ReadLimit, Record};
+pub use restore::RestoreReport;
 pub use scrub::ScrubReport;
-pub use store::{LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription, Summary};
+pub use store::{
+    ColdAck, ColdConfig, LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription, Summary,
+    restore, restore_on,
+};
 pub use verify::verify;

@@ -72,7 +72,7 @@ impl Poison {
     /// Fails if the latch is closed.
     ///
     /// # Errors
-    /// [`ErrorKind::Poisoned`] with the first cause.
+    /// [`ErrorKind::Poisoned`] with the first cause; that cause itself, if it is [`ErrorKind::Fenced`].
     pub fn check(&self) -> Result<()> {
         if self.is_set() { Err(self.error()) } else { Ok(()) }
     }
@@ -91,6 +91,7 @@ impl Poison {
 
     fn describe(&self, kind: ErrorKind, what: &str) -> Error {
         let cause = match &*self.cause.lock() {
+            Some(cause) if cause.kind() == ErrorKind::Fenced && kind == ErrorKind::Poisoned => return cause.clone(),
             Some(cause) => format!("{what}: {cause}"),
             None => what.to_owned(),
         };

@@ -55,7 +55,7 @@ number! {
     ManifestVersion
 }
 number! {
-    /// The right to write to a cold store. Reserved: always 0 while there is none.
+    /// The right to write to a cold store; 0 without one.
     Epoch
 }
 
@@ -100,7 +100,23 @@ impl fmt::Display for StoreId {
     }
 }
 
-/// A stretch of history: a counter and 32 random bits. Each open of a store starts one, and so will a restore.
+/// A cold store's identity: 128 random bits drawn when the first store wrote to it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ColdId(pub [u8; 16]);
+
+impl fmt::Debug for ColdId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for ColdId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+/// A stretch of history: a counter and 32 random bits. Each open of a store starts one, that of a restored one too.
 /// The zero timeline is that of the position before the first record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timeline {

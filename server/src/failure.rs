@@ -62,7 +62,7 @@ impl From<everlog::Error> for Failure {
     fn from(error: everlog::Error) -> Self {
         let code = match error.kind() {
             ErrorKind::Invalid => 2,
-            ErrorKind::Refused | ErrorKind::Locked => 3,
+            ErrorKind::Refused | ErrorKind::Locked | ErrorKind::Fenced => 3,
             ErrorKind::Damaged => 4,
             ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::Unknown => 5,
             _ => 1,
@@ -169,6 +169,7 @@ mod tests {
         for (kind, code) in [
             (ErrorKind::Invalid, 2),
             (ErrorKind::Locked, 3),
+            (ErrorKind::Fenced, 3),
             (ErrorKind::Damaged, 4),
             (ErrorKind::Io, 5),
             (ErrorKind::Poisoned, 5),

@@ -1,8 +1,11 @@
-//! The simulated machine: a disk that loses what it may lose, a clock that jumps, and their source of chance.
+//! The simulated machine: a disk that loses what it may lose, a clock that jumps, and their source of chance; cold
+//! stores whose requests go wrong, and fleets of such machines.
 
 pub mod campaign;
 pub mod clock;
+pub mod cold;
 pub mod disk;
+pub mod fleet;
 pub mod rng;
 pub mod row;
 pub mod traffic;

@@ -254,3 +254,32 @@ fn benches_report_their_numbers() {
     assert!(told["p50_us"].as_f64().is_some_and(|n| n > 0.0), "{told}");
     assert!(told["records"].as_u64().is_some_and(|n| n >= 20), "{told}");
 }
+
+#[test]
+fn a_store_comes_back_from_its_cold_store() {
+    let dir = scratch();
+    let (store_dir, url) = (sample(dir.path()), format!("file://{}", dir.path().join("cold").display()));
+    let cold = everlog::ColdConfig {
+        stores: vec![everlog::cold::connect(&url, dir.path()).expect("a folder")],
+        allow_dependent: true,
+        ..Default::default()
+    };
+    let store = Store::open_shipping(&store_dir, Config::small(), &cold).expect("it is sound");
+    let mut batch = Batch::new();
+    batch.log("users/a/notes").record(b"three");
+    let lsn = store.append(batch).expect("it is staged").wait().expect("it is durable").logs[0].lsn;
+    store.cold(lsn).wait().expect("it is shipped");
+    store.close().expect("nothing is under way");
+    fs::remove_dir_all(&store_dir).expect("it is lost");
+
+    let report = json(&everlog(&["restore", "--cold", &url, "--to", text(&store_dir), "--json"]));
+    assert_eq!((report["last_lsn"].as_u64(), report["lost"].as_array().map(Vec::len)), (Some(lsn.0), Some(0)));
+    let dump = everlog(&["dump", text(&store_dir), "--log", "users/a/notes"]);
+    assert!(stdout(&dump).contains("three"), "{}", stdout(&dump));
+
+    let nothing = format!("file://{}", dir.path().join("nothing").display());
+    let refused = everlog(&["restore", "--cold", &nothing, "--to", text(&dir.path().join("elsewhere"))]);
+    assert_eq!((code(&refused), stderr(&refused).lines().count()), (3, 2), "{}", stderr(&refused));
+    let bad = everlog(&["restore", "--cold", "nowhere", "--to", text(&dir.path().join("elsewhere"))]);
+    assert_eq!(code(&bad), 2, "{}", stderr(&bad));
+}

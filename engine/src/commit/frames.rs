@@ -76,6 +76,7 @@ pub struct Frames {
     depth: usize,
     idle_after: Duration,
     timeline: Timeline,
+    epoch: Epoch,
     place: Place,
     /// The last frame that was sealed.
     prev: FrameRef,
@@ -148,6 +149,8 @@ pub struct Start {
     pub prev_time: TimeUs,
     /// The timeline of this open.
     pub timeline: Timeline,
+    /// The right to write to a cold store that this open holds.
+    pub epoch: Epoch,
 }
 
 impl Frames {
@@ -160,6 +163,7 @@ impl Frames {
             depth,
             idle_after,
             timeline: start.timeline,
+            epoch: start.epoch,
             place: start.place,
             prev: start.prev,
             prev_time: start.prev_time,
@@ -393,7 +397,7 @@ impl Frames {
             batches: staged.batches,
             payload_len: payload_len as u32,
             frame_len: staged.buf.len() as u32,
-            epoch: Epoch(0),
+            epoch: self.epoch,
             timeline: self.timeline,
             time: self.shared.clock.wall().max(self.prev_time),
             watermark: self.durable.last_lsn,
@@ -478,6 +482,7 @@ impl Frames {
             published.add(&self.shared, &header, frame, staged, buf);
             self.broken = false;
             self.proven = header.watermark;
+            self.shared.journal.set_proven(header.watermark_frame);
             self.last_publish = self.shared.clock.monotonic();
             let Shared { index, wants_flush, flush_bytes, .. } = &self.shared;
             // Stalled: the flush may have looked before these frames could be flushed.

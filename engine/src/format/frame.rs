@@ -171,6 +171,31 @@ impl FrameHeader {
         }
     }
 
+    /// Whether it names `before` as its predecessor: rule 10.
+    #[must_use]
+    pub fn names_as_predecessor(&self, before: &FrameRef) -> bool {
+        match before.frame {
+            FrameNo(0) => self.prev_journal == JournalId(0),
+            _ => {
+                self.prev_journal == before.journal
+                    && self.prev_position == before.position
+                    && self.prev_hash == before.hash
+            }
+        }
+    }
+
+    /// Whether its numbers follow those of `before`: rules 9 and 11.
+    #[must_use]
+    pub fn is_numbered_after(&self, before: &FrameRef) -> bool {
+        self.frame.0 == before.frame.0 + 1 && self.first_lsn.0 == before.last_lsn.0 + 1
+    }
+
+    /// Whether it continues a chain that ends with `before`: rules 9 to 11 of "It continues the chain if and only if".
+    #[must_use]
+    pub fn continues(&self, before: &FrameRef) -> bool {
+        self.names_as_predecessor(before) && self.is_numbered_after(before)
+    }
+
     /// The use of a journal file and the offset in it that the bytes at the start of `buf` claim, if they bear a frame's
     /// magic: to be believed only once [`Self::decode`] accepts them under that use's salt.
     #[must_use]

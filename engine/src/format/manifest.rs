@@ -85,6 +85,10 @@ pub enum TimelineCause {
     Creation = 0,
     /// The store was opened.
     Open = 1,
+    /// The store was restored, and devices are to put back what is missing.
+    Heal = 2,
+    /// The store was restored as it was once, and devices are to set aside what is newer.
+    Rewind = 3,
 }
 
 /// A segment, as the manifest knows it.
@@ -267,7 +271,8 @@ impl Mark {
 }
 
 impl FrameRef {
-    fn encode(&self, out: &mut impl Sink) {
+    /// Appends its bytes.
+    pub(super) fn encode(&self, out: &mut impl Sink) {
         put(out, self.journal.0);
         put(out, self.position);
         out.put(&self.frame_len.to_le_bytes());
@@ -276,7 +281,8 @@ impl FrameRef {
         out.put(&self.hash);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
+    /// Reads the next one.
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Decoded<Self> {
         Ok(Self {
             journal: JournalId(reader.u64()?),
             position: reader.u64()?,
@@ -317,6 +323,8 @@ impl TimelineStart {
             cause: match reader.u8()? {
                 0 => TimelineCause::Creation,
                 1 => TimelineCause::Open,
+                2 => TimelineCause::Heal,
+                3 => TimelineCause::Rewind,
                 _ => return Err(reader.malformed("an unknown cause of a timeline")),
             },
         })

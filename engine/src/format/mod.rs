@@ -7,11 +7,13 @@
 pub mod block;
 pub mod bytes;
 pub mod chunk;
+pub mod cold;
 pub mod entry;
 pub mod frame;
 pub mod identity;
 pub mod journal;
 pub mod manifest;
+pub mod sealed;
 pub mod segment;
 pub mod state;
 

@@ -65,6 +65,8 @@ pub struct RingFile {
     pub file: File,
     /// Its size in bytes.
     pub bytes: u64,
+    /// Its present use, of a spare its last one; 0 before the first.
+    pub journal: JournalId,
 }
 
 /// A file with frames that are not flushed; `last` is known once the file was left.
@@ -121,12 +123,12 @@ impl Ring {
         }
     }
 
-    /// Takes over a file that was there at open. `used` names its last frame, if it holds frames that are not
+    /// Takes over a file that was there at open, of that use. `used` names its last frame, if it holds frames that are not
     /// flushed. None if it is no file that the ring made, by its size, and holds nothing: it is left alone.
     ///
     /// # Errors
     /// [`ErrorKind::Io`]; [`ErrorKind::Damaged`] if a file of such a size holds frames, which the ring never wrote.
-    pub fn adopt(&self, slot: u16, bytes: u64, used: Option<FrameNo>) -> Result<Option<RingFile>> {
+    pub fn adopt(&self, slot: u16, bytes: u64, journal: JournalId, used: Option<FrameNo>) -> Result<Option<RingFile>> {
         let path = names::path(&self.dir, slot);
         if !limits::is_journal_file_bytes(bytes) {
             if used.is_some() {
@@ -140,7 +142,7 @@ impl Ring {
             return Ok(None);
         }
         let file = self.io.open(&path, OpenMode::WriteDirect)?;
-        let file = RingFile { slot, file, bytes };
+        let file = RingFile { slot, file, bytes, journal };
         let mut state = self.state.lock();
         state.slots.insert(slot);
         match used {
@@ -157,9 +159,10 @@ impl Ring {
         let mut state = self.state.lock();
         state.spare.retain(|spare| spare.slot != file.slot);
         state.used.retain(|used| used.file.slot != file.slot);
+        let file = RingFile { journal: end.journal, ..file.clone() };
         state.used.push(UsedFile { file: file.clone(), last: None });
         Place {
-            file: file.clone(),
+            file,
             journal: end.journal,
             salt: self.identity.salt(end.journal),
             position: end.position + u64::from(end.frame_len),
@@ -178,8 +181,8 @@ impl Ring {
             if state.spare.is_empty() {
                 return Ok(None);
             }
-            let file = state.spare.remove(0);
             let journal = state.next_journal;
+            let file = RingFile { journal, ..state.spare.remove(0) };
             state.next_journal = journal.next();
             for used in &mut state.used {
                 used.last.get_or_insert(left.frame);
@@ -298,7 +301,7 @@ impl Ring {
         if opened.is_err() {
             self.discard(&path);
         }
-        Ok(Some(RingFile { slot, file: opened?, bytes: self.file_bytes }))
+        Ok(Some(RingFile { slot, file: opened?, bytes: self.file_bytes, journal: JournalId(0) }))
     }
 
     /// Removes a file of zeros that nothing refers to. Where it cannot be removed, the next attempt has the same number
@@ -325,6 +328,17 @@ impl Ring {
         }
         self.metrics.journal_fill_bytes.add(self.file_bytes);
         self.io.sync(&file).map(|()| true)
+    }
+
+    /// The files whose present or last use is `journal` or a later one, in the order of their uses. A spare one among them
+    /// may be used again at any moment.
+    #[must_use]
+    pub fn files_from(&self, journal: JournalId) -> Vec<RingFile> {
+        let state = self.state.lock();
+        let all = state.used.iter().map(|used| &used.file).chain(&state.spare);
+        let mut files: Vec<_> = all.filter(|f| f.journal >= journal && f.journal > JournalId(0)).cloned().collect();
+        files.sort_unstable_by_key(|file| file.journal);
+        files
     }
 
     /// The size of new files.

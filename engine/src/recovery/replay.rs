@@ -101,8 +101,10 @@ impl<'a> Replay<'a> {
     }
 
     fn note_timeline(&mut self, header: &FrameHeader) {
-        let last = self.timelines.last().map(|start| start.timeline).unwrap_or_default();
-        if last != header.timeline {
+        // The manifest may know later ones than that of the frames behind the flushed one: a merge writes all that began.
+        let is_known = self.timelines.iter().rev().any(|start| start.timeline == header.timeline);
+        if !is_known {
+            let last = self.timelines.last().map(|start| start.timeline).unwrap_or_default();
             self.timelines.push(TimelineStart {
                 timeline: header.timeline,
                 parent: last,

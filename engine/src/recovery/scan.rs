@@ -222,18 +222,10 @@ pub fn scan(io: &dyn Io, dir: &Path, identity: &Identity, flushed: &FrameRef, si
     Ok(scan.facts)
 }
 
-/// Whether `header` names `end` as its predecessor: rule 10.
-fn names_as_predecessor(header: &FrameHeader, end: &FrameRef) -> bool {
-    match end.frame {
-        FrameNo(0) => header.prev_journal == JournalId(0),
-        _ => header.prev_journal == end.journal && header.prev_position == end.position && header.prev_hash == end.hash,
-    }
-}
-
 /// Why `header`, which names `end` as its predecessor, does not continue the chain after all: rules 9 and 11.
 fn out_of_order(header: &FrameHeader, end: &FrameRef) -> Option<Malformed> {
-    let wrong = header.frame.0 != end.frame.0 + 1 || header.first_lsn.0 != end.last_lsn.0 + 1;
-    wrong.then_some(Malformed { what: "a frame whose numbers do not follow its predecessor's", at: 0 })
+    (!header.is_numbered_after(end))
+        .then_some(Malformed { what: "a frame whose numbers do not follow its predecessor's", at: 0 })
 }
 
 /// The next step of the chain.
@@ -324,7 +316,7 @@ impl<'a> Scan<'a> {
             }
             if let Look::Frame(header, ..) | Look::HeaderOnly(header, _) = self.disk.look(n, behind)?
                 && header.journal == flushed.journal
-                && names_as_predecessor(&header, &flushed)
+                && header.names_as_predecessor(&flushed)
             {
                 found = Some(n);
                 break;
@@ -404,7 +396,7 @@ impl<'a> Scan<'a> {
             Look::Frame(..) => return Ok(Step::Broken(n, FIRST_FRAME_LOST)),
             Look::Nothing(why) => return Ok(Step::Broken(n, why)),
         };
-        if !names_as_predecessor(&header, &end) {
+        if !header.names_as_predecessor(&end) {
             return Ok(Step::Broken(n, FIRST_FRAME_LOST));
         }
         if let Some(why) = out_of_order(&header, &end).or_else(|| content(&header, &frame).err()) {
@@ -416,7 +408,7 @@ impl<'a> Scan<'a> {
     /// The use in file `n` that goes on from `end`, if one does and was begun.
     fn begun_at(&mut self, n: usize, end: &FrameRef) -> Result<Option<JournalId>> {
         if let Some(first) = &self.firsts[n]
-            && names_as_predecessor(first, end)
+            && first.names_as_predecessor(end)
         {
             return Ok(Some(first.journal));
         }
@@ -449,7 +441,7 @@ impl<'a> Scan<'a> {
                 return Ok(Step::Frame(n, header, hash, frame));
             }
             Look::Frame(header, hash, frame) if header.journal == end.journal => {
-                let why = match names_as_predecessor(&header, &end) {
+                let why = match header.names_as_predecessor(&end) {
                     true => out_of_order(&header, &end).or_else(|| content(&header, &frame).err()),
                     false => Some(Malformed { what: "a frame that names another predecessor", at: 0 }),
                 };

@@ -137,6 +137,22 @@ impl Segment {
         &self.meta
     }
 
+    /// `len` bytes of the file at byte `offset`, all of which lie in it, past the page cache.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; [`ErrorKind::Damaged`] if the file is shorter than the manifest says.
+    pub fn bytes(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let block = crate::types::BLOCK as u64;
+        let from = offset / block * block;
+        let blocks = (offset + len as u64 - from).next_multiple_of(block);
+        let buf = self.view.io.read_at(&self.view.file, from, blocks as usize)?;
+        let at = (offset - from) as usize;
+        let bytes = buf.get(at..at + len).ok_or_else(|| {
+            damaged(&self.view.file.path, from, "the segment ends before its length").lsns(self.view.lsns.clone())
+        })?;
+        Ok(bytes.to_vec())
+    }
+
     /// Its feature bits.
     #[must_use]
     pub fn features(&self) -> Features {

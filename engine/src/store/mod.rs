@@ -5,6 +5,7 @@
 
 mod as_of;
 mod bell;
+mod cold;
 mod create;
 mod flush_signal;
 mod listing;
@@ -13,6 +14,7 @@ mod lock;
 mod open;
 mod read_only;
 mod report;
+mod restore;
 mod steps;
 mod subscription;
 mod threads;
@@ -53,12 +55,16 @@ mod tests_reclaim;
 mod tests_rest;
 #[cfg(all(test, not(everlog_loom)))]
 mod tests_scrub;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_ship;
 #[cfg(test)]
 mod tests_stop;
 
+pub use cold::{ColdAck, ColdConfig};
 pub use listing::LogInfo;
 pub use read_only::{ReadOnly, Summary};
 pub use report::{RecoveryReport, Stats};
+pub use restore::{restore, restore_on};
 pub use steps::Steps;
 pub use subscription::{ReadFuture, Subscription};
 
@@ -114,6 +120,8 @@ struct Core {
     /// Ends the sleep of the scrub.
     scrub_bell: Bell,
     scrub: Arc<Mutex<ScrubReport>>,
+    cold: cold::Cold,
+    clock: Arc<dyn Clock>,
     stepped: bool,
     end: End,
 }
@@ -151,6 +159,11 @@ impl Core {
         self.lane.refuse(subscription::closed());
         self.index.pool.close();
         crate::waiter::wake_all(self.index.take_watchers());
+    }
+
+    /// Nothing is shipped any more.
+    fn end_shipping(&self) {
+        self.cold.standing.end(&subscription::closed());
     }
 
     /// Lets another process have the directory: there is no write any more. Clones do not keep it locked.
@@ -206,8 +219,29 @@ impl Store {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_on(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: Config) -> Result<Self> {
+        Self::open_shipping_on(io, clock, dir, config, &ColdConfig::default())
+    }
+
+    /// [`Self::open`], and ships what is durable to cold stores from then on. What a cold store cannot take at a moment is
+    /// tried again and stops nothing.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`ErrorKind::Refused`] and [`ErrorKind::Fenced`] also if a cold store holds another store, or the
+    /// store has another owner by now; [`ErrorKind::Cold`] if a store that was restored cannot reach the first one.
+    pub fn open_shipping(dir: impl AsRef<Path>, config: Config, cold: &ColdConfig) -> Result<Self> {
+        let dir = absolute(dir.as_ref())?;
+        Self::open_shipping_on(io::choose(config.io)?, Arc::new(SystemClock::default()), &dir, config, cold)
+    }
+
+    /// [`Self::open_shipping`] on another disk and clock.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_shipping_on(
+        io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: Config, cold: &ColdConfig,
+    ) -> Result<Self> {
         config.check()?;
-        let opened = open::open(io, clock, dir, &config, false)?;
+        let opened = open::open_to(io, clock, dir, &config, cold, false)?;
         let core = Arc::clone(&opened.core);
         let threads = Threads::start(opened)?;
         Ok(Self { inner: Arc::new(Inner { core, threads: Mutex::new(Some(threads)) }) })
@@ -219,9 +253,19 @@ impl Store {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_stepped(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: Config) -> Result<(Self, Steps)> {
+        Self::open_stepped_shipping(io, clock, dir, config, &ColdConfig::default())
+    }
+
+    /// [`Self::open_stepped`] of a store that is shipped, in the calls of [`Steps::ship`].
+    ///
+    /// # Errors
+    /// As [`Self::open_shipping`].
+    pub fn open_stepped_shipping(
+        io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: Config, cold: &ColdConfig,
+    ) -> Result<(Self, Steps)> {
         config.check()?;
         let config = Config { when_full: WhenFull::Reject, ..config };
-        let opened = open::open(io, clock, dir, &config, true)?;
+        let opened = open::open_to(io, clock, dir, &config, cold, true)?;
         let store = Self { inner: Arc::new(Inner { core: Arc::clone(&opened.core), threads: Mutex::new(None) }) };
         Ok((store, Steps::new(opened)))
     }
@@ -421,6 +465,7 @@ impl Inner {
             return threads.stop_elsewhere(&self.core);
         }
         let result = threads.stop(&self.core);
+        self.core.end_shipping();
         self.core.end_close();
         result
     }

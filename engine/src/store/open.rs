@@ -5,6 +5,7 @@
 //! file is free; the frame of the open. Only then is anything visible.
 
 use super::bell::Bell;
+use super::cold::{ColdConfig, Shippers, Tenants};
 use super::create::random;
 use super::flush_signal::{FlushSignal, Pressure};
 use super::load::{Loaded, Show, load, read_only, refusal};
@@ -45,10 +46,20 @@ pub(super) struct Opened {
     pub merger: Merger,
     /// None if the settings want none.
     pub scrubber: Option<Scrubber>,
+    /// One for each cold store.
+    pub shippers: Vec<Shippers>,
 }
 
+/// Opens a store without cold stores.
+#[cfg(test)]
 pub(super) fn open(
     io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: &Config, stepped: bool,
+) -> Result<Opened> {
+    open_to(io, clock, dir, config, &ColdConfig::default(), stepped)
+}
+
+pub(super) fn open_to(
+    io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: &Config, cold: &ColdConfig, stepped: bool,
 ) -> Result<Opened> {
     let began = clock.monotonic();
     super::load::identity(&*io, dir)?;
@@ -58,6 +69,7 @@ pub(super) fn open(
     if let Some(refusal) = refusal(&loaded.action, dir, loaded.manifest.version).or_else(|| read_only(&loaded)) {
         return Err(refusal);
     }
+    let (epochs, cause) = super::cold::epochs(&io, dir, &loaded.index, cold)?;
     in_place(&*io, &identity)?;
     repair::make_durable(&*io, dir, &loaded.manifest.identity, &loaded.facts, &loaded.extents)?;
     let torn = repair::keep_torn(&*io, dir, &loaded.facts)?;
@@ -69,7 +81,8 @@ pub(super) fn open(
     let end_time = loaded.facts.end_time.max(loaded.manifest.time);
     let journal = Journal::new(ring, end, end_time, loaded.manifest.version);
     let poison = Arc::new(Poison::default());
-    let timeline = timeline(&mut loaded, &*io, &*clock)?;
+    let timeline = timeline(&mut loaded, &*io, &*clock, cause)?;
+    let tenants = Tenants::take(&io, dir, &loaded.index, cold, epochs, &loaded.timelines, clock.wall())?;
     let grace = Arc::new(Grace::new(Steady::from(Arc::clone(&clock), loaded.stamped()), config.grace));
     let flush_asked = Arc::new(AtomicBool::new(false));
     let catalog = Arc::new(Catalog::new(CatalogParts {
@@ -93,6 +106,7 @@ pub(super) fn open(
     let scrub = Arc::new(Mutex::new(ScrubReport::default()));
     let scrubber = Scrubber::new(Arc::clone(&loaded.index), Arc::clone(&clock), config, Arc::clone(&scrub));
     let flush_signal = Arc::new(FlushSignal::default());
+    let shippers = tenants.shippers(&catalog, &loaded.index, &journal, &flush_asked);
     let mut flusher = Flusher::new(FlusherParts {
         catalog,
         index: Arc::clone(&loaded.index),
@@ -120,7 +134,7 @@ pub(super) fn open(
         wants_flush: Arc::clone(&flush_signal) as Arc<dyn crate::io::Wake>,
         flush_bytes: config.flush_bytes,
     };
-    let start = Start { place, prev: end, prev_time: end_time, timeline };
+    let start = Start { place, prev: end, prev_time: end_time, timeline, epoch: tenants.epoch() };
     // A sync through the page cache reports a lost write of any of them to one caller alone, so that none may be under
     // way beside another.
     let depth = if io.buffered() { 1 } else { config.in_flight };
@@ -129,6 +143,13 @@ pub(super) fn open(
         flusher.make_room()?;
     }
     frames.open_frame()?;
+    if cause != TimelineCause::Open {
+        // Why the timeline began stands in a manifest before it is forgotten.
+        flusher.flush()?;
+    }
+    tenants.epochs.change(|epochs| epochs.restored = None)?;
+    // Left by a restore that ended, if it could not take it away; nobody asks whether it is there.
+    let _ = io.remove(&dir.join(crate::restore::FILE_NAME));
     let committer = Committer::new(shared, frames, depth)?;
     let appender = Appender {
         index: Arc::clone(&loaded.index),
@@ -159,10 +180,12 @@ pub(super) fn open(
         merge_error: Mutex::new(None),
         scrub_bell: Bell::default(),
         scrub,
+        cold: tenants.cold,
+        clock,
         stepped,
         end: End::new(lock),
     };
-    Ok(Opened { core: Arc::new(core), committer, flusher, merger, scrubber })
+    Ok(Opened { core: Arc::new(core), committer, flusher, merger, scrubber, shippers })
 }
 
 /// Fails if another directory bears the store's name by now: its journal took seconds to read, and what is written by
@@ -195,7 +218,8 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
     files.sort_by_key(|(n, file)| (loaded.facts.end_file == Some(*n), file.journal));
     for (n, file) in files {
         let used = file.in_chain_of.and_then(|journal| loaded.last_frames.get(&journal).copied());
-        let adopted = ring.adopt(file.slot, file.bytes, used)?;
+        let journal = file.in_chain_of.or(file.journal).unwrap_or_default();
+        let adopted = ring.adopt(file.slot, file.bytes, journal, used)?;
         if loaded.facts.end_file == Some(n) {
             end_file = adopted;
         }
@@ -205,7 +229,7 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
 
 /// The timeline of this open, a new one. A directory that was copied after a clean close, or before anything was written,
 /// and put back later looks like one that went on, so that neither is a reason to keep the old one (docs/adr/0005).
-fn timeline(loaded: &mut Loaded, io: &dyn Io, clock: &dyn Clock) -> Result<Timeline> {
+fn timeline(loaded: &mut Loaded, io: &dyn Io, clock: &dyn Clock, cause: TimelineCause) -> Result<Timeline> {
     let last = loaded.timelines.last().map(|start| start.timeline).unwrap_or_default();
     let timeline = Timeline { counter: last.counter + 1, random: u32::from_le_bytes(random(io)?) };
     loaded.timelines.push(TimelineStart {
@@ -213,7 +237,7 @@ fn timeline(loaded: &mut Loaded, io: &dyn Io, clock: &dyn Clock) -> Result<Timel
         parent: last,
         first_lsn: loaded.facts.end.last_lsn.next(),
         began: clock.wall(),
-        cause: TimelineCause::Open,
+        cause,
     });
     Ok(timeline)
 }

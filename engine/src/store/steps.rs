@@ -1,6 +1,7 @@
 //! A store's background work, driven step by step by one thread: for simulations and tests.
 
 use super::Core;
+use super::cold::Shippers;
 use super::open::Opened;
 use crate::commit::committer::Committer;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +21,7 @@ pub struct Steps {
     flusher: Flusher,
     merger: Merger,
     scrubber: Option<Scrubber>,
+    shippers: Vec<Shippers>,
     waker: Arc<dyn Wake>,
 }
 
@@ -31,9 +33,9 @@ impl std::fmt::Debug for Steps {
 
 impl Steps {
     pub(super) fn new(opened: Opened) -> Self {
-        let Opened { core, committer, flusher, merger, scrubber } = opened;
+        let Opened { core, committer, flusher, merger, scrubber, shippers } = opened;
         let waker = committer.waker();
-        Self { core, committer, flusher, merger, scrubber, waker }
+        Self { core, committer, flusher, merger, scrubber, shippers, waker }
     }
 
     /// One pass of the committer: begins frames, reaps completions, publishes what is durable. True if anything moved.
@@ -78,6 +80,22 @@ impl Steps {
         self.scrubber.as_mut().map_or(Ok(false), Scrubber::step)
     }
 
+    /// One step of shipping to the cold store `n`: of the tail, and of segments. True if anything moved.
+    ///
+    /// # Errors
+    /// Why it failed; it is tried again at a later step. [`ErrorKind::Fenced`] and, in the first cold store,
+    /// [`ErrorKind::Refused`] stop the store.
+    pub fn ship(&mut self, n: usize) -> Result<bool> {
+        self.core.poison.check()?;
+        let Shippers { tail, segments } = &mut self.shippers[n];
+        let shipped = tail.step().and_then(|moved| Ok(segments.step()? | moved));
+        match &shipped {
+            Ok(_) => self.core.ship_went_well(n),
+            Err(error) => self.core.ship_failed(n, error),
+        }
+        shipped
+    }
+
     /// Makes everything staged durable and writes the close frame. As [`super::Store::close`] it lets go of the lock, and
     /// the store and its subscriptions fail from here on with [`ErrorKind::ShutDown`].
     ///
@@ -89,6 +107,7 @@ impl Steps {
         let core = Arc::clone(&self.core);
         // What is in flight ends with the committer; only then may another process write.
         drop(self);
+        core.end_shipping();
         core.end_close();
         result
     }

@@ -248,3 +248,30 @@ fn what_a_merge_cannot_write_is_abandoned_and_written_anew() {
     assert_eq!((store.stats().segments, segments(&io.mem)), (1, 1));
     assert!(seen(&store) == before);
 }
+
+#[test]
+fn a_timeline_that_a_merge_wrote_down_is_not_noted_again_behind_what_was_not_flushed() {
+    let io = MemIo::new();
+    let (store, mut steps) = created(&io, 2);
+    let record = |store: &Store, steps: &mut Steps, n: u8| {
+        let payload = [n];
+        put(store, steps, |b| _ = b.log("log").create_if_missing().record(&payload));
+    };
+    for n in 0..2 {
+        record(&store, &mut steps, n);
+        flush(&store, &mut steps);
+    }
+    record(&store, &mut steps, 2);
+    drop((store, steps));
+    let (store, mut steps) = opened(&io, 2);
+    merge_all(&mut steps).expect("a sound disk");
+    assert_eq!(store.stats().merges, 1);
+    record(&store, &mut steps, 3);
+    drop((store, steps));
+    let (store, mut steps) = opened(&io, 2);
+    flush(&store, &mut steps);
+    let io: Arc<dyn Io> = Arc::new(io);
+    let timelines = crate::manifest::load(&*io, Path::new(DIR)).expect("intact").timelines;
+    let counters: Vec<u32> = timelines.iter().map(|start| start.timeline.counter).collect();
+    assert_eq!(counters, [1, 2, 3, 4], "each once, oldest first");
+}

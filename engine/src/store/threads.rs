@@ -1,8 +1,9 @@
 //! The store's threads: the only place that starts any.
 //!
-//! One runs the committer, one the flush, one the merges, one the scrub, and a few read for futures. A thread that panics
-//! poisons the store, so that nobody waits for it for ever.
+//! One runs the committer, one the flush, one the merges, one the scrub, two ship to each cold store, and a few read for
+//! futures. A thread that panics poisons the store, so that nobody waits for it for ever.
 
+use super::cold::Shippers;
 use super::open::Opened;
 use super::{CLOSE_FLUSH_BYTES, Core};
 use crate::commit::ack::Pending;
@@ -12,6 +13,7 @@ use crate::flush::Flusher;
 use crate::io::Wake;
 use crate::merge::Merger;
 use crate::scrub::Scrubber;
+use crate::ship::{SegmentShipper, TailShipper};
 use crate::sync::{Arc, AtomicBool, JoinHandle, Ordering, Sender, current, spawn, unbounded};
 use crate::waiter::wake_all;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +33,16 @@ const MERGE_WAIT_MAX: Duration = Duration::from_millis(100);
 const MERGE_SLEEP: Duration = Duration::from_secs(1);
 /// How long the scrub sleeps at most before it looks which segments there are.
 const SCRUB_SLEEP: Duration = Duration::from_secs(1);
+/// How long the tail waits for more before it is shipped, if nobody waits for it.
+const TAIL_SLEEP: Duration = Duration::from_secs(1);
+/// And how long until it is looked again whether what somebody waits for is proved.
+const AWAITED_PAUSE: Duration = Duration::from_millis(2);
+/// How long it is until it is looked again whether there are segments to ship.
+const SEGMENT_SLEEP: Duration = Duration::from_millis(500);
+/// The longest pause after failures of a cold store.
+const SHIP_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// For how long a close ships what is left.
+const SHIP_REST: Duration = Duration::from_secs(10);
 /// Of so many failures in a row one is told, once the first few were: about one a minute.
 const TELL_EVERY: u32 = 64;
 
@@ -43,8 +55,12 @@ pub(super) struct Threads {
     merger: Option<JoinHandle<()>>,
     scrubber: Option<JoinHandle<()>>,
     readers: Vec<JoinHandle<()>>,
+    /// Those that ship tails, which go on with what is left once the journal is closed.
+    tails: Vec<JoinHandle<Option<TailShipper>>>,
+    segments: Vec<JoinHandle<()>>,
     /// Present until they are stopped.
     jobs: Option<Sender<Job>>,
+    stop_shipping: Arc<AtomicBool>,
     stop_committer: Arc<AtomicBool>,
     stop_flusher: Arc<AtomicBool>,
     stop_merger: Arc<AtomicBool>,
@@ -101,7 +117,10 @@ impl Threads {
             merger: None,
             scrubber: None,
             readers: Vec::with_capacity(beside.readers),
+            tails: Vec::new(),
+            segments: Vec::new(),
             jobs: None,
+            stop_shipping: Arc::default(),
             stop_committer: Arc::default(),
             stop_flusher: Arc::default(),
             stop_merger: Arc::default(),
@@ -117,7 +136,7 @@ impl Threads {
     }
 
     fn start_all(&mut self, system: &mut impl Spawn, opened: Opened, beside: &Beside) -> Result<()> {
-        let Opened { core, committer, flusher, merger, scrubber } = opened;
+        let Opened { core, committer, flusher, merger, scrubber, shippers } = opened;
         let core = &core;
         let (core_c, stop) = (Arc::clone(core), Arc::clone(&self.stop_committer));
         let commits = move || {
@@ -143,6 +162,14 @@ impl Threads {
             let (core_s, stop) = (Arc::clone(core), Arc::clone(&self.stop_scrubber));
             let scrubs = move || drop(guarded(&core_s, scrubber, |s| scrub_loop(s, &core_s, &stop)));
             self.scrubber = Some(start(system, "everlog-scrub", scrubs)?);
+        }
+        for (n, Shippers { tail, segments }) in shippers.into_iter().enumerate() {
+            let (core_t, stop) = (Arc::clone(core), Arc::clone(&self.stop_shipping));
+            let ships = move || guarded(&core_t, tail, |tail| tail_loop(tail, n, &core_t, &stop));
+            self.tails.push(start(system, &format!("everlog-tail-{n}"), ships)?);
+            let (core_s, stop) = (Arc::clone(core), Arc::clone(&self.stop_shipping));
+            let ships = move || drop(guarded(&core_s, segments, |s| segment_loop(s, n, &core_s, &stop)));
+            self.segments.push(start(system, &format!("everlog-ship-{n}"), ships)?);
         }
         let (jobs, queue) = unbounded::<Job>();
         self.jobs = Some(jobs);
@@ -172,13 +199,18 @@ impl Threads {
             || self.flusher.iter().any(|thread| thread.thread().id() == here)
             || self.merger.iter().any(|thread| thread.thread().id() == here)
             || self.scrubber.iter().any(|thread| thread.thread().id() == here)
-            || self.readers.iter().any(|thread| thread.thread().id() == here)
+            || self.readers.iter().chain(&self.segments).any(|thread| thread.thread().id() == here)
+            || self.tails.iter().any(|thread| thread.thread().id() == here)
     }
 
     /// Ends them; then what is left to be done on disk.
     pub(super) fn stop(mut self, core: &Core) -> Result<()> {
         match self.join(core) {
-            (Some(mut committer), Some(mut flusher)) => finish(core, &mut committer, &mut flusher),
+            (Some(mut committer), Some(mut flusher), tails) => {
+                finish(core, &mut committer, &mut flusher)?;
+                ship_rest(core, tails);
+                Ok(())
+            }
             _ => Err(core.poison.error()),
         }
     }
@@ -186,12 +218,15 @@ impl Threads {
     /// Ends them on a thread of its own, since one of them asks for it and cannot wait for itself: a waker was the last
     /// to hold the store.
     pub(super) fn stop_elsewhere(self, core: &Arc<Core>) -> Result<()> {
-        let stop = [&self.stop_committer, &self.stop_flusher, &self.stop_merger, &self.stop_scrubber].map(Arc::clone);
+        let stop =
+            [&self.stop_committer, &self.stop_flusher, &self.stop_merger, &self.stop_scrubber, &self.stop_shipping]
+                .map(Arc::clone);
         let (waker, core_e) = (Arc::clone(&self.waker), Arc::clone(core));
         let stops = move || {
             if let Err(error) = self.stop(&core_e) {
                 tracing::warn!(%error, "the store did not close cleanly");
             }
+            core_e.end_shipping();
             core_e.end_close();
         };
         match start(&mut System, "everlog-close", stops) {
@@ -205,14 +240,22 @@ impl Threads {
                 waker.wake();
                 core.merge_bell.end();
                 core.scrub_bell.end();
+                core.cold.end_bells();
                 core.flush_signal.end();
+                core.end_shipping();
                 Err(error)
             }
         }
     }
 
     /// Ends them, in the order that lets the committer finish: it may need the flush to free a journal file.
-    fn join(&mut self, core: &Core) -> (Option<Committer>, Option<Flusher>) {
+    fn join(&mut self, core: &Core) -> (Option<Committer>, Option<Flusher>, Vec<TailShipper>) {
+        self.stop_shipping.store(true, Ordering::SeqCst);
+        core.cold.end_bells();
+        let tails = self.tails.drain(..).filter_map(|thread| thread.join().ok().flatten()).collect();
+        for thread in self.segments.drain(..) {
+            let _ = thread.join();
+        }
         self.stop_merger.store(true, Ordering::SeqCst);
         self.stop_scrubber.store(true, Ordering::SeqCst);
         core.merge_bell.end();
@@ -230,7 +273,7 @@ impl Threads {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
-        (committer, flusher)
+        (committer, flusher, tails)
     }
 }
 
@@ -258,6 +301,23 @@ pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flush
         flusher.make_room()?;
     }
     committer.frames().close_frame()
+}
+
+/// Ships what is left once the journal is closed, as far as that goes in a while.
+fn ship_rest(core: &Core, tails: Vec<TailShipper>) {
+    let until = core.clock.monotonic() + SHIP_REST;
+    for (n, mut tail) in tails.into_iter().enumerate() {
+        while !tail.is_level() && core.clock.monotonic() < until {
+            match tail.step() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(%error, n, "not everything could be shipped before the store closed");
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// Runs a thread's loop on `part`; a panic poisons, and `part` is gone then.
@@ -384,6 +444,54 @@ pub(super) fn scrub_loop(scrubber: &mut Scrubber, core: &Core, stop: &AtomicBool
             }
         }
         core.scrub_bell.pause(scrubber.wait().min(SCRUB_SLEEP));
+    }
+}
+
+pub(super) fn tail_loop(tail: &mut TailShipper, n: usize, core: &Core, stop: &AtomicBool) {
+    let (bell, mut failures) = (&core.cold.bells[n].0, 0);
+    while !stop.load(Ordering::SeqCst) && !core.poison.is_set() {
+        let shipped = tail.step();
+        if let Some(pause) = shipped_pause(core, n, &shipped, &mut failures) {
+            bell.pause(pause);
+        } else if core.cold.standing.is_awaited() {
+            // What they wait for may have to be proved by the next frame first.
+            if !matches!(shipped, Ok(true)) {
+                bell.pause(AWAITED_PAUSE);
+            }
+        } else if tail.is_level() || !matches!(shipped, Ok(true)) {
+            bell.sleep(TAIL_SLEEP);
+        }
+    }
+}
+
+pub(super) fn segment_loop(segments: &mut SegmentShipper, n: usize, core: &Core, stop: &AtomicBool) {
+    let (bell, mut failures) = (&core.cold.bells[n].1, 0);
+    while !stop.load(Ordering::SeqCst) && !core.poison.is_set() {
+        let shipped = segments.step();
+        if let Some(pause) = shipped_pause(core, n, &shipped, &mut failures) {
+            bell.pause(pause);
+        } else if !matches!(shipped, Ok(true)) {
+            bell.sleep(SEGMENT_SLEEP);
+        }
+    }
+}
+
+/// Takes note of how a step of shipping ended. How long to pause, if it failed.
+fn shipped_pause(core: &Core, n: usize, shipped: &Result<bool>, failures: &mut u32) -> Option<Duration> {
+    match shipped {
+        Ok(_) => {
+            *failures = 0;
+            core.ship_went_well(n);
+            None
+        }
+        Err(error) => {
+            *failures = failures.saturating_add(1);
+            if is_told(*failures) {
+                tracing::warn!(%error, failures, n, "shipping to a cold store failed; it will be tried again");
+            }
+            core.ship_failed(n, error);
+            Some(pause(*failures, SHIP_PAUSE_MAX))
+        }
     }
 }
 

@@ -127,6 +127,7 @@ impl From<&Error> for Refusal {
             ErrorKind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some("overloaded")),
             ErrorKind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, Some("unknown")),
             ErrorKind::Poisoned => (StatusCode::SERVICE_UNAVAILABLE, Some("poisoned")),
+            ErrorKind::Fenced => (StatusCode::SERVICE_UNAVAILABLE, Some("fenced")),
             ErrorKind::ShutDown => (StatusCode::SERVICE_UNAVAILABLE, Some("shutting-down")),
             ErrorKind::Damaged => (StatusCode::INTERNAL_SERVER_ERROR, Some("damaged")),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, Some("failed")),

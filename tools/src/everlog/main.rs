@@ -14,6 +14,7 @@ mod inspect;
 mod moment;
 mod output;
 mod progress;
+mod restore;
 mod verify;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ const EXAMPLES: &str = "Examples:
   everlog dump ./store --log users/alice/contacts --from 40
   everlog dump ./store --as-of 2026-11-28T14:00:00Z
   everlog verify ./store --json
+  everlog restore --cold file:///mnt/cold --to ./store
   everlog clock ./store
   everlog device init ./phone --server http://127.0.0.1:4437 --user alice
   everlog device sync ./phone
@@ -75,6 +77,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Bring a store back from a cold store, into a directory that is missing or empty
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::Args),
     /// Compare the clock that grace and expiry go by with the machine's, and let it catch up
     #[command(after_help = clock::EXAMPLES)]
     Clock(clock::Args),
@@ -96,6 +101,7 @@ fn main() -> ExitCode {
         Command::Inspect { dir, json } => inspect::run(&dir, json),
         Command::Dump(args) => dump::run(&args),
         Command::Verify { dir, json } => verify::run(&dir, json),
+        Command::Restore(args) => restore::run(&args),
         Command::Clock(args) => clock::run(&args),
         Command::Device(command) => device::run(&command),
         Command::Bench(command) => bench::run(&command),

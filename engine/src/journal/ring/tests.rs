@@ -98,7 +98,7 @@ fn stray(io: &Faulty, ring: &Ring, slot: u16, bytes: u64, used: Option<FrameNo>)
     let mut files = io.mem.snapshot();
     files.insert(names::path(Path::new(DIR), slot), vec![0; bytes as usize]);
     io.mem.restore(&files);
-    ring.adopt(slot, bytes, used)
+    ring.adopt(slot, bytes, JournalId(1), used)
 }
 
 #[test]

@@ -290,7 +290,8 @@ impl Parts {
 
     fn run_with(self, readers: usize) -> (Store, Disk) {
         let Self { disk, core, committer, flusher, merger } = self;
-        let opened = Opened { core: Arc::clone(&core), committer, flusher, merger, scrubber: None };
+        let shippers = Vec::new();
+        let opened = Opened { core: Arc::clone(&core), committer, flusher, merger, scrubber: None, shippers };
         let threads = Threads::start_by(&mut System, opened, &Beside { readers, merges: false });
         let inner = Inner { core, threads: Mutex::new(Some(threads.expect("threads"))) };
         (Store { inner: Arc::new(inner) }, disk)

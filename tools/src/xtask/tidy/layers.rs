@@ -17,8 +17,8 @@ const LAYERS: &[&[&str]] = &[
         "mutants",
     ],
     &["format", "io"],
-    &["segment", "manifest", "index", "journal", "catalog"],
-    &["commit", "recovery", "flush", "merge", "scrub", "read"],
+    &["segment", "manifest", "index", "journal", "catalog", "cold"],
+    &["commit", "recovery", "flush", "merge", "scrub", "read", "ship", "restore"],
     // A verification puts recovery's checks and the segments' together, as an open does.
     &["store", "verify", "lib"],
 ];

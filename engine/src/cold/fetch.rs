@@ -1,0 +1,100 @@
+//! Reading objects back: whole small ones, and long ones past a digest. Shares no code with what puts them.
+
+use super::{ColdStore, PART_BYTES, damaged, failed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Malformed;
+use crate::format::cold::{Taken, Unsealed};
+
+/// The longest object that is read whole, in bytes: a tail, whose frames are bounded, or a version of the manifest.
+pub const WHOLE_BYTES_MAX: u64 = 256 << 20;
+
+/// A whole object as `decode` understands it; None if there is none, and why, if it is damaged there: it is read twice before
+/// that is said, since what spoils an answer on its way must not make a sound object count for nothing.
+///
+/// # Errors
+/// [`ErrorKind::Cold`]; [`ErrorKind::Refused`] if it is of another store, or of a later version of everlog.
+pub fn object<T>(
+    cold: &dyn ColdStore, key: &str, decode: impl Fn(&[u8]) -> Taken<T>,
+) -> Result<Option<std::result::Result<T, Malformed>>> {
+    let Some(bytes) = whole(cold, key, WHOLE_BYTES_MAX)? else { return Ok(None) };
+    let malformed = match decode(&bytes) {
+        Ok(object) => return Ok(Some(Ok(object))),
+        Err(Unsealed::Malformed(malformed)) => malformed,
+        Err(why) => return Err(refused(cold, key, &why)),
+    };
+    if whole(cold, key, WHOLE_BYTES_MAX)? != Some(bytes) {
+        return Err(failed(cold.url(), format!("{key} came twice, and not as the same")));
+    }
+    tracing::warn!(cold = cold.url(), key, why = %malformed, "an object is damaged in its cold store");
+    Ok(Some(Err(malformed)))
+}
+
+/// The error of an object that this store must not use.
+#[must_use]
+pub fn refused(cold: &dyn ColdStore, key: &str, why: &Unsealed) -> Error {
+    match why {
+        Unsealed::Malformed(why) => damaged(cold.url(), key, why),
+        Unsealed::Newer | Unsealed::Foreign(_) => {
+            Error::new(ErrorKind::Refused, format!("the object {key} of the cold store {}: {why}", cold.url()))
+                .remedy("use the version of everlog that wrote it, and a place of its own for each store")
+        }
+    }
+}
+
+/// A whole object of at most `max` bytes; None if there is none.
+///
+/// # Errors
+/// [`ErrorKind::Cold`]; [`ErrorKind::Damaged`] if it is longer.
+pub fn whole(cold: &dyn ColdStore, key: &str, max: u64) -> Result<Option<Vec<u8>>> {
+    let mut out: Vec<u8> = Vec::new();
+    let mut expected = None;
+    loop {
+        let at = out.len() as u64;
+        let Some(part) = cold.get(key, at..at + PART_BYTES as u64)? else {
+            return if at == 0 { Ok(None) } else { Err(failed(cold.url(), format!("{key} went while it was read"))) };
+        };
+        let len = *expected.get_or_insert(part.len);
+        if len > max {
+            return Err(damaged(cold.url(), key, format!("it has {len} bytes, and at most {max} were expected")));
+        }
+        if part.len != len || part.bytes.len() as u64 != (len - at).min(PART_BYTES as u64) {
+            return Err(failed(cold.url(), format!("{key} came truncated, or with two lengths")));
+        }
+        out.extend_from_slice(&part.bytes);
+        if out.len() as u64 == len {
+            return Ok(Some(out));
+        }
+    }
+}
+
+/// Reads an object of `len` bytes with that BLAKE3 digest, part by part, and gives each part to `take`. False if there is
+/// no such object. What `take` got is proved only once this returns true.
+///
+/// # Errors
+/// [`ErrorKind::Damaged`] if it is another object; [`ErrorKind::Cold`]; what `take` says.
+pub fn proved(
+    cold: &dyn ColdStore, key: &str, len: u64, digest: &[u8; 32], take: &mut dyn FnMut(Vec<u8>) -> Result<()>,
+) -> Result<bool> {
+    let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+    while at < len || len == 0 {
+        let Some(part) = cold.get(key, at..len.min(at + PART_BYTES as u64).max(1))? else {
+            return if at == 0 { Ok(false) } else { Err(failed(cold.url(), format!("{key} went while it was read"))) };
+        };
+        if part.len != len {
+            return Err(damaged(cold.url(), key, format!("it has {} bytes instead of {len}", part.len)));
+        }
+        if part.bytes.len() as u64 != (len - at).min(PART_BYTES as u64) {
+            return Err(failed(cold.url(), format!("{key} came truncated")));
+        }
+        at += part.bytes.len() as u64;
+        hasher.update(&part.bytes);
+        take(part.bytes)?;
+        if len == 0 {
+            break;
+        }
+    }
+    if hasher.finalize() != *digest {
+        return Err(damaged(cold.url(), key, "it has another digest than its name says"));
+    }
+    Ok(true)
+}

@@ -1,0 +1,178 @@
+//! What is known to be in cold stores, and who waits for that.
+//!
+//! Each store has a level of its own: everything up to an LSN was read back from it, and the store's owner was still its
+//! owner after that. An acknowledgement means by `cold` that it is in one that counts, and in the first, from which a next owner
+//! would go on.
+//!
+//! Invariant: a level never falls, and whoever waits for an LSN is answered once a level has reached it, or when none will.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Mutex;
+use crate::types::{Epoch, Lsn, TimeUs};
+use crate::waiter::{Completer, Waiter, pair};
+use std::collections::BTreeMap;
+
+/// What is known of a cold store.
+#[derive(Clone, Debug)]
+pub struct ColdLevel {
+    /// Where it is.
+    pub url: String,
+    /// Whether what is there counts as `cold`: not if it shares its fate with the data.
+    pub counts: bool,
+    /// Everything up to this LSN was read back there.
+    pub verified: Lsn,
+    /// The epoch in which it is written to; 0 before this process took one.
+    pub epoch: Epoch,
+    /// The number of the newest version there.
+    pub version: u64,
+    /// The time of the last frame that was read back there: what was acknowledged later may not be there.
+    pub time: TimeUs,
+    /// Why the last attempt failed; None after one that did not.
+    pub error: Option<Error>,
+}
+
+/// The levels of all cold stores, and who waits.
+#[derive(Debug, Default)]
+pub struct Standing {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stores: Vec<ColdLevel>,
+    waiting: BTreeMap<Lsn, Vec<Completer<Result<()>>>>,
+    ended: Option<Error>,
+}
+
+impl State {
+    /// Who takes the store over looks at the first one: what is not there is no part of what it goes on with.
+    fn level(&self) -> Lsn {
+        let Some(authority) = self.stores.first() else { return Lsn(0) };
+        let counted = self.stores.iter().filter(|store| store.counts).map(|store| store.verified).max();
+        counted.unwrap_or_default().min(authority.verified)
+    }
+}
+
+impl Standing {
+    /// Takes note of the next cold store, of which nothing is known yet.
+    pub fn add(&self, url: &str, counts: bool) {
+        self.state.lock().stores.push(ColdLevel {
+            url: url.to_owned(),
+            counts,
+            verified: Lsn(0),
+            epoch: Epoch(0),
+            version: 0,
+            time: TimeUs(0),
+            error: None,
+        });
+    }
+
+    /// What is known of each, in the order in which they were added.
+    #[must_use]
+    pub fn stores(&self) -> Vec<ColdLevel> {
+        self.state.lock().stores.clone()
+    }
+
+    /// Everything up to this LSN is in some cold store that counts.
+    #[must_use]
+    pub fn level(&self) -> Lsn {
+        self.state.lock().level()
+    }
+
+    /// Everything up to `lsn` was read back from the store `n`, and then its owner was still its owner.
+    pub fn verified(&self, n: usize, lsn: Lsn) {
+        let reached = {
+            let mut state = self.state.lock();
+            let store = &mut state.stores[n];
+            store.verified = store.verified.max(lsn);
+            let level = state.level();
+            let beyond = state.waiting.split_off(&level.next());
+            std::mem::replace(&mut state.waiting, beyond)
+        };
+        reached.into_values().flatten().for_each(|waiting| waiting.complete(Ok(())));
+    }
+
+    /// Changes what is known of the store `n` beside its level.
+    pub fn note(&self, n: usize, change: impl FnOnce(&mut ColdLevel)) {
+        change(&mut self.state.lock().stores[n]);
+    }
+
+    /// Whether somebody waits.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        !self.state.lock().waiting.is_empty()
+    }
+
+    /// Comes back once everything up to `lsn` is cold.
+    pub fn wait(&self, lsn: Lsn) -> Waiter<Result<()>> {
+        let (completer, waiter) = pair();
+        let mut state = self.state.lock();
+        let answer = match &state.ended {
+            _ if lsn <= state.level() => Some(Ok(())),
+            Some(error) => Some(Err(error.clone())),
+            None if !state.stores.iter().any(|store| store.counts) => {
+                Some(Err(Error::new(ErrorKind::Invalid, "the store has no cold store that counts")
+                    .remedy("name one that is independent of the data's device")))
+            }
+            None => None,
+        };
+        match answer {
+            None => state.waiting.entry(lsn).or_default().push(completer),
+            Some(answer) => {
+                drop(state);
+                completer.complete(answer);
+            }
+        }
+        waiter
+    }
+
+    /// No level rises any more: whoever waits is told `error`, now and later.
+    pub fn end(&self, error: &Error) {
+        let waiting = {
+            let mut state = self.state.lock();
+            state.ended.get_or_insert_with(|| error.clone());
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_values().flatten().for_each(|waiting| waiting.complete(Err(error.clone())));
+    }
+}
+
+#[cfg(all(test, not(everlog_loom)))]
+mod tests {
+    use super::*;
+
+    fn standing(counts: &[bool]) -> Standing {
+        let standing = Standing::default();
+        counts.iter().for_each(|counts| standing.add("mem://cold", *counts));
+        standing
+    }
+
+    #[test]
+    fn who_waits_is_answered_by_what_counts_and_by_the_first() {
+        let standing = standing(&[false, true]);
+        let waiters: Vec<_> = [3, 5, 7].map(|lsn| standing.wait(Lsn(lsn))).into();
+        standing.verified(0, Lsn(9));
+        assert!(waiters.iter().all(|waiter| !waiter.is_done()), "it does not count");
+        standing.verified(1, Lsn(5));
+        assert_eq!(waiters.iter().map(Waiter::is_done).collect::<Vec<_>>(), [true, true, false]);
+        standing.verified(1, Lsn(4));
+        assert_eq!(standing.level(), Lsn(5), "a level never falls");
+        standing.verified(1, Lsn(10));
+        assert_eq!(standing.level(), Lsn(9), "a next owner goes on from the first");
+        assert!(standing.wait(Lsn(9)).is_done() && !standing.wait(Lsn(10)).is_done());
+    }
+
+    #[test]
+    fn when_none_rises_any_more_all_are_told() {
+        let standing = standing(&[true]);
+        let waiter = standing.wait(Lsn(1));
+        standing.end(&Error::new(ErrorKind::Fenced, "another owner"));
+        assert_eq!(waiter.wait().expect_err("told").kind(), ErrorKind::Fenced);
+        assert_eq!(standing.wait(Lsn(1)).wait().expect_err("told").kind(), ErrorKind::Fenced);
+        assert_eq!(standing_without().wait(Lsn(1)).wait().expect_err("none counts").kind(), ErrorKind::Invalid);
+    }
+
+    fn standing_without() -> Standing {
+        standing(&[false])
+    }
+}

@@ -1,0 +1,249 @@
+//! Restoring a store from one of its cold stores into a directory.
+//!
+//! [`found`] looks for what the cold store has: the newest version of the manifest that counts and the tail behind it.
+//! [`frames`] writes the tail's frames as journal files, each at its own place, so that the open that follows recovers them
+//! as it would after a crash. This file brings the segments and puts the rest around them.
+//!
+//! The steps, and what a crash leaves: a file RESTORE, which says what is being restored, and without which a directory with
+//! anything in it is refused; segments, each under its name only once it was proved whole; journal files; EPOCH; the
+//! manifest; IDENTITY, which makes it a store; then RESTORE goes. Begun again, it finds which segments are there, and writes
+//! the rest anew. A restored store that was never opened is brought up to date in the same way.
+//!
+//! What cannot be read is named: of a segment that is damaged there, what is sound can be read, if its ends are; a tail ends
+//! where it cannot be read on. A store that lacks a whole segment does not open.
+
+mod found;
+mod frames;
+
+pub use found::{Found, look};
+
+use crate::cold::{ColdStore, failed, fetch, keys};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::cold::{Epochs, Restored, Tenancy};
+use crate::format::frame::FrameHeader;
+use crate::format::identity::FILE_NAME as IDENTITY;
+use crate::format::manifest::{Manifest, SegmentMeta};
+use crate::io::{AlignedBuf, Io, OpenMode};
+use crate::journal::names;
+use crate::types::{BLOCK, Epoch, Lsn, StoreId, TimeUs};
+use crate::{manifest, segment};
+use frames::Frames;
+use std::path::Path;
+
+/// The file that says that a restore is under way.
+pub const FILE_NAME: &str = "RESTORE";
+/// What is read at once of a segment that is there already, in bytes.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// What a restore brought.
+#[derive(Clone, Debug)]
+pub struct RestoreReport {
+    /// The store.
+    pub store: StoreId,
+    /// The epoch of the owner whose work it is.
+    pub epoch: Epoch,
+    /// The last LSN that is back.
+    pub last_lsn: Lsn,
+    /// The time of the last frame that is back: what was acknowledged `local` after it is unknown to the cold store.
+    pub time: TimeUs,
+    /// Segments, those that were there from an attempt of before included.
+    pub segments: u64,
+    /// Bytes of segments, and how many of them were there before.
+    pub segment_bytes: (u64, u64),
+    /// Frames behind the segments.
+    pub frames: u64,
+    /// What could not be read, with the LSNs.
+    pub lost: Vec<Error>,
+}
+
+/// How far a restore is: bytes of segments that are there, of how many.
+pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
+
+/// Restores what `found` is into `dir`, which is missing, empty, or holds a restore of the same store that did not end or
+/// was never opened. The caller holds the directory's lock. New journal files are of `journal_file_bytes`.
+///
+/// # Errors
+/// [`ErrorKind::Refused`] if there is anything else in `dir`; [`ErrorKind::Cold`] if the cold store cannot be reached;
+/// [`ErrorKind::Io`]. In the last two cases it can be begun again.
+pub fn restore(
+    io: &dyn Io, cold: &dyn ColdStore, found: &Found, dir: &Path, journal_file_bytes: u64, progress: &mut Progress<'_>,
+) -> Result<RestoreReport> {
+    let identity = found.home.identity;
+    prepare(io, dir, found)?;
+    let mut report = RestoreReport {
+        store: identity.store,
+        epoch: found.claim.0,
+        last_lsn: found.base.manifest.flushed.last_lsn,
+        time: found.base.manifest.time,
+        segments: 0,
+        segment_bytes: (0, 0),
+        frames: 0,
+        lost: Vec::new(),
+    };
+    let all: u64 = found.base.manifest.segments.iter().map(|meta| meta.bytes).sum();
+    for meta in &found.base.manifest.segments {
+        progress(report.segment_bytes.0, all);
+        let before = is_there(io, dir, meta)?;
+        if before {
+            report.segment_bytes.1 += meta.bytes;
+        } else if let Err(error) = bring(io, cold, dir, meta) {
+            if error.kind() != ErrorKind::Damaged {
+                return Err(error);
+            }
+            report.lost.push(error);
+        }
+        report.segments += 1;
+        report.segment_bytes.0 += meta.bytes;
+    }
+    progress(report.segment_bytes.0, all);
+    io.sync_dir(&segment::directory(dir))?;
+    let mut frames = Frames::new(io, dir, &found.base.manifest, journal_file_bytes);
+    // Frames name the version that was in force, which may never have come to the cold store.
+    let mut version = found.base.manifest.version;
+    let mut take = |header: &FrameHeader, bytes: Vec<u8>| {
+        version = version.max(header.manifest);
+        frames.take(header, bytes)
+    };
+    let end = found.frames(cold, &mut take, &mut report.lost)?;
+    report.frames = frames.finish()?;
+    if let Some((end, time)) = end {
+        (report.last_lsn, report.time) = (end.last_lsn, time);
+    }
+    let tenancy = Tenancy { url: cold.url().to_owned(), cold: found.home.cold, held: found.claim, pending: Vec::new() };
+    let epochs = Epochs { restored: Some(Restored::Heal), tenancies: vec![tenancy] };
+    io.replace(&dir.join(Epochs::FILE_NAME), &epochs.encode(identity.store))?;
+    manifest::commit(io, dir, &Manifest { version, ..found.base.manifest.clone() })?;
+    io.replace(&dir.join(IDENTITY), &identity.encode())?;
+    io.remove(&dir.join(FILE_NAME))?;
+    io.sync_dir(dir)?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        io.sync_dir(parent)?;
+    }
+    Ok(report)
+}
+
+/// Makes the directory one in which a restore of this store is under way, and takes away what is written anew.
+fn prepare(io: &dyn Io, dir: &Path, found: &Found) -> Result<()> {
+    let home = found.home.encode();
+    let names = io.list(dir)?;
+    // Where there is a store, what says that a restore is under way was left by one that ended.
+    let is_there = |name: &str| names.iter().any(|there| there == name);
+    let is_under_way = is_there(FILE_NAME) && !is_there(IDENTITY) && io.read_all(&dir.join(FILE_NAME), BLOCK)? == home;
+    let is_unopened = || -> Result<bool> {
+        let path = dir.join(Epochs::FILE_NAME);
+        let Ok(bytes) = io.read_all(&path, 1 << 20) else { return Ok(false) };
+        let epochs = Epochs::decode(&bytes, found.home.identity.store).ok();
+        Ok(epochs.is_some_and(|epochs| epochs.restored.is_some()))
+    };
+    let is_harmless = |name: &str| name == "LOCK" || name == format!("{FILE_NAME}.tmp");
+    if !is_under_way && !names.iter().all(|name| is_harmless(name)) && !is_unopened()? {
+        let what = "the directory is not empty, and no restore of this store is under way there";
+        return Err(Error::new(ErrorKind::Refused, what)
+            .file(dir)
+            .remedy("restore into a directory that is missing or empty"));
+    }
+    io.replace(&dir.join(FILE_NAME), &home)?;
+    // In this order, so that what is left is never a store.
+    let rank = |name: &str| usize::from(name != IDENTITY);
+    let mut names = io.list(dir)?;
+    names.sort_by_key(|name| rank(name));
+    for name in names {
+        let is_ours = name == IDENTITY
+            || name == Epochs::FILE_NAME
+            || manifest::version_of(&name).is_some()
+            || names::parse(&name).is_some()
+            || name.ends_with(".tmp");
+        if is_ours {
+            io.remove(&dir.join(&name))?;
+            if name == IDENTITY {
+                io.sync_dir(dir)?;
+            }
+        }
+    }
+    let segments = segment::directory(dir);
+    io.create_dir(&segments)?;
+    for name in io.list(&segments)? {
+        let is_named = |meta: &SegmentMeta| segment::id_of(&name) == Some(meta.id);
+        if !found.base.manifest.segments.iter().any(is_named) {
+            io.remove(&segments.join(&name))?;
+        }
+    }
+    io.sync_dir(&segments)?;
+    io.sync_dir(dir)
+}
+
+/// Whether the segment lies there whole.
+fn is_there(io: &dyn Io, dir: &Path, meta: &SegmentMeta) -> Result<bool> {
+    let file = match io.open(&segment::path(dir, meta.id), OpenMode::ReadDirect) {
+        Err(e) if e.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => return Ok(false),
+        file => file?,
+    };
+    if io.len(&file)? != meta.bytes {
+        return Ok(false);
+    }
+    let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+    while at < meta.bytes {
+        let piece = io.read_at(&file, at, PIECE_BYTES)?;
+        if piece.is_empty() {
+            return Ok(false);
+        }
+        at += piece.len() as u64;
+        hasher.update(&piece);
+    }
+    Ok(hasher.finalize() == meta.digest)
+}
+
+/// Fetches a segment, and gives it its name once it is proved and synced.
+fn bring(io: &dyn Io, cold: &dyn ColdStore, dir: &Path, meta: &SegmentMeta) -> Result<()> {
+    let path = segment::path(dir, meta.id);
+    let mut temporary = path.clone().into_os_string();
+    temporary.push(".tmp");
+    let temporary = std::path::PathBuf::from(temporary);
+    let mut damage = None;
+    // Each twice: what spoils an answer on its way is no damage there.
+    for (attempt, again) in (0..keys::SEGMENT_ATTEMPTS).flat_map(|attempt| [(attempt, false), (attempt, true)]) {
+        let key = keys::segment(meta, attempt);
+        match io.remove(&temporary) {
+            Err(e) if e.os_error().is_none_or(|e| e.kind() != std::io::ErrorKind::NotFound) => return Err(e),
+            _ => {}
+        }
+        let (mut file, mut at) = (None, 0);
+        let fetched = fetch::proved(cold, &key, meta.bytes, &meta.digest, &mut |part| {
+            let file = match &file {
+                Some(file) => file,
+                None => file.insert(io.open(&temporary, OpenMode::CreateDirect)?),
+            };
+            io.write_at(file, at, AlignedBuf::from_slice(&part), false)?;
+            at += part.len() as u64;
+            Ok(())
+        });
+        match (fetched, file) {
+            (Ok(true), Some(file)) => {
+                io.sync(&file)?;
+                io.rename(&temporary, &path)?;
+                return Ok(());
+            }
+            (Ok(true), None) => return Err(failed(cold.url(), format!("{key} came without a byte"))),
+            (Ok(false), _) if attempt == 0 => {
+                let lsns = meta.first_lsn.0..meta.last_lsn.0 + 1;
+                damage.get_or_insert(crate::cold::damaged(cold.url(), &key, "it is missing").lsns(lsns));
+            }
+            (Ok(false), _) => break,
+            (Err(e), _) if e.kind() == ErrorKind::Damaged && !again => {}
+            (Err(e), file) if e.kind() == ErrorKind::Damaged => {
+                damage.get_or_insert(e.lsns(meta.first_lsn.0..meta.last_lsn.0 + 1));
+                // What of it is sound can be read: each block and chunk has its own checksum.
+                if let (Some(file), true) = (file, at == meta.bytes) {
+                    io.sync(&file)?;
+                    io.rename(&temporary, &path)?;
+                }
+            }
+            (Err(e), _) => {
+                let _ = io.remove(&temporary);
+                return Err(e);
+            }
+        }
+    }
+    let _ = io.remove(&temporary);
+    Err(damage.unwrap_or_else(|| failed(cold.url(), "a segment cannot be had")))
+}

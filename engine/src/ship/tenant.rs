@@ -1,0 +1,736 @@
+//! The right to write to a cold store: taking it, and asking whether it is still held.
+//!
+//! Epochs are dense, and whoever puts the object of one first holds it. The steps, and what a crash leaves at each:
+//! 1. A random claim is synced in the file EPOCH. Nobody else knows of it.
+//! 2. It is put as the next epoch. From here on the older owner finds it, and stops. If the answer is lost, the claim is put
+//!    again, and knows itself; if the process dies, the next one draws another for the epoch behind, since a copy of the
+//!    directory knows the first one as well.
+//! 3. A version of that epoch is put, with what the newest one says. From here on versions of older epochs do not count.
+//! 4. The older tails are read to their ends, and a second version names these. What lies past them does not count, so that
+//!    whatever the older owner puts later changes nothing.
+//! 5. EPOCH says that the epoch is held. Only now is anything else put.
+//!
+//! In the first cold store, the authority, everything that counts must be part of this store's history: a directory that
+//! lacks some of it is an old one put back, or another node went on, and is refused. The right to the others follows from
+//! that to the first, so that what they have beyond this history is left aside there.
+//!
+//! A claim that is there and cannot be read is nobody's: its put was spoilt on the way, and whoever put it found that out.
+
+use super::history::History;
+use super::put::{There, put};
+use crate::cold::standing::Standing;
+use crate::cold::{ColdStore, Put, damaged, ends, failed, fetch, keys, search};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::cold::{Claim, Epochs, Home, Tail, TailEnd, Tenancy, Unsealed, Version, Whose};
+use crate::format::frame::FrameRef;
+use crate::format::identity::Identity;
+use crate::format::manifest::{Manifest, Mark};
+use crate::io::Io;
+use crate::sync::{Arc, Mutex};
+use crate::types::{ColdId, Epoch, FrameNo, Lsn, ManifestVersion, TimeUs};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+/// The file EPOCH of an open store.
+pub struct EpochFile {
+    io: Arc<dyn Io>,
+    path: PathBuf,
+    identity: Identity,
+    state: Mutex<Epochs>,
+}
+
+/// Of so many claims that were not seen to be held it is remembered that they are this directory's.
+const PENDING_MAX: usize = 64;
+/// The longest such file, in bytes.
+const EPOCH_BYTES_MAX: usize = 1 << 20;
+
+impl EpochFile {
+    /// Reads it, if there is one, in the store's directory `dir`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`], [`ErrorKind::Refused`], [`ErrorKind::Io`].
+    pub fn load(io: Arc<dyn Io>, dir: &Path, identity: Identity) -> Result<Self> {
+        let path = dir.join(Epochs::FILE_NAME);
+        let state = match io.read_all(&path, EPOCH_BYTES_MAX) {
+            Err(e) if e.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => Epochs::default(),
+            read => Epochs::decode(&read?, identity.store).map_err(|why| match why {
+                Unsealed::Malformed(_) => Error::new(ErrorKind::Damaged, format!("the file of epochs: {why}"))
+                    .file(&path)
+                    .remedy("restore the store from its cold store, or bring the file back from a copy"),
+                Unsealed::Newer | Unsealed::Foreign(_) => {
+                    Error::new(ErrorKind::Refused, format!("the file of epochs: {why}"))
+                        .file(&path)
+                        .remedy("bring back the directory as a whole, from one copy")
+                }
+            })?,
+        };
+        Ok(Self { io, path, identity, state: Mutex::new(state) })
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn get(&self) -> Epochs {
+        self.state.lock().clone()
+    }
+
+    /// Changes it, durably when this returns.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]; it says what it said before, or, after a crash, what it was to say.
+    pub fn change(&self, change: impl FnOnce(&mut Epochs)) -> Result<()> {
+        let mut state = self.state.lock();
+        let mut epochs = state.clone();
+        change(&mut epochs);
+        if epochs != *state {
+            self.io.replace(&self.path, &epochs.encode(self.identity.store))?;
+            *state = epochs;
+        }
+        Ok(())
+    }
+
+    fn tenancy(&self, cold: ColdId) -> Option<Tenancy> {
+        self.state.lock().tenancies.iter().find(|tenancy| tenancy.cold == cold).cloned()
+    }
+
+    fn change_tenancy(&self, tenancy: &Tenancy) -> Result<()> {
+        self.change(|epochs| match epochs.tenancies.iter_mut().find(|t| t.cold == tenancy.cold) {
+            Some(known) => known.clone_from(tenancy),
+            None => epochs.tenancies.push(tenancy.clone()),
+        })
+    }
+}
+
+/// What the tenants of one store share, and what they are made of.
+pub struct TenantParts {
+    /// The disk, for random bytes.
+    pub io: Arc<dyn Io>,
+    /// The store's identity.
+    pub identity: Identity,
+    /// This store's history.
+    pub history: History,
+    /// Its claims.
+    pub epochs: Arc<EpochFile>,
+    /// Where levels are told.
+    pub standing: Arc<Standing>,
+    /// The cold stores, the authority first.
+    pub colds: Vec<Arc<dyn ColdStore>>,
+    /// Cold stores that were written to before may have been emptied: they are filled anew.
+    pub may_be_lost: bool,
+    /// The wall clock at the open.
+    pub time: TimeUs,
+    /// What this process holds in each.
+    pub claims: Vec<Mutex<Held>>,
+}
+
+/// What a process holds in a cold store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held {
+    /// Which one it is; of zeros before it was looked at.
+    cold: ColdId,
+    /// The epoch, 0 before the right is taken, and its claim.
+    claim: (Epoch, [u8; 16]),
+}
+
+/// One cold store, and the right to write to it once that is taken.
+pub struct Tenant {
+    parts: Arc<TenantParts>,
+    n: usize,
+    tenure: Mutex<Option<Tenure>>,
+    /// The claim that this process put last, or is about to put.
+    drawn: Mutex<Option<(Epoch, [u8; 16])>>,
+    /// What was read back, and is to be told once the owner is known to be the owner still: the last frame and its time.
+    owed: Mutex<Option<(FrameRef, TimeUs)>>,
+}
+
+/// What the holder of an epoch knows of a cold store.
+#[derive(Clone, Debug)]
+pub struct Tenure {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Where older epochs' tails ended.
+    pub ends: Vec<TailEnd>,
+    /// The newest version that counts.
+    pub base: Arc<Version>,
+    /// Tail objects that hold frames past what `base` says is flushed, or may: the epoch, the number, the last frame.
+    pub tails: VecDeque<(Epoch, u64, FrameNo)>,
+    /// The last frame that lies in a tail object that counts, or that `base` covers.
+    pub last: FrameRef,
+    /// Whether that is a frame of this store's journal, so that the tail can go on behind it. An empty frame need not be: what
+    /// comes behind a cut begins with the same LSN. The next version is this store's own.
+    pub is_anchored: bool,
+    /// The number of the next tail object.
+    pub next_tail: u64,
+    /// The number of the next version.
+    pub next_version: u64,
+}
+
+impl Tenure {
+    /// Where to begin to read tails for frames past `flushed`.
+    #[must_use]
+    pub fn tail_from(&self, flushed: FrameNo) -> (Epoch, u64) {
+        let first = self.tails.iter().find(|(.., last)| *last > flushed);
+        first.map_or((self.epoch, self.next_tail), |(epoch, number, _)| (*epoch, *number))
+    }
+
+    /// A version of this store's own was committed.
+    pub fn rebase(&mut self, base: Version) {
+        let flushed = base.manifest.flushed;
+        while self.tails.front().is_some_and(|(.., last)| *last <= flushed.frame) {
+            self.tails.pop_front();
+        }
+        if !self.is_anchored {
+            // None of them goes on from here.
+            self.tails.clear();
+        }
+        if flushed.frame > self.last.frame || !self.is_anchored {
+            self.last = flushed;
+        }
+        self.is_anchored = true;
+        self.next_version = base.number + 1;
+        self.base = Arc::new(base);
+    }
+}
+
+impl Tenant {
+    /// The tenant of the cold store `n`, without the right to write to it yet.
+    #[must_use]
+    pub fn new(parts: Arc<TenantParts>, n: usize) -> Self {
+        Self { parts, n, tenure: Mutex::new(None), drawn: Mutex::new(None), owed: Mutex::new(None) }
+    }
+
+    /// Which of the cold stores it is.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.n
+    }
+
+    /// The cold store.
+    #[must_use]
+    pub fn cold(&self) -> &dyn ColdStore {
+        &*self.parts.colds[self.n]
+    }
+
+    /// The store's identity.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.parts.identity
+    }
+
+    /// Whose the objects in it are, once it was looked at.
+    #[must_use]
+    pub fn whose(&self) -> Whose {
+        Whose { store: self.parts.identity.store, cold: self.parts.claims[self.n].lock().cold }
+    }
+
+    /// Where its level is told.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.parts.standing
+    }
+
+    /// What it knows, once it has the right.
+    #[must_use]
+    pub fn tenure(&self) -> Option<Tenure> {
+        self.tenure.lock().clone()
+    }
+
+    /// Takes note of something that was done in `epoch`, if that is the one that is held still.
+    pub fn note(&self, epoch: Epoch, change: impl FnOnce(&mut Tenure)) {
+        if let Some(tenure) = self.tenure.lock().as_mut().filter(|tenure| tenure.epoch == epoch) {
+            change(tenure);
+        }
+    }
+
+    /// Everything up to the frame `last`, sealed at `time`, was read back: it is told once the owner is known to be the owner
+    /// still.
+    pub fn owe(&self, epoch: Epoch, last: FrameRef, time: TimeUs) {
+        let tenure = self.tenure.lock();
+        if tenure.as_ref().is_none_or(|tenure| tenure.epoch != epoch) {
+            return;
+        }
+        let mut owed = self.owed.lock();
+        let (before, before_time) = owed.unwrap_or_default();
+        let last = if last.frame > before.frame { last } else { before };
+        *owed = Some((last, time.max(before_time)));
+    }
+
+    /// Tells what is owed, if there is anything, once the owner is known to be the owner still.
+    ///
+    /// # Errors
+    /// As [`Self::check_owner`]; it is owed still.
+    pub fn settle(&self) -> Result<()> {
+        // Taken before the question: what is owed since is told after the next one.
+        let Some((last, time)) = *self.owed.lock() else { return Ok(()) };
+        self.check_owner()?;
+        let mut owed = self.owed.lock();
+        if owed.is_some_and(|(now, _)| now.frame == last.frame) {
+            *owed = None;
+        }
+        drop(owed);
+        self.standing().verified(self.n, last.last_lsn);
+        self.standing().note(self.n, |level| level.time = level.time.max(time));
+        Ok(())
+    }
+
+    /// Whether this store still owns itself: the authority has no epoch after the one held there, and neither has this cold
+    /// store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] if the authority has one; [`ErrorKind::Cold`] if that is not known, also because no epoch of the
+    /// authority is held yet, or if somebody who does not own the store claimed an epoch here alone: it is claimed again.
+    pub fn check_owner(&self) -> Result<()> {
+        let authority = &*self.parts.colds[0];
+        let held = *self.parts.claims[0].lock();
+        if held.claim.0 == Epoch(0) {
+            return Err(failed(authority.url(), "the right to write to it is not taken yet"));
+        }
+        if let Some(epoch) = self.claim_after(authority, held)? {
+            return Err(self.fenced(epoch));
+        }
+        let held = *self.parts.claims[self.n].lock();
+        if self.n > 0
+            && held.claim.0 > Epoch(0)
+            && let Some(epoch) = self.claim_after(self.cold(), held)?
+        {
+            return Err(self.lost_right(epoch));
+        }
+        Ok(())
+    }
+
+    /// Somebody who does not own the store wrote to this cold store, which is not the authority: the right to it is taken again.
+    fn lost_right(&self, epoch: Epoch) -> Error {
+        *self.tenure.lock() = None;
+        *self.owed.lock() = None;
+        let what = format!("an older owner wrote to it in epoch {epoch}; the right to it is taken again");
+        failed(self.cold().url(), what)
+    }
+
+    /// The error of another one's object where only this store's owner puts any.
+    #[must_use]
+    pub fn intruded(&self, epoch: Epoch) -> Error {
+        if self.n == 0 { self.fenced(epoch) } else { self.lost_right(epoch) }
+    }
+
+    /// The first claim after `held`, which is there still, that can be read.
+    fn claim_after(&self, cold: &dyn ColdStore, held: Held) -> Result<Option<Epoch>> {
+        let Held { cold: id, claim: (epoch, claim) } = held;
+        let whose = Whose { store: self.identity().store, cold: id };
+        let mut next = epoch.next();
+        let own = fetch::object(cold, &keys::claim(epoch), |bytes| Claim::decode(bytes, whose))?;
+        if own.is_none_or(|own| own.is_ok_and(|own| own.claim != claim)) {
+            let what = "what was put there is gone; if it was emptied, open the store again and say so (--cold-lost)";
+            return Err(failed(cold.url(), what));
+        }
+        while let Some(claim) = fetch::object(cold, &keys::claim(next), |bytes| Claim::decode(bytes, whose))? {
+            if claim.is_ok_and(|claim| claim.epoch == next) {
+                return Ok(Some(next));
+            }
+            next = next.next();
+        }
+        Ok(None)
+    }
+
+    /// The error of a store that was taken over.
+    #[must_use]
+    pub fn fenced(&self, epoch: Epoch) -> Error {
+        let level = self.parts.standing.level();
+        let what = format!("another owner took the store over in {}, epoch {epoch}", self.cold().url());
+        Error::new(ErrorKind::Fenced, what)
+            .lsns(level.0 + 1..u64::MAX)
+            .remedy("what this one had not shipped is kept in its directory, and is no part of the store any more")
+    }
+
+    /// Takes the right to write, if it is not held yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] if another store's objects lie there, or the right is another's, or what counts there is no
+    /// part of this history; [`ErrorKind::Fenced`] if another one takes it at the same time; [`ErrorKind::Cold`],
+    /// [`ErrorKind::Io`] if it is to be tried again; [`ErrorKind::Damaged`].
+    pub fn take(&self) -> Result<()> {
+        if self.tenure.lock().is_some() {
+            return Ok(());
+        }
+        if self.n > 0 {
+            // Also whether the right that the others' follow from is still held.
+            self.check_owner()?;
+        }
+        let mut tenancy = self.home()?;
+        self.parts.claims[self.n].lock().cold = tenancy.cold;
+        // A restored directory comes behind an owner that goes on until it finds the claim.
+        if self.n == 0 && self.parts.epochs.get().restored.is_none() {
+            self.check_level(&tenancy)?;
+        }
+        let epoch = self.claim(&mut tenancy)?;
+        let tenure = self.begin(epoch)?;
+        let drawn = self.drawn.lock().take().expect("an epoch that was claimed has a claim");
+        self.parts.claims[self.n].lock().claim = drawn;
+        tenancy.held = drawn;
+        tenancy.pending.clear();
+        self.parts.epochs.change_tenancy(&tenancy)?;
+        let (last, time, version) = (tenure.last, tenure.base.manifest.time, tenure.base.number);
+        *self.tenure.lock() = Some(tenure);
+        self.owe(epoch, last, time);
+        self.standing().note(self.n, |level| {
+            level.epoch = epoch;
+            level.version = version;
+        });
+        tracing::info!(cold = self.cold().url(), %epoch, "the right to write to the cold store is taken");
+        self.settle()
+    }
+
+    /// Puts the first versions of the epoch: one without and one with the ends of older tails.
+    fn begin(&self, epoch: Epoch) -> Result<Tenure> {
+        loop {
+            let (base, next_version) = self.version(epoch)?;
+            let mut tenure = self.read_tails(epoch, base, next_version)?;
+            if tenure.ends == tenure.base.ends {
+                return Ok(tenure);
+            }
+            let tail_from = tenure.tail_from(tenure.base.manifest.flushed.frame);
+            let (number, ends) = (next_version, tenure.ends.clone());
+            let named = Version { number, ends, tail_from, ..Version::clone(&tenure.base) };
+            match self.put_version(named) {
+                Ok((base, next_version)) => {
+                    (tenure.base, tenure.next_version) = (Arc::new(base), next_version);
+                    return Ok(tenure);
+                }
+                // An attempt of before has come there late.
+                Err(e)
+                    if e.kind() == ErrorKind::Fenced
+                        && self.newest_held(epoch)?.is_some_and(|v| v.epoch == epoch && v.number >= number) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Whose cold store it is; this store's, from now on, if it is empty.
+    fn home(&self) -> Result<Tenancy> {
+        let (cold, identity) = (self.cold(), self.identity());
+        let home = match fetch::object(cold, keys::HOME, Home::decode)? {
+            Some(home) => home.map_err(|why| damaged(cold.url(), keys::HOME, why))?,
+            None => {
+                let before = self.parts.epochs.get();
+                let lost = before.tenancies.iter().any(|t| t.url == cold.url() && t.held.0 > Epoch(0));
+                if lost && !self.parts.may_be_lost {
+                    let what = format!("the cold store {} is empty, and this store has written to it", cold.url());
+                    let remedy =
+                        "see that it is the right one; if it is lost, say so (--cold-lost), and it is filled anew";
+                    return Err(Error::new(ErrorKind::Refused, what).remedy(remedy));
+                }
+                let mut id = [0; 16];
+                self.random(&mut id)?;
+                let home = Home { identity: *identity, cold: ColdId(id) };
+                match put(cold, keys::HOME, &home.encode())? {
+                    There::This => {
+                        // Everything rests on this: a store that replaces what is there gives an epoch to two owners.
+                        if cold.put(keys::HOME, &home.encode().as_slice())? != Put::Exists {
+                            let what = format!("the cold store {} replaces an object that is there", cold.url());
+                            return Err(Error::new(ErrorKind::Refused, what)
+                                .remedy("use one that heeds If-None-Match, as S3 and its present clones do"));
+                        }
+                        home
+                    }
+                    There::Other(other) => {
+                        Home::decode(&other).map_err(|why| fetch::refused(cold, keys::HOME, &why))?
+                    }
+                }
+            }
+        };
+        if !home.identity.is_of(identity) {
+            let what = format!("the cold store {} holds another store, {}", cold.url(), home.identity.store);
+            return Err(Error::new(ErrorKind::Refused, what).remedy("give each store a place of its own"));
+        }
+        let known = self.parts.epochs.tenancy(home.cold);
+        if self.n == 0 && known.is_none() && self.parts.epochs.get().restored.is_some() && !self.parts.may_be_lost {
+            let what = format!("the store was restored from another cold store than {}", cold.url());
+            return Err(Error::new(ErrorKind::Refused, what).remedy(
+                "open it with the one that it was restored from as the first; if that is lost, say so (--cold-lost)",
+            ));
+        }
+        let none = (Epoch(0), [0; 16]);
+        let new = Tenancy { url: String::new(), cold: home.cold, held: none, pending: Vec::new() };
+        Ok(Tenancy { url: cold.url().to_owned(), ..known.unwrap_or(new) })
+    }
+
+    /// Refuses a directory that lacks what is in the authority, before anything is put there that stops the present owner. What
+    /// comes there meanwhile is found once the claim is there.
+    fn check_level(&self, tenancy: &Tenancy) -> Result<()> {
+        let (cold, epoch) = (self.cold(), tenancy.held.0);
+        if epoch == Epoch(0) {
+            return Ok(());
+        }
+        self.newest_held(epoch)?;
+        let key = |number| keys::tail(epoch, number);
+        let begin = search::begin(cold, &keys::tails(epoch), 0, &key)?;
+        for number in (0..search::end(cold, begin, &key)?).rev() {
+            let tail = fetch::object(cold, &key(number), |bytes| Tail::decode(bytes, self.whose()))?;
+            let Some(Ok(tail)) = tail else { continue };
+            let headers = tail.headers(self.identity()).map_err(|why| damaged(cold.url(), &key(number), why))?;
+            let Some((header, last)) = headers.last() else { continue };
+            if !self.parts.history.holds(header.timeline, last.last_lsn) {
+                return Err(self.behind(last.last_lsn));
+            }
+            break;
+        }
+        Ok(())
+    }
+
+    /// Claims the next epoch, or finds that a claim of before is there.
+    fn claim(&self, tenancy: &mut Tenancy) -> Result<Epoch> {
+        let cold = self.cold();
+        let key = |number| keys::claim(Epoch(number));
+        let from = tenancy.held.0.0.max(1);
+        loop {
+            let end = search::end(cold, from, &key)?;
+            if end <= tenancy.held.0.0 {
+                let key = keys::claim(tenancy.held.0);
+                return Err(damaged(cold.url(), &key, "it is gone, and this store had put it"));
+            }
+            let newest = Epoch(end - 1);
+            if let Some((epoch, owner)) = self.newest_claim(newest)? {
+                if Some((epoch, owner)) == *self.drawn.lock() {
+                    return Ok(epoch);
+                }
+                // One of an open before is this directory's, and as much its copy's: it stands, and gives no right.
+                let is_before = tenancy.pending.contains(&(epoch, owner));
+                // A lower one than that held: the object of that one is damaged by now.
+                let is_others = epoch > tenancy.held.0 || epoch == tenancy.held.0 && owner != tenancy.held.1;
+                if is_others && !is_before && self.n == 0 {
+                    return Err(self.refused(epoch));
+                }
+            }
+            // One whose put failed may still come there late, and is to know itself then.
+            let drawn = self.drawn.lock().filter(|(epoch, _)| *epoch == newest.next());
+            let (epoch, claim) = match drawn {
+                Some(drawn) => drawn,
+                None => {
+                    let mut claim = [0; 16];
+                    self.random(&mut claim)?;
+                    let drawn = (newest.next(), claim);
+                    let from = tenancy.pending.len().saturating_sub(PENDING_MAX - 1);
+                    tenancy.pending.drain(..from);
+                    tenancy.pending.push(drawn);
+                    self.parts.epochs.change_tenancy(tenancy)?;
+                    *self.drawn.lock() = Some(drawn);
+                    drawn
+                }
+            };
+            let object = Claim { epoch, claim, time: self.parts.time };
+            if put(cold, &keys::claim(object.epoch), &object.encode(self.whose()))? == There::This {
+                return Ok(object.epoch);
+            }
+        }
+    }
+
+    /// The newest claim up to that of `epoch`. One that cannot be read is nobody's.
+    fn newest_claim(&self, epoch: Epoch) -> Result<Option<(Epoch, [u8; 16])>> {
+        let cold = self.cold();
+        for epoch in (1..=epoch.0).rev().map(Epoch) {
+            let key = keys::claim(epoch);
+            let claim = fetch::object(cold, &key, |bytes| Claim::decode(bytes, self.whose()))?;
+            if let Some(Ok(claim)) = claim
+                && claim.epoch == epoch
+            {
+                return Ok(Some((epoch, claim.claim)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn refused(&self, epoch: Epoch) -> Error {
+        let what = format!("the store's owner is another one since epoch {epoch} of {}", self.cold().url());
+        Error::new(ErrorKind::Fenced, what).remedy(
+            "this directory is a copy, an old one put back, or was taken over; to go on from what is in the cold store, \
+             restore it into an empty directory",
+        )
+    }
+
+    /// Puts the first version of the epoch, with what the newest one that counts says, unless it is there. Gives the epoch's
+    /// newest, and the number of the next.
+    fn version(&self, epoch: Epoch) -> Result<(Version, u64)> {
+        loop {
+            let first = match self.newest_held(epoch)? {
+                Some(newest) if newest.epoch == epoch => {
+                    let next = newest.number + 1;
+                    return Ok((newest, next));
+                }
+                Some(newest) => Version { epoch, number: 0, ..newest },
+                None => {
+                    let (tail_from, ends) = ((Epoch(1), 0), Vec::new());
+                    Version { epoch, number: 0, tail_from, ends, manifest: self.nothing() }
+                }
+            };
+            match self.put_version(first) {
+                // An attempt of before has come there late, with what the newest one said then.
+                Err(e)
+                    if e.kind() == ErrorKind::Fenced && self.newest_held(epoch)?.is_some_and(|v| v.epoch == epoch) => {}
+                put => return put,
+            }
+        }
+    }
+
+    /// Puts a version under its number, or under the next one where something damaged lies. Gives it, and the number after.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] if another one's version lies there; [`ErrorKind::Cold`]: the same is to be put again.
+    pub fn put_version(&self, mut version: Version) -> Result<(Version, u64)> {
+        loop {
+            let (cold, key) = (self.cold(), keys::version(version.epoch, version.number));
+            match put(cold, &key, &version.encode(self.whose().cold))? {
+                There::This => {
+                    let next = version.number + 1;
+                    return Ok((version, next));
+                }
+                There::Other(other) => match Version::decode(&other, self.whose()) {
+                    Ok(_) => return Err(self.intruded(version.epoch)),
+                    Err(Unsealed::Malformed(_)) => version.number += 1,
+                    Err(why) => return Err(fetch::refused(cold, &key, &why)),
+                },
+            }
+        }
+    }
+
+    /// The newest version of the epoch `epoch` or an older one that is part of this history. In the authority, the newest of
+    /// all has to be.
+    fn newest_held(&self, epoch: Epoch) -> Result<Option<Version>> {
+        let cold = self.cold();
+        for epoch in (1..=epoch.0).rev().map(Epoch) {
+            let key = |number| keys::version(epoch, number);
+            let begin = search::begin(cold, &keys::versions(epoch), 0, &key)?;
+            for number in (0..search::end(cold, begin, &key)?).rev() {
+                let decode = |bytes: &[u8]| Version::decode(bytes, self.whose());
+                let Some(version) = fetch::object(cold, &key(number), decode)? else { break };
+                let Ok(version) = version else { continue };
+                if self.parts.history.holds_all(&version.manifest) {
+                    return Ok(Some(version));
+                }
+                if self.n == 0 {
+                    return Err(self.behind(version.manifest.flushed.last_lsn));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn behind(&self, lsn: Lsn) -> Error {
+        let what = format!("the cold store {} has what this directory has not, up to LSN {lsn}", self.cold().url());
+        Error::new(ErrorKind::Fenced, what).remedy(
+            "this directory is an old one put back, or another owner went on; restore the store from the cold store, into \
+             an empty directory or again into one that was restored and never opened",
+        )
+    }
+
+    /// A manifest of this store without segments.
+    fn nothing(&self) -> Manifest {
+        Manifest {
+            identity: *self.identity(),
+            version: ManifestVersion(1),
+            epoch: Epoch(0),
+            time: TimeUs(0),
+            next_segment: crate::types::SegmentId(1),
+            next_journal: crate::types::JournalId(1),
+            flushed: FrameRef::default(),
+            steady: self.identity().created,
+            cutoff: Mark::default(),
+            marks: Vec::new(),
+            timelines: self.parts.history.timelines().first().copied().into_iter().collect(),
+            segments: Vec::new(),
+        }
+    }
+
+    /// Reads the tails behind `base` to their ends, those of epochs before `epoch`.
+    fn read_tails(&self, epoch: Epoch, base: Version, next_version: u64) -> Result<Tenure> {
+        let mut tenure = Tenure {
+            epoch,
+            ends: base.ends.clone(),
+            tails: VecDeque::new(),
+            last: base.manifest.flushed,
+            is_anchored: base.manifest.flushed == self.parts.history.flushed(),
+            next_tail: 0,
+            next_version,
+            base: Arc::new(base),
+        };
+        let (first, from) = tenure.base.tail_from;
+        tenure.ends = ends::known(self.cold(), self.whose(), &tenure.base, Epoch(epoch.0 - 1))?;
+        let mut at = tenure.last;
+        for older in first.0..epoch.0 {
+            let older = Epoch(older);
+            let known = tenure.ends.iter().find(|end| end.epoch == older).copied();
+            let from = if older == first { from } else { 0 };
+            let end = self.read_tail(&mut tenure, &mut at, older, from, known)?;
+            if known.is_none() {
+                tenure.ends.push(end);
+                tenure.ends.sort_unstable_by_key(|end| end.epoch);
+            }
+        }
+        Ok(tenure)
+    }
+
+    /// Reads the tail of an older epoch from the object `from` on, as far as it counts, to its end, which is `known` if a
+    /// successor of it has found it before.
+    fn read_tail(
+        &self, tenure: &mut Tenure, at: &mut FrameRef, older: Epoch, from: u64, known: Option<TailEnd>,
+    ) -> Result<TailEnd> {
+        let cold = self.cold();
+        let mut end = known.unwrap_or(TailEnd { epoch: older, objects: from, last: FrameRef::default() });
+        let mut number = from;
+        while known.is_none_or(|known| number < known.objects) {
+            let key = keys::tail(older, number);
+            let tail = fetch::object(cold, &key, |bytes| Tail::decode(bytes, self.whose()))?;
+            let Some(tail) = tail else { break };
+            number += 1;
+            // The writer of one that is damaged found that out, and put the frames again under the next number.
+            let Ok(tail) = tail else { continue };
+            let headers = tail.headers(self.identity()).map_err(|why| damaged(cold.url(), &key, why))?;
+            let (mut last, mut is_over) = (None, false);
+            for (header, frame) in &headers {
+                if known.is_some_and(|known| frame.frame > known.last.frame) {
+                    break;
+                }
+                let is_before = frame.frame <= at.frame;
+                if !is_before && !header.continues(at) {
+                    tracing::warn!(cold = cold.url(), key, "what lies in front of this tail object is missing");
+                    is_over = true;
+                    break;
+                }
+                if !self.parts.history.holds(header.timeline, frame.last_lsn) {
+                    if self.n == 0 {
+                        return Err(self.behind(frame.last_lsn));
+                    }
+                    let lsn = frame.last_lsn;
+                    tracing::warn!(cold = cold.url(), %lsn, "what lies there is no part of this history; it is left aside");
+                    is_over = true;
+                    break;
+                }
+                if !is_before {
+                    *at = *frame;
+                    last = Some(frame.frame);
+                }
+                if header.entries == 0 {
+                    continue;
+                }
+                if !is_before {
+                    (tenure.last, tenure.is_anchored) = (*frame, true);
+                }
+                if known.is_none() && frame.frame > end.last.frame {
+                    end = TailEnd { objects: number, last: *frame, ..end };
+                }
+            }
+            tenure.tails.extend(last.map(|last| (older, number - 1, last)));
+            if is_over {
+                return Ok(end);
+            }
+        }
+        if known.is_none() {
+            end.objects = number;
+        }
+        Ok(end)
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> Result<()> {
+        self.parts
+            .io
+            .random(bytes)
+            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))
+    }
+}

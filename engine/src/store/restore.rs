@@ -1,0 +1,49 @@
+//! Restoring a store from a cold store, into a directory that nobody else writes to meanwhile.
+
+use super::{absolute, lock};
+use crate::cold::ColdStore;
+use crate::config::Config;
+use crate::error::Result;
+use crate::io::{self, Io};
+use crate::restore::{Progress, RestoreReport, look};
+use crate::sync::Arc;
+use std::path::Path;
+
+/// Restores the store that `cold` holds into `dir`, which is missing, empty, or holds a restore that did not end or was never
+/// opened; `progress` is told bytes of segments that are there, and of how many. The store's first open, with the same cold
+/// store, takes the ownership over.
+///
+/// # Errors
+/// [`crate::ErrorKind::Refused`] if there is something else in `dir`, or no store in `cold`;
+/// [`crate::ErrorKind::Locked`]; [`crate::ErrorKind::Cold`], [`crate::ErrorKind::Io`]: it can be begun again;
+/// [`crate::ErrorKind::Damaged`] if nothing can be restored. What is damaged in part stands in the report.
+pub fn restore(
+    cold: &dyn ColdStore, dir: impl AsRef<Path>, config: &Config, progress: &mut Progress<'_>,
+) -> Result<RestoreReport> {
+    restore_on(&io::choose(config.io)?, cold, &absolute(dir.as_ref())?, config, progress)
+}
+
+/// [`restore`] on another disk.
+///
+/// # Errors
+/// As there.
+pub fn restore_on(
+    io: &Arc<dyn Io>, cold: &dyn ColdStore, dir: &Path, config: &Config, progress: &mut Progress<'_>,
+) -> Result<RestoreReport> {
+    config.check()?;
+    let mut found = look(cold)?;
+    io.create_dir(dir)?;
+    let _lock = lock::take(&**io, dir)?;
+    loop {
+        let report = crate::restore::restore(&**io, cold, &found, dir, config.journal_file_bytes, progress)?;
+        if report.lost.is_empty() {
+            return Ok(report);
+        }
+        // An owner that goes on meanwhile puts what the tail lacks into segments of a newer version.
+        let now = look(cold)?;
+        if now.is_as(&found) {
+            return Ok(report);
+        }
+        found = now;
+    }
+}

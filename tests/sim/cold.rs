@@ -1,0 +1,566 @@
+//! A simulated cold store: objects in memory that several nodes reach, each by a handle of its own, and requests that
+//! go wrong by chance.
+//!
+//! # The fault model
+//! 1. An object is put under a key that nothing bears, whole, and is never changed by a later put. Puts, gets and
+//!    listings are seen by all at once, unless a misfortune says otherwise.
+//! 2. A request meets at most one [`Misfortune`], by the odds of the moment ([`Odds`]). What each does is said there. A
+//!    put that comes late lands behind some of the later requests, if nothing bears its key by then, whatever became of
+//!    who sent it.
+//! 3. A node that is cut off ([`SimCold::cut_off`]) reaches nothing; what it sent before may still land.
+//! 4. The first object (`store`) is neither spoilt nor said to be there when it is not: a cold store whose first object
+//!    is damaged is of no use until somebody takes that away, which is not what these worlds are about.
+//! 5. A store can be copied as it stands ([`SimCold::copy`]) and destroyed ([`SimCold::wipe`]), what is still to land
+//!    included.
+//!
+//! It knows keys by their bytes alone, but for that of the first object and that claims begin with `epoch/`, which tell
+//! whose store it is. Invariant: everything follows from the seed and the requests; the same give the same trace.
+
+use super::Rng;
+use everlog::Result;
+use everlog::cold::{ColdStore, PART_BYTES, Part, Put, Source, failed};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The first object's key.
+pub const HOME: &str = "store";
+/// What the keys of claims begin with.
+const CLAIMS: &str = "epoch/";
+/// Keys that a listing gives at most.
+const LISTED_MAX: usize = 5;
+/// Requests after which a late put has landed.
+const LATE_MAX: u64 = 60;
+/// By how many requests a listing is old at most.
+const STALE_MAX: u64 = 60;
+
+/// What happened, one line an event.
+pub type Trace = Arc<Mutex<Vec<String>>>;
+
+/// What a request may meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misfortune {
+    /// It fails, and did nothing.
+    Fails,
+    /// It is answered with 5xx, and did nothing.
+    Unavailable,
+    /// A put did what was asked, and its answer is lost.
+    AnswerLost,
+    /// A put fails, and lands later.
+    Late,
+    /// A put is said to have created an object, and stored nothing: an error in a 200.
+    Hollow,
+    /// A put stored its object with one bit flipped, or cut short.
+    Spoilt,
+    /// A get's answer is cut short: it has fewer bytes than it says, or says that there are no more.
+    Truncated,
+    /// A get's answer has one bit flipped.
+    Flipped,
+    /// A listing is old: what was put lately is missing.
+    Stale,
+    /// The node is cut off.
+    CutOff,
+}
+
+impl Misfortune {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Fails,
+        Self::Unavailable,
+        Self::AnswerLost,
+        Self::Late,
+        Self::Hollow,
+        Self::Spoilt,
+        Self::Truncated,
+        Self::Flipped,
+        Self::Stale,
+        Self::CutOff,
+    ];
+
+    /// In a few words.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fails => "requests that failed",
+            Self::Unavailable => "requests answered with 5xx",
+            Self::AnswerLost => "answers lost",
+            Self::Late => "puts that landed late",
+            Self::Hollow => "errors in a 200",
+            Self::Spoilt => "objects spoilt on the way",
+            Self::Truncated => "answers truncated",
+            Self::Flipped => "answers with a flipped bit",
+            Self::Stale => "listings that were old",
+            Self::CutOff => "requests of nodes cut off",
+        }
+    }
+}
+
+const PUT: [Misfortune; 6] = [
+    Misfortune::Fails,
+    Misfortune::Unavailable,
+    Misfortune::AnswerLost,
+    Misfortune::Late,
+    Misfortune::Hollow,
+    Misfortune::Spoilt,
+];
+const PUT_HOME: [Misfortune; 4] =
+    [Misfortune::Fails, Misfortune::Unavailable, Misfortune::AnswerLost, Misfortune::Late];
+const GET: [Misfortune; 4] = [Misfortune::Fails, Misfortune::Unavailable, Misfortune::Truncated, Misfortune::Flipped];
+const LIST: [Misfortune; 3] = [Misfortune::Fails, Misfortune::Unavailable, Misfortune::Stale];
+
+/// How often requests meet each misfortune, in a thousand of those that can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Odds([u64; Misfortune::ALL.len()]);
+
+impl Odds {
+    /// All alike.
+    #[must_use]
+    pub fn all(per_mille: u64) -> Self {
+        Self([per_mille; Misfortune::ALL.len()])
+    }
+
+    /// Those, and `per_mille` for one.
+    #[must_use]
+    pub fn with(mut self, kind: Misfortune, per_mille: u64) -> Self {
+        self.0[kind as usize] = per_mille;
+        self
+    }
+
+    /// How often it is this one.
+    #[must_use]
+    pub fn of(&self, kind: Misfortune) -> u64 {
+        self.0[kind as usize]
+    }
+}
+
+/// A cold store as one node reaches it. Clones and [`SimCold::handle`]s share the objects.
+#[derive(Clone)]
+pub struct SimCold {
+    url: Arc<str>,
+    node: usize,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    rng: Rng,
+    odds: Odds,
+    objects: BTreeMap<String, Object>,
+    late: Vec<Late>,
+    requests: u64,
+    cut_off: BTreeSet<usize>,
+    met: [u64; Misfortune::ALL.len()],
+    /// Objects that came to be here, by who sent them.
+    stored: BTreeMap<usize, u64>,
+    trace: Trace,
+}
+
+struct Object {
+    bytes: Arc<[u8]>,
+    /// Who sent it.
+    node: usize,
+    /// Whether it is not what was sent.
+    spoilt: bool,
+    /// The request at which it came to be here.
+    at: u64,
+}
+
+/// A put that is still to land.
+struct Late {
+    due: u64,
+    node: usize,
+    key: String,
+    bytes: Vec<u8>,
+}
+
+impl SimCold {
+    /// An empty one. Its chances follow from `seed`, and what happens goes into `trace`. It is sound until it is told
+    /// otherwise.
+    #[must_use]
+    pub fn new(name: &str, seed: u64, trace: &Trace) -> Self {
+        let state = State {
+            rng: Rng::new(seed),
+            odds: Odds::default(),
+            objects: BTreeMap::new(),
+            late: Vec::new(),
+            requests: 0,
+            cut_off: BTreeSet::new(),
+            met: [0; Misfortune::ALL.len()],
+            stored: BTreeMap::new(),
+            trace: Arc::clone(trace),
+        };
+        Self { url: format!("sim://{name}").into(), node: usize::MAX, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The same store as that node reaches it.
+    #[must_use]
+    pub fn handle(&self, node: usize) -> Self {
+        Self { node, ..self.clone() }
+    }
+
+    /// What is there now as a store of its own, which is sound.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = Self::new("copy", 0, &Trace::default());
+        let of = self.state.lock();
+        let clone = |object: &Object| Object { bytes: Arc::clone(&object.bytes), ..*object };
+        copy.state.lock().objects = of.objects.iter().map(|(key, object)| (key.clone(), clone(object))).collect();
+        Self { url: Arc::clone(&self.url), ..copy }
+    }
+
+    /// Destroys all that is there and what is still to land. It is an empty store from here on.
+    pub fn wipe(&self) {
+        let mut state = self.state.lock();
+        state.objects.clear();
+        state.late.clear();
+    }
+
+    /// Sets how often requests go wrong from here on.
+    pub fn set_odds(&self, odds: Odds) {
+        self.state.lock().odds = odds;
+    }
+
+    /// Whether the node reaches it.
+    pub fn cut_off(&self, node: usize, is_cut_off: bool) {
+        let cut_off = &mut self.state.lock().cut_off;
+        if is_cut_off {
+            cut_off.insert(node);
+        } else {
+            cut_off.remove(&node);
+        }
+    }
+
+    /// Whether the node reaches nothing.
+    #[must_use]
+    pub fn is_cut_off(&self, node: usize) -> bool {
+        self.state.lock().cut_off.contains(&node)
+    }
+
+    /// Everything goes well from here on, for all; what is still to land lands now.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.odds = Odds::default();
+        state.cut_off.clear();
+        state.land(u64::MAX);
+    }
+
+    /// Whether requests may go wrong, or something is still to land.
+    #[must_use]
+    pub fn is_foul(&self) -> bool {
+        let state = self.state.lock();
+        state.odds != Odds::default() || !state.late.is_empty()
+    }
+
+    /// Requests that met this misfortune.
+    #[must_use]
+    pub fn met(&self, kind: Misfortune) -> u64 {
+        self.state.lock().met[kind as usize]
+    }
+
+    /// Whether an object bears this key.
+    #[must_use]
+    pub fn holds(&self, key: &str) -> bool {
+        self.state.lock().objects.contains_key(key)
+    }
+
+    /// Objects that came to be here.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.state.lock().stored.values().sum()
+    }
+
+    /// Those that this node sent.
+    #[must_use]
+    pub fn stored_by(&self, node: usize) -> u64 {
+        self.state.lock().stored.get(&node).copied().unwrap_or_default()
+    }
+
+    /// Who sent the newest claim that can be read.
+    #[must_use]
+    pub fn newest_owner(&self) -> Option<usize> {
+        let state = self.state.lock();
+        let claims = state.objects.iter().rev().filter(|(key, object)| key.starts_with(CLAIMS) && !object.spoilt);
+        claims.map(|(_, object)| object.node).next()
+    }
+}
+
+impl State {
+    /// A request arrives: what it meets, of those that it can.
+    fn arrive(&mut self, node: usize, among: &[Misfortune]) -> Option<Misfortune> {
+        self.requests += 1;
+        self.land(self.requests);
+        if self.cut_off.contains(&node) {
+            return Some(Misfortune::CutOff);
+        }
+        let mut luck = self.rng.below(1000);
+        for kind in among {
+            let odds = self.odds.of(*kind);
+            if luck < odds {
+                return Some(*kind);
+            }
+            luck -= odds;
+        }
+        None
+    }
+
+    /// Lets what is due by the request `until` come to be here.
+    fn land(&mut self, until: u64) {
+        let (due, late) = std::mem::take(&mut self.late).into_iter().partition::<Vec<_>, _>(|late| late.due <= until);
+        self.late = late;
+        for Late { node, key, bytes, .. } in due {
+            let put = self.store(node, &key, bytes, false);
+            self.say(format!("  node {node}'s late put of {key} lands: {put:?}"));
+        }
+    }
+
+    fn store(&mut self, node: usize, key: &str, bytes: Vec<u8>, spoilt: bool) -> Put {
+        if self.objects.contains_key(key) {
+            return Put::Exists;
+        }
+        self.objects.insert(key.to_owned(), Object { bytes: bytes.into(), node, spoilt, at: self.requests });
+        *self.stored.entry(node).or_default() += 1;
+        Put::Created
+    }
+
+    /// Takes note that a request met this; gives why it fails.
+    fn meets(&mut self, kind: Misfortune) -> &'static str {
+        self.met[kind as usize] += 1;
+        match kind {
+            Misfortune::CutOff => "no route to host",
+            Misfortune::Unavailable => "503 Slow Down",
+            Misfortune::AnswerLost | Misfortune::Late => "timed out",
+            _ => "connection reset by peer",
+        }
+    }
+
+    fn say(&self, line: String) {
+        self.trace.lock().push(line);
+    }
+
+    /// An object as it is after something went wrong on its way.
+    fn spoil(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
+        if self.rng.chance(50) {
+            let at = self.rng.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << self.rng.below(8);
+        } else {
+            bytes.truncate(self.rng.below(bytes.len() as u64) as usize);
+        }
+        bytes
+    }
+}
+
+/// All bytes that are to be put.
+fn whole(source: &dyn Source) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < source.len() {
+        let at = bytes.len() as u64;
+        bytes.extend(source.read(at, (source.len() - at).min(PART_BYTES as u64) as usize)?);
+    }
+    Ok(bytes)
+}
+
+impl ColdStore for SimCold {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn put(&self, key: &str, source: &dyn Source) -> Result<Put> {
+        let bytes = whole(source)?;
+        let (node, len) = (self.node, bytes.len());
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let fate = state.arrive(node, if key == HOME { &PUT_HOME[..] } else { &PUT[..] });
+        let answer = match fate {
+            None => Ok(state.store(node, key, bytes, false)),
+            Some(Misfortune::Spoilt) if len == 0 || state.objects.contains_key(key) => {
+                Ok(state.store(node, key, bytes, false))
+            }
+            Some(kind) => {
+                let why = state.meets(kind);
+                match kind {
+                    Misfortune::AnswerLost => {
+                        state.store(node, key, bytes, false);
+                        Err(why)
+                    }
+                    Misfortune::Late => {
+                        let due = state.requests + 1 + state.rng.below(LATE_MAX);
+                        state.late.push(Late { due, node, key: key.to_owned(), bytes });
+                        Err(why)
+                    }
+                    Misfortune::Hollow => Ok(Put::Created),
+                    Misfortune::Spoilt => {
+                        let spoilt = state.spoil(bytes);
+                        Ok(state.store(node, key, spoilt, true))
+                    }
+                    _ => Err(why),
+                }
+            }
+        };
+        state.say(format!("  {} node {node} puts {key}, {len} bytes, {fate:?}: {answer:?}", self.url));
+        answer.map_err(|why| failed(&self.url, format!("{why}, in the put of {key}")))
+    }
+
+    fn get(&self, key: &str, range: Range<u64>) -> Result<Option<Part>> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let fate = state.arrive(self.node, &GET);
+        let part = state.objects.get(key).map(|object| {
+            let len = object.bytes.len();
+            let start = (range.start as usize).min(len);
+            let end = (range.end as usize).min(len).min(start + PART_BYTES).max(start);
+            Part { bytes: object.bytes[start..end].to_vec(), len: len as u64 }
+        });
+        let answer = match (fate, part) {
+            (None, part) => Ok(part),
+            (Some(kind @ (Misfortune::Truncated | Misfortune::Flipped)), part) => {
+                let Some(mut part) = part.filter(|part| !part.bytes.is_empty()) else {
+                    // There is nothing of it that could go wrong.
+                    let there = state.objects.get(key).map(|object| object.bytes.len() as u64);
+                    return Ok(there.map(|len| Part { bytes: Vec::new(), len }));
+                };
+                state.meets(kind);
+                if kind == Misfortune::Flipped {
+                    let at = state.rng.below(part.bytes.len() as u64) as usize;
+                    part.bytes[at] ^= 1 << state.rng.below(8);
+                } else {
+                    part.bytes.truncate(state.rng.below(part.bytes.len() as u64) as usize);
+                    if state.rng.chance(50) {
+                        part.len = range.start + part.bytes.len() as u64;
+                    }
+                }
+                Ok(Some(part))
+            }
+            (Some(kind), _) => Err(state.meets(kind)),
+        };
+        let told = answer.as_ref().map(|part| part.as_ref().map(|part| (part.bytes.len(), part.len)));
+        state.say(format!("  {} node {} gets {key} {range:?}, {fate:?}: {told:?}", self.url, self.node));
+        answer.map_err(|why| failed(&self.url, format!("{why}, in the get of {key}")))
+    }
+
+    fn list(&self, prefix: &str, after: &str) -> Result<Vec<String>> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let fate = state.arrive(self.node, &LIST);
+        let until = match fate {
+            None => u64::MAX,
+            Some(Misfortune::Stale) => state.requests.saturating_sub(1 + state.rng.below(STALE_MAX)),
+            Some(kind) => {
+                let why = state.meets(kind);
+                state.say(format!("  {} node {} lists {prefix}, {fate:?}", self.url, self.node));
+                return Err(failed(&self.url, format!("{why}, in a listing of {prefix}")));
+            }
+        };
+        let matching = state.objects.iter().filter(|(key, _)| key.starts_with(prefix) && key.as_str() > after);
+        let (told, hidden) = matching.partition::<Vec<_>, _>(|(_, object)| object.at <= until);
+        let is_old = !hidden.is_empty();
+        let keys: Vec<String> = told.into_iter().take(LISTED_MAX).map(|(key, _)| key.clone()).collect();
+        if is_old {
+            state.meets(Misfortune::Stale);
+        }
+        state.say(format!(
+            "  {} node {} lists {prefix} after {after:?}, {fate:?}: {}",
+            self.url,
+            self.node,
+            keys.len()
+        ));
+        Ok(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use everlog::ErrorKind;
+
+    fn cold(seed: u64) -> SimCold {
+        SimCold::new("cold", seed, &Trace::default())
+    }
+
+    fn put(cold: &SimCold, key: &str, bytes: &[u8]) -> Result<Put> {
+        cold.put(key, &bytes)
+    }
+
+    fn get(cold: &SimCold, key: &str) -> Result<Option<Vec<u8>>> {
+        Ok(cold.get(key, 0..PART_BYTES as u64)?.map(|part| part.bytes))
+    }
+
+    #[test]
+    fn a_sound_one_keeps_what_was_put_first() {
+        let cold = cold(1);
+        assert_eq!(put(&cold, "a/b", b"one").expect("reached"), Put::Created);
+        assert_eq!(put(&cold.handle(2), "a/b", b"two").expect("reached"), Put::Exists);
+        assert_eq!(get(&cold, "a/b").expect("reached"), Some(b"one".to_vec()));
+        assert_eq!(cold.get("a/b", 1..2).expect("reached"), Some(Part { bytes: b"n".to_vec(), len: 3 }));
+        assert_eq!(cold.get("a/b", 7..9).expect("reached"), Some(Part { bytes: Vec::new(), len: 3 }));
+        assert_eq!(get(&cold, "a/c").expect("reached"), None);
+        assert_eq!(cold.list("a/", "").expect("reached"), ["a/b"]);
+        let copy = cold.copy();
+        cold.wipe();
+        assert!(!cold.holds("a/b") && copy.holds("a/b") && copy.url() == cold.url());
+    }
+
+    #[test]
+    fn a_late_put_lands_if_nothing_bears_its_key_by_then() {
+        let cold = cold(2);
+        cold.set_odds(Odds::default().with(Misfortune::Late, 1000));
+        for key in ["a/1", "a/2"] {
+            assert_eq!(put(&cold, key, b"late").expect_err("late").kind(), ErrorKind::Cold);
+        }
+        cold.set_odds(Odds::default());
+        assert_eq!(get(&cold, "a/2").expect("reached").filter(|bytes| bytes != b"late"), None);
+        put(&cold, "a/1", b"soon").expect("reached");
+        for _ in 0..LATE_MAX {
+            get(&cold, "a/3").expect("reached");
+        }
+        assert!(cold.holds("a/1") && cold.holds("a/2") && !cold.is_foul());
+    }
+
+    #[test]
+    fn each_misfortune_does_what_it_says() {
+        use Misfortune::{AnswerLost, CutOff, Fails, Flipped, Hollow, Spoilt, Stale, Truncated, Unavailable};
+        let only = |kind| {
+            let cold = cold(3);
+            put(&cold, "a/0", b"object").expect("reached");
+            cold.set_odds(Odds::default().with(kind, 1000));
+            cold
+        };
+        for kind in [Fails, Unavailable] {
+            let cold = only(kind);
+            assert!(
+                put(&cold, "a/1", b"object").is_err() && get(&cold, "a/0").is_err() && cold.list("a/", "").is_err()
+            );
+            assert!(!cold.holds("a/1") && cold.met(kind) == 3);
+        }
+        let lost = only(AnswerLost);
+        assert!(put(&lost, "a/1", b"object").is_err() && lost.holds("a/1"));
+        let hollow = only(Hollow);
+        assert_eq!(put(&hollow, "a/1", b"object").expect("so it says"), Put::Created);
+        assert!(!hollow.holds("a/1"));
+        let spoilt = only(Spoilt);
+        assert_eq!(put(&spoilt, "a/1", b"object").expect("so it says"), Put::Created);
+        spoilt.set_odds(Odds::default());
+        assert_ne!(get(&spoilt, "a/1").expect("reached"), Some(b"object".to_vec()));
+        for kind in [Truncated, Flipped] {
+            assert_ne!(get(&only(kind), "a/0").expect("reached"), Some(b"object".to_vec()));
+        }
+        assert!(only(Stale).list("a/", "").expect("reached").is_empty());
+        let cut = cold(4);
+        cut.cut_off(7, true);
+        assert!(get(&cut.handle(7), "a/0").is_err() && get(&cut.handle(8), "a/0").is_ok());
+        assert_eq!(cut.met(CutOff), 1);
+        cut.heal();
+        assert!(get(&cut.handle(7), "a/0").is_ok());
+    }
+
+    #[test]
+    fn the_newest_claim_that_can_be_read_says_whose_it_is() {
+        let cold = cold(5);
+        assert_eq!(cold.newest_owner(), None);
+        put(&cold.handle(1), "epoch/1", b"claim").expect("reached");
+        put(&cold.handle(2), "epoch/2", b"claim").expect("reached");
+        cold.set_odds(Odds::default().with(Misfortune::Spoilt, 1000));
+        put(&cold.handle(3), "epoch/3", b"claim").expect("so it says");
+        assert_eq!(cold.newest_owner(), Some(2));
+        assert_eq!((cold.stored(), cold.stored_by(3)), (3, 1));
+    }
+}
