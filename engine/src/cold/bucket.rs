@@ -362,6 +362,6 @@ fn code(text: &str) -> Option<&str> {
 }
 
 /// A failure, what caused it, and so on.
-fn causes(failure: &(dyn StdError + 'static)) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+fn causes<'a>(failure: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(failure), |&cause| cause.source())
 }
