@@ -118,8 +118,8 @@ impl Flusher {
         Self { catalog, index, journal, poison, flush_bytes, asked, rest, clock, seen }
     }
 
-    /// One pass: makes a spare journal file if there is none, or one more in a store at rest, flushes if that is due or asked for, and wakes the
-    /// committer, which may wait for a file. True if anything moved.
+    /// One pass: makes a spare journal file if there is none, or one more in a store at rest, flushes if that is due or asked
+    /// for, and wakes the committer, which may wait for a file. True if anything moved.
     ///
     /// # Errors
     /// Why the flush failed, or is not made while a merge has the last room on the disk; or why there is no journal file,

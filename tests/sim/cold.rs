@@ -275,6 +275,12 @@ impl SimCold {
         self.state.lock().stored.get(&node).copied().unwrap_or_default()
     }
 
+    /// Whether a tail object lies there that was spoilt on its way: whoever put it may not have come to put it again.
+    #[must_use]
+    pub fn holds_spoilt_tail(&self) -> bool {
+        self.state.lock().objects.iter().any(|(key, object)| key.starts_with("tail/") && object.spoilt)
+    }
+
     /// Who sent the newest claim that can be read.
     #[must_use]
     pub fn newest_owner(&self) -> Option<usize> {

@@ -311,6 +311,12 @@ fn copy_dir(from: &dyn Io, to: &dyn Io, dir: &Path) -> everlog::Result<()> {
 }
 
 /// How much of both is the same from the start on.
+/// Whether nothing is called lost, or what was in an object that was spoilt on its way, of which nobody can know what it was.
+fn may_be_lost(report: &RestoreReport, cold: &SimCold) -> bool {
+    let is_unknown = |error: &Error| error.lsn_range().is_some_and(|lsns| lsns.end == u64::MAX);
+    report.lost.iter().all(is_unknown) && (report.lost.is_empty() || cold.holds_spoilt_tail())
+}
+
 fn common(a: &[usize], b: &[usize]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
@@ -920,7 +926,7 @@ impl Fleet {
                     return Ok(false);
                 }
             };
-            if !(report.lost.is_empty() || from > 0 && self.contested) {
+            if !(may_be_lost(&report, &self.colds[from]) || from > 0 && self.contested) {
                 // What was read twice, and was spoilt on its way each time, is taken for damaged.
                 if self.spoilt_answers(from) < spoilt + 2 {
                     return violation(format!("nothing is damaged, and a restore lost {:?}", report.lost));
@@ -1231,7 +1237,7 @@ impl Fleet {
             }
             Err(e) => return violation(format!("a drill of {n}: {e}")),
         };
-        if !report.lost.is_empty() {
+        if !may_be_lost(&report, &copy) {
             if n > 0 && self.contested {
                 return Ok(None);
             }

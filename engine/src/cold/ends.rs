@@ -1,8 +1,8 @@
 //! Where the tails of older epochs end, as their successors found it.
 
-use super::{ColdStore, fetch, keys};
+use super::{ColdStore, fetch};
 use crate::error::Result;
-use crate::format::cold::{Tail, TailEnd, Version, Whose};
+use crate::format::cold::{TailEnd, Version, Whose};
 use crate::types::Epoch;
 
 /// The ends that are known behind the version `base`, of epochs from that on in which its tails begin, by epoch; epochs up to
@@ -32,7 +32,7 @@ pub fn known(cold: &dyn ColdStore, whose: Whose, base: &Version, newest: Epoch) 
 /// What the epoch's first tail object that can be read says.
 fn first_tail(cold: &dyn ColdStore, whose: Whose, epoch: Epoch) -> Result<Vec<TailEnd>> {
     for number in 0.. {
-        match fetch::object(cold, &keys::tail(epoch, number), |bytes| Tail::decode(bytes, whose))? {
+        match fetch::tail(cold, whose, epoch, number)? {
             Some(Ok(tail)) => return Ok(tail.ends),
             Some(Err(_)) => {}
             None => break,

@@ -1,24 +1,24 @@
 //! Reading objects back: whole small ones, and long ones past a digest. Shares no code with what puts them.
 
-use super::{ColdStore, PART_BYTES, damaged, failed};
+use super::{ColdStore, PART_BYTES, damaged, failed, keys};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Malformed;
-use crate::format::cold::{Taken, Unsealed};
+use crate::format::cold::{Claim, Tail, Taken, Unsealed, Version, Whose};
+use crate::types::Epoch;
 
 /// The longest object that is read whole, in bytes: a tail, whose frames are bounded, or a version of the manifest.
 pub const WHOLE_BYTES_MAX: u64 = 256 << 20;
 
-/// A whole object as `decode` understands it; None if there is none, and why, if it is damaged there: it is read twice before
-/// that is said, since what spoils an answer on its way must not make a sound object count for nothing.
+/// A whole object as `decode` understands it. It is read twice before it is called damaged, since what spoils an answer on its
+/// way must not make a sound object count for nothing.
 ///
 /// # Errors
 /// [`ErrorKind::Cold`]; [`ErrorKind::Refused`] if it is of another store, or of a later version of everlog.
-pub fn object<T>(
-    cold: &dyn ColdStore, key: &str, decode: impl Fn(&[u8]) -> Taken<T>,
-) -> Result<Option<std::result::Result<T, Malformed>>> {
+pub fn object<T>(cold: &dyn ColdStore, key: &str, decode: impl Fn(&[u8]) -> Taken<T>) -> Fetched<T> {
     let Some(bytes) = whole(cold, key, WHOLE_BYTES_MAX)? else { return Ok(None) };
     let malformed = match decode(&bytes) {
         Ok(object) => return Ok(Some(Ok(object))),
+        Err(Unsealed::Before) => return Ok(Some(Err(Unsealed::Before))),
         Err(Unsealed::Malformed(malformed)) => malformed,
         Err(why) => return Err(refused(cold, key, &why)),
     };
@@ -26,14 +26,57 @@ pub fn object<T>(
         return Err(failed(cold.url(), format!("{key} came twice, and not as the same")));
     }
     tracing::warn!(cold = cold.url(), key, why = %malformed, "an object is damaged in its cold store");
-    Ok(Some(Err(malformed)))
+    Ok(Some(Err(malformed.into())))
+}
+
+/// What became of an object that is to be there under a name: None if there is none; why it counts for nothing, if it is
+/// damaged or was there before this cold store was.
+pub type Fetched<T> = Result<Option<Taken<T>>>;
+
+/// The claim of an epoch.
+///
+/// # Errors
+/// As [`object`].
+pub fn claim(cold: &dyn ColdStore, whose: Whose, epoch: Epoch) -> Fetched<Claim> {
+    object(cold, &keys::claim(epoch), |bytes| {
+        let claim = Claim::decode(bytes, whose)?;
+        named(claim.epoch == epoch, claim)
+    })
+}
+
+/// A version of the manifest.
+///
+/// # Errors
+/// As [`object`].
+pub fn version(cold: &dyn ColdStore, whose: Whose, epoch: Epoch, number: u64) -> Fetched<Version> {
+    object(cold, &keys::version(epoch, number), |bytes| {
+        let version = Version::decode(bytes, whose)?;
+        named((version.epoch, version.number) == (epoch, number), version)
+    })
+}
+
+/// A tail object.
+///
+/// # Errors
+/// As [`object`].
+pub fn tail(cold: &dyn ColdStore, whose: Whose, epoch: Epoch, number: u64) -> Fetched<Tail> {
+    object(cold, &keys::tail(epoch, number), |bytes| {
+        let tail = Tail::decode(bytes, whose)?;
+        named((tail.epoch, tail.number) == (epoch, number), tail)
+    })
+}
+
+/// An object that says that it is another one was put in the wrong place, or copied there.
+fn named<T>(is_so: bool, object: T) -> Taken<T> {
+    let misplaced = Malformed { what: "an object of another name", at: 0 };
+    if is_so { Ok(object) } else { Err(misplaced.into()) }
 }
 
 /// The error of an object that this store must not use.
 #[must_use]
 pub fn refused(cold: &dyn ColdStore, key: &str, why: &Unsealed) -> Error {
     match why {
-        Unsealed::Malformed(why) => damaged(cold.url(), key, why),
+        Unsealed::Malformed(_) | Unsealed::Before => damaged(cold.url(), key, why),
         Unsealed::Newer | Unsealed::Foreign(_) => {
             Error::new(ErrorKind::Refused, format!("the object {key} of the cold store {}: {why}", cold.url()))
                 .remedy("use the version of everlog that wrote it, and a place of its own for each store")

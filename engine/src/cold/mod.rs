@@ -14,6 +14,7 @@ mod dir;
 pub mod ends;
 pub mod fetch;
 pub mod keys;
+pub mod newest;
 pub mod search;
 pub mod standing;
 

@@ -439,6 +439,28 @@ impl dyn Io {
         self.run(Op::Remove { path: path.to_owned() }).map(drop).map_err(|e| Error::io("removing", path, e))
     }
 
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn remove_if_there(&self, path: &Path) -> Result<()> {
+        match self.remove(path) {
+            Err(e) if e.os_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// `N` random bytes, for an id or a key.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn random_bytes<const N: usize>(&self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.random(&mut bytes)
+            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
+        Ok(bytes)
+    }
+
     /// Creates a directory; one that exists is no error.
     ///
     /// # Errors
@@ -507,11 +529,7 @@ impl dyn Io {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
-        if let Err(e) = self.remove(&temporary)
-            && e.os_error().is_none_or(|e| e.kind() != io::ErrorKind::NotFound)
-        {
-            return Err(e);
-        }
+        self.remove_if_there(&temporary)?;
         let file = self.open(&temporary, OpenMode::Create)?;
         self.write_at(&file, 0, AlignedBuf::from_slice(bytes), false)?;
         self.sync(&file)?;

@@ -280,10 +280,7 @@ impl Ring {
     fn make(&self, slot: u16, rest: &mut dyn FnMut(u64) -> bool) -> Result<Option<RingFile>> {
         let path = names::path(&self.dir, slot);
         let temporary = path.with_extension("tmp");
-        match self.io.remove(&temporary) {
-            Err(e) if e.os_error().is_none_or(|e| e.kind() != std::io::ErrorKind::NotFound) => return Err(e),
-            _ => {}
-        }
+        self.io.remove_if_there(&temporary)?;
         // Seconds may pass while it is filled, and the directory may be replaced meanwhile: what bears these names there
         // is another store's.
         let named = self.fill(&temporary, rest).and_then(|filled| {

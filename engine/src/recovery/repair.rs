@@ -9,6 +9,7 @@ use super::replay::Extent;
 use super::scan::Facts;
 use super::torn;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::cold::{Epochs, RESTORE_FILE_NAME};
 use crate::format::frame::FrameHeader;
 use crate::format::identity::{self, Identity};
 use crate::format::manifest::Manifest;
@@ -116,6 +117,8 @@ pub fn sweep(io: &dyn Io, dir: &Path, manifest: &Manifest) -> Result<()> {
 fn is_temporary(name: &str) -> bool {
     let Some(whole) = name.strip_suffix(".tmp") else { return false };
     whole == identity::FILE_NAME
+        || whole == Epochs::FILE_NAME
+        || whole == RESTORE_FILE_NAME
         || names::parse(whole).is_some()
         || names::is_torn(whole)
         || manifest::version_of(whole).is_some()

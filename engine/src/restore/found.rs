@@ -3,9 +3,9 @@
 //! Everything is found by names that follow from numbers; a listing only says where to begin. Objects that are damaged are
 //! passed over: an older version of the manifest has the same records, with more of them in the tail.
 
-use crate::cold::{ColdStore, ends, fetch, keys, search};
+use crate::cold::{ColdStore, damaged, ends, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::cold::{Claim, Home, Tail, TailEnd, Version};
+use crate::format::cold::{Home, TailEnd, Unsealed, Version};
 use crate::format::frame::{FrameHeader, FrameRef};
 use crate::types::{Epoch, TimeUs};
 
@@ -35,46 +35,19 @@ pub fn look(cold: &dyn ColdStore) -> Result<Found> {
         return Err(Error::new(ErrorKind::Refused, format!("there is no store in {}", cold.url()))
             .remedy("check the URL: bucket, prefix and path"));
     };
-    let home = home.map_err(|why| crate::cold::damaged(cold.url(), keys::HOME, why))?;
+    let home = home.map_err(|why| damaged(cold.url(), keys::HOME, why))?;
     let whose = home.whose();
     let claim_of = |number| keys::claim(Epoch(number));
     let begin = search::begin(cold, keys::CLAIMS, 1, &claim_of)?;
-    let newest = Epoch(search::end(cold, begin, &claim_of)? - 1);
-    let (mut claim, mut base) = (None, None);
-    for epoch in (1..=newest.0).rev().map(Epoch) {
-        if claim.is_none()
-            && let Some(Ok(read)) = fetch::object(cold, &keys::claim(epoch), |bytes| Claim::decode(bytes, whose))?
-        {
-            claim = Some(read.claim);
-        }
-        if base.is_none() {
-            base = version(cold, &home, epoch)?;
-        }
-        if claim.is_some() && base.is_some() {
-            break;
-        }
-    }
+    let last = Epoch(search::end(cold, begin, &claim_of)? - 1);
     // A claim that cannot be read is nobody's, and the next epoch is open to anybody.
-    let claim = (newest, claim.unwrap_or_default());
-    let Some(base) = base else {
+    let claim = newest::claim(cold, whose, last)?.map(|(_, claim)| claim).unwrap_or_default();
+    let Some(base) = newest::version(cold, whose, last, &mut |_| Ok(true))? else {
         return Err(Error::new(ErrorKind::Damaged, format!("there is no version of the manifest in {}", cold.url()))
             .remedy("another cold store may have one"));
     };
-    let ends = ends::known(cold, whose, &base, newest)?;
-    Ok(Found { home, claim, base, ends })
-}
-
-/// The epoch's newest version that can be read.
-fn version(cold: &dyn ColdStore, home: &Home, epoch: Epoch) -> Result<Option<Version>> {
-    let key = |number| keys::version(epoch, number);
-    let begin = search::begin(cold, &keys::versions(epoch), 0, &key)?;
-    for number in (0..search::end(cold, begin, &key)?).rev() {
-        let decode = |bytes: &[u8]| Version::decode(bytes, home.whose());
-        if let Some(Ok(version)) = fetch::object(cold, &key(number), decode)? {
-            return Ok(Some(version));
-        }
-    }
-    Ok(None)
+    let ends = ends::known(cold, whose, &base, last)?;
+    Ok(Found { home, claim: (last, claim), base, ends })
 }
 
 impl Found {
@@ -92,24 +65,26 @@ impl Found {
     pub fn frames(
         &self, cold: &dyn ColdStore, sink: &mut Sink<'_>, lost: &mut Vec<Error>,
     ) -> Result<Option<(FrameRef, TimeUs)>> {
-        let identity = self.home.identity;
+        let (identity, whose) = (self.home.identity, self.home.whose());
         let mut at = self.base.manifest.flushed;
         let mut end = None;
+        // An object that cannot be read, in front of none that goes on behind it yet.
+        let mut unread = None;
         let (first, from) = self.base.tail_from;
         for epoch in (first.0..=self.claim.0.0).map(Epoch) {
             let known = self.ends.iter().find(|end| end.epoch == epoch);
             let mut number = if epoch == first { from } else { 0 };
             'objects: while known.is_none_or(|known| number < known.objects) {
                 let key = keys::tail(epoch, number);
-                let tail = fetch::object(cold, &key, |bytes| Tail::decode(bytes, self.home.whose()))?;
-                let Some(tail) = tail else { break };
+                let Some(tail) = fetch::tail(cold, whose, epoch, number)? else { break };
                 number += 1;
-                let Ok(tail) = tail else { continue };
-                let headers = match tail.headers(&identity) {
+                let headers = tail.and_then(|tail| Ok((tail.headers(&identity)?, tail)));
+                let (headers, tail) = match headers {
                     Ok(headers) => headers,
+                    Err(Unsealed::Before) => continue,
                     Err(why) => {
-                        lost.push(crate::cold::damaged(cold.url(), &key, why).lsns(at.last_lsn.0 + 1..u64::MAX));
-                        return Ok(end);
+                        unread.get_or_insert((key, why));
+                        continue;
                     }
                 };
                 for ((header, frame), mut bytes) in headers.into_iter().zip(tail.frames) {
@@ -127,15 +102,47 @@ impl Found {
                         }
                         let what = "what lies between it and what comes before is missing";
                         let lsns = at.last_lsn.0 + 1..header.first_lsn.0.max(at.last_lsn.0 + 2);
-                        lost.push(crate::cold::damaged(cold.url(), &key, what).lsns(lsns));
+                        lost.push(damaged(cold.url(), &key, what).lsns(lsns));
                         return Ok(end);
                     }
                     sink(&header, bytes)?;
                     at = frame;
                     end = Some((frame, header.time));
+                    unread = None;
                 }
             }
+            if let Some(known) = known {
+                if at.frame < known.last.frame {
+                    let what = "frames up to the end that its successor found are missing";
+                    let lsns = at.last_lsn.0 + 1..(known.last.last_lsn.0 + 1).max(at.last_lsn.0 + 2);
+                    lost.push(damaged(cold.url(), &keys::tails(epoch), what).lsns(lsns));
+                    return Ok(end);
+                }
+                unread = None;
+            } else if epoch == self.claim.0 && self.goes_on(cold, epoch, number)? {
+                let what = "it is missing, and there are later ones";
+                let key = keys::tail(epoch, number);
+                lost.push(damaged(cold.url(), &key, what).lsns(at.last_lsn.0 + 1..u64::MAX));
+                return Ok(end);
+            }
+        }
+        // Its writer may have died before it could put it again, or told it to be cold before it was damaged.
+        if let Some((key, why)) = unread {
+            lost.push(damaged(cold.url(), &key, why).lsns(at.last_lsn.0 + 1..u64::MAX));
         }
         Ok(end)
+    }
+
+    /// Whether a tail object of the epoch lies behind one that does not. A listing cannot tell that all is there, but it can tell
+    /// that something is not.
+    fn goes_on(&self, cold: &dyn ColdStore, epoch: Epoch, missing: u64) -> Result<bool> {
+        let listed = cold.list(&keys::tails(epoch), &keys::tail(epoch, missing))?;
+        for number in listed.iter().filter_map(|key| keys::number(key)) {
+            // What was there before this cold store was proves nothing.
+            if matches!(fetch::tail(cold, self.home.whose(), epoch, number)?, Some(Ok(_))) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

@@ -19,21 +19,17 @@ pub use found::{Found, look};
 
 use crate::cold::{ColdStore, failed, fetch, keys};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::cold::{Epochs, Restored, Tenancy};
+use crate::format::cold::{Epochs, RESTORE_FILE_NAME, Restored, Tenancy};
 use crate::format::frame::FrameHeader;
 use crate::format::identity::FILE_NAME as IDENTITY;
 use crate::format::manifest::{Manifest, SegmentMeta};
 use crate::io::{AlignedBuf, Io, OpenMode};
 use crate::journal::names;
+use crate::segment::ReadBack;
 use crate::types::{BLOCK, Epoch, Lsn, StoreId, TimeUs};
 use crate::{manifest, segment};
 use frames::Frames;
 use std::path::Path;
-
-/// The file that says that a restore is under way.
-pub const FILE_NAME: &str = "RESTORE";
-/// What is read at once of a segment that is there already, in bytes.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// What a restore brought.
 #[derive(Clone, Debug)]
@@ -114,7 +110,7 @@ pub fn restore(
     io.replace(&dir.join(Epochs::FILE_NAME), &epochs.encode(identity.store))?;
     manifest::commit(io, dir, &Manifest { version, ..found.base.manifest.clone() })?;
     io.replace(&dir.join(IDENTITY), &identity.encode())?;
-    io.remove(&dir.join(FILE_NAME))?;
+    io.remove(&dir.join(RESTORE_FILE_NAME))?;
     io.sync_dir(dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(parent)?;
@@ -128,25 +124,25 @@ fn prepare(io: &dyn Io, dir: &Path, found: &Found) -> Result<()> {
     let names = io.list(dir)?;
     // Where there is a store, what says that a restore is under way was left by one that ended.
     let is_there = |name: &str| names.iter().any(|there| there == name);
-    let is_under_way = is_there(FILE_NAME) && !is_there(IDENTITY) && io.read_all(&dir.join(FILE_NAME), BLOCK)? == home;
+    let is_under_way =
+        is_there(RESTORE_FILE_NAME) && !is_there(IDENTITY) && io.read_all(&dir.join(RESTORE_FILE_NAME), BLOCK)? == home;
     let is_unopened = || -> Result<bool> {
         let path = dir.join(Epochs::FILE_NAME);
         let Ok(bytes) = io.read_all(&path, 1 << 20) else { return Ok(false) };
         let epochs = Epochs::decode(&bytes, found.home.identity.store).ok();
         Ok(epochs.is_some_and(|epochs| epochs.restored.is_some()))
     };
-    let is_harmless = |name: &str| name == "LOCK" || name == format!("{FILE_NAME}.tmp");
+    let is_harmless = |name: &str| name == "LOCK" || name == format!("{RESTORE_FILE_NAME}.tmp");
     if !is_under_way && !names.iter().all(|name| is_harmless(name)) && !is_unopened()? {
         let what = "the directory is not empty, and no restore of this store is under way there";
         return Err(Error::new(ErrorKind::Refused, what)
             .file(dir)
             .remedy("restore into a directory that is missing or empty"));
     }
-    io.replace(&dir.join(FILE_NAME), &home)?;
+    io.replace(&dir.join(RESTORE_FILE_NAME), &home)?;
     // In this order, so that what is left is never a store.
-    let rank = |name: &str| usize::from(name != IDENTITY);
     let mut names = io.list(dir)?;
-    names.sort_by_key(|name| rank(name));
+    names.sort_by_key(|name| name != IDENTITY);
     for name in names {
         let is_ours = name == IDENTITY
             || name == Epochs::FILE_NAME
@@ -174,39 +170,23 @@ fn prepare(io: &dyn Io, dir: &Path, found: &Found) -> Result<()> {
 
 /// Whether the segment lies there whole.
 fn is_there(io: &dyn Io, dir: &Path, meta: &SegmentMeta) -> Result<bool> {
-    let file = match io.open(&segment::path(dir, meta.id), OpenMode::ReadDirect) {
-        Err(e) if e.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => return Ok(false),
-        file => file?,
-    };
-    if io.len(&file)? != meta.bytes {
-        return Ok(false);
+    match ReadBack::begin(io, dir, meta.id).and_then(|back| back.finish(meta)) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::Damaged => Ok(false),
+        Err(e) if e.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => Ok(false),
+        Err(e) => Err(e),
     }
-    let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
-    while at < meta.bytes {
-        let piece = io.read_at(&file, at, PIECE_BYTES)?;
-        if piece.is_empty() {
-            return Ok(false);
-        }
-        at += piece.len() as u64;
-        hasher.update(&piece);
-    }
-    Ok(hasher.finalize() == meta.digest)
 }
 
 /// Fetches a segment, and gives it its name once it is proved and synced.
 fn bring(io: &dyn Io, cold: &dyn ColdStore, dir: &Path, meta: &SegmentMeta) -> Result<()> {
     let path = segment::path(dir, meta.id);
-    let mut temporary = path.clone().into_os_string();
-    temporary.push(".tmp");
-    let temporary = std::path::PathBuf::from(temporary);
+    let temporary = path.with_extension("seg.tmp");
     let mut damage = None;
     // Each twice: what spoils an answer on its way is no damage there.
     for (attempt, again) in (0..keys::SEGMENT_ATTEMPTS).flat_map(|attempt| [(attempt, false), (attempt, true)]) {
         let key = keys::segment(meta, attempt);
-        match io.remove(&temporary) {
-            Err(e) if e.os_error().is_none_or(|e| e.kind() != std::io::ErrorKind::NotFound) => return Err(e),
-            _ => {}
-        }
+        io.remove_if_there(&temporary)?;
         let (mut file, mut at) = (None, 0);
         let fetched = fetch::proved(cold, &key, meta.bytes, &meta.digest, &mut |part| {
             let file = match &file {

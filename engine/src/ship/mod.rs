@@ -14,13 +14,15 @@
 //! Invariants: nothing is told to be cold before step 3; an object that is not what was put is never counted; a failure of a
 //! cold store never stops the store, only a newer owner does.
 
+mod epochs;
 mod history;
 mod put;
 mod segments;
 mod tail;
 mod tenant;
 
+pub use epochs::EpochFile;
 pub use history::History;
 pub use segments::SegmentShipper;
 pub use tail::TailShipper;
-pub use tenant::{EpochFile, Tenant, TenantParts};
+pub use tenant::{Tenant, TenantParts};

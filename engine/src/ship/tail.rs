@@ -37,7 +37,7 @@ pub struct TailShipper {
     follower: Option<Follower>,
     /// Frames read and not put yet.
     frames: Vec<FollowedFrame>,
-    /// The object that is being put, its key, its bytes, and its last frame.
+    /// The object that is being put.
     open: Option<Open>,
     /// Set to have everything flushed.
     flush_asked: Arc<AtomicBool>,
@@ -155,7 +155,7 @@ impl TailShipper {
                 There::Other(other) => match Tail::decode(&other, whose) {
                     Ok(_) => return Err(tenant.intruded(tenure.epoch)),
                     // It was spoilt on its way, and is passed over.
-                    Err(Unsealed::Malformed(_)) => open.number += 1,
+                    Err(Unsealed::Malformed(_) | Unsealed::Before) => open.number += 1,
                     Err(why) => return Err(fetch::refused(cold, &key, &why)),
                 },
             }

@@ -16,12 +16,13 @@
 //!
 //! A claim that is there and cannot be read is nobody's: its put was spoilt on the way, and whoever put it found that out.
 
+use super::epochs::EpochFile;
 use super::history::History;
 use super::put::{There, put};
 use crate::cold::standing::Standing;
-use crate::cold::{ColdStore, Put, damaged, ends, failed, fetch, keys, search};
+use crate::cold::{ColdStore, Put, damaged, ends, failed, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::cold::{Claim, Epochs, Home, Tail, TailEnd, Tenancy, Unsealed, Version, Whose};
+use crate::format::cold::{Claim, Home, TailEnd, Tenancy, Unsealed, Version, Whose};
 use crate::format::frame::FrameRef;
 use crate::format::identity::Identity;
 use crate::format::manifest::{Manifest, Mark};
@@ -29,76 +30,9 @@ use crate::io::Io;
 use crate::sync::{Arc, Mutex};
 use crate::types::{ColdId, Epoch, FrameNo, Lsn, ManifestVersion, TimeUs};
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
-
-/// The file EPOCH of an open store.
-pub struct EpochFile {
-    io: Arc<dyn Io>,
-    path: PathBuf,
-    identity: Identity,
-    state: Mutex<Epochs>,
-}
 
 /// Of so many claims that were not seen to be held it is remembered that they are this directory's.
 const PENDING_MAX: usize = 64;
-/// The longest such file, in bytes.
-const EPOCH_BYTES_MAX: usize = 1 << 20;
-
-impl EpochFile {
-    /// Reads it, if there is one, in the store's directory `dir`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Damaged`], [`ErrorKind::Refused`], [`ErrorKind::Io`].
-    pub fn load(io: Arc<dyn Io>, dir: &Path, identity: Identity) -> Result<Self> {
-        let path = dir.join(Epochs::FILE_NAME);
-        let state = match io.read_all(&path, EPOCH_BYTES_MAX) {
-            Err(e) if e.os_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => Epochs::default(),
-            read => Epochs::decode(&read?, identity.store).map_err(|why| match why {
-                Unsealed::Malformed(_) => Error::new(ErrorKind::Damaged, format!("the file of epochs: {why}"))
-                    .file(&path)
-                    .remedy("restore the store from its cold store, or bring the file back from a copy"),
-                Unsealed::Newer | Unsealed::Foreign(_) => {
-                    Error::new(ErrorKind::Refused, format!("the file of epochs: {why}"))
-                        .file(&path)
-                        .remedy("bring back the directory as a whole, from one copy")
-                }
-            })?,
-        };
-        Ok(Self { io, path, identity, state: Mutex::new(state) })
-    }
-
-    /// What it says.
-    #[must_use]
-    pub fn get(&self) -> Epochs {
-        self.state.lock().clone()
-    }
-
-    /// Changes it, durably when this returns.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`]; it says what it said before, or, after a crash, what it was to say.
-    pub fn change(&self, change: impl FnOnce(&mut Epochs)) -> Result<()> {
-        let mut state = self.state.lock();
-        let mut epochs = state.clone();
-        change(&mut epochs);
-        if epochs != *state {
-            self.io.replace(&self.path, &epochs.encode(self.identity.store))?;
-            *state = epochs;
-        }
-        Ok(())
-    }
-
-    fn tenancy(&self, cold: ColdId) -> Option<Tenancy> {
-        self.state.lock().tenancies.iter().find(|tenancy| tenancy.cold == cold).cloned()
-    }
-
-    fn change_tenancy(&self, tenancy: &Tenancy) -> Result<()> {
-        self.change(|epochs| match epochs.tenancies.iter_mut().find(|t| t.cold == tenancy.cold) {
-            Some(known) => known.clone_from(tenancy),
-            None => epochs.tenancies.push(tenancy.clone()),
-        })
-    }
-}
 
 /// What the tenants of one store share, and what they are made of.
 pub struct TenantParts {
@@ -316,13 +250,13 @@ impl Tenant {
         let Held { cold: id, claim: (epoch, claim) } = held;
         let whose = Whose { store: self.identity().store, cold: id };
         let mut next = epoch.next();
-        let own = fetch::object(cold, &keys::claim(epoch), |bytes| Claim::decode(bytes, whose))?;
+        let own = fetch::claim(cold, whose, epoch)?;
         if own.is_none_or(|own| own.is_ok_and(|own| own.claim != claim)) {
             let what = "what was put there is gone; if it was emptied, open the store again and say so (--cold-lost)";
             return Err(failed(cold.url(), what));
         }
-        while let Some(claim) = fetch::object(cold, &keys::claim(next), |bytes| Claim::decode(bytes, whose))? {
-            if claim.is_ok_and(|claim| claim.epoch == next) {
+        while let Some(claim) = fetch::claim(cold, whose, next)? {
+            if claim.is_ok() {
                 return Ok(Some(next));
             }
             next = next.next();
@@ -343,9 +277,9 @@ impl Tenant {
     /// Takes the right to write, if it is not held yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] if another store's objects lie there, or the right is another's, or what counts there is no
-    /// part of this history; [`ErrorKind::Fenced`] if another one takes it at the same time; [`ErrorKind::Cold`],
-    /// [`ErrorKind::Io`] if it is to be tried again; [`ErrorKind::Damaged`].
+    /// [`ErrorKind::Refused`] if another store's objects lie there, or it was emptied; [`ErrorKind::Fenced`] if the right is
+    /// another's, or what counts there is no part of this history; [`ErrorKind::Cold`], [`ErrorKind::Io`] if it is to be
+    /// tried again; [`ErrorKind::Damaged`].
     pub fn take(&self) -> Result<()> {
         if self.tenure.lock().is_some() {
             return Ok(());
@@ -417,9 +351,7 @@ impl Tenant {
                         "see that it is the right one; if it is lost, say so (--cold-lost), and it is filled anew";
                     return Err(Error::new(ErrorKind::Refused, what).remedy(remedy));
                 }
-                let mut id = [0; 16];
-                self.random(&mut id)?;
-                let home = Home { identity: *identity, cold: ColdId(id) };
+                let home = Home { identity: *identity, cold: ColdId(self.parts.io.random_bytes()?) };
                 match put(cold, keys::HOME, &home.encode())? {
                     There::This => {
                         // Everything rests on this: a store that replaces what is there gives an epoch to two owners.
@@ -463,8 +395,7 @@ impl Tenant {
         let key = |number| keys::tail(epoch, number);
         let begin = search::begin(cold, &keys::tails(epoch), 0, &key)?;
         for number in (0..search::end(cold, begin, &key)?).rev() {
-            let tail = fetch::object(cold, &key(number), |bytes| Tail::decode(bytes, self.whose()))?;
-            let Some(Ok(tail)) = tail else { continue };
+            let Some(Ok(tail)) = fetch::tail(cold, self.whose(), epoch, number)? else { continue };
             let headers = tail.headers(self.identity()).map_err(|why| damaged(cold.url(), &key(number), why))?;
             let Some((header, last)) = headers.last() else { continue };
             if !self.parts.history.holds(header.timeline, last.last_lsn) {
@@ -487,7 +418,7 @@ impl Tenant {
                 return Err(damaged(cold.url(), &key, "it is gone, and this store had put it"));
             }
             let newest = Epoch(end - 1);
-            if let Some((epoch, owner)) = self.newest_claim(newest)? {
+            if let Some((epoch, owner)) = newest::claim(cold, self.whose(), newest)? {
                 if Some((epoch, owner)) == *self.drawn.lock() {
                     return Ok(epoch);
                 }
@@ -504,9 +435,7 @@ impl Tenant {
             let (epoch, claim) = match drawn {
                 Some(drawn) => drawn,
                 None => {
-                    let mut claim = [0; 16];
-                    self.random(&mut claim)?;
-                    let drawn = (newest.next(), claim);
+                    let drawn = (newest.next(), self.parts.io.random_bytes()?);
                     let from = tenancy.pending.len().saturating_sub(PENDING_MAX - 1);
                     tenancy.pending.drain(..from);
                     tenancy.pending.push(drawn);
@@ -520,21 +449,6 @@ impl Tenant {
                 return Ok(object.epoch);
             }
         }
-    }
-
-    /// The newest claim up to that of `epoch`. One that cannot be read is nobody's.
-    fn newest_claim(&self, epoch: Epoch) -> Result<Option<(Epoch, [u8; 16])>> {
-        let cold = self.cold();
-        for epoch in (1..=epoch.0).rev().map(Epoch) {
-            let key = keys::claim(epoch);
-            let claim = fetch::object(cold, &key, |bytes| Claim::decode(bytes, self.whose()))?;
-            if let Some(Ok(claim)) = claim
-                && claim.epoch == epoch
-            {
-                return Ok(Some((epoch, claim.claim)));
-            }
-        }
-        Ok(None)
     }
 
     fn refused(&self, epoch: Epoch) -> Error {
@@ -583,7 +497,7 @@ impl Tenant {
                 }
                 There::Other(other) => match Version::decode(&other, self.whose()) {
                     Ok(_) => return Err(self.intruded(version.epoch)),
-                    Err(Unsealed::Malformed(_)) => version.number += 1,
+                    Err(Unsealed::Malformed(_) | Unsealed::Before) => version.number += 1,
                     Err(why) => return Err(fetch::refused(cold, &key, &why)),
                 },
             }
@@ -593,23 +507,13 @@ impl Tenant {
     /// The newest version of the epoch `epoch` or an older one that is part of this history. In the authority, the newest of
     /// all has to be.
     fn newest_held(&self, epoch: Epoch) -> Result<Option<Version>> {
-        let cold = self.cold();
-        for epoch in (1..=epoch.0).rev().map(Epoch) {
-            let key = |number| keys::version(epoch, number);
-            let begin = search::begin(cold, &keys::versions(epoch), 0, &key)?;
-            for number in (0..search::end(cold, begin, &key)?).rev() {
-                let decode = |bytes: &[u8]| Version::decode(bytes, self.whose());
-                let Some(version) = fetch::object(cold, &key(number), decode)? else { break };
-                let Ok(version) = version else { continue };
-                if self.parts.history.holds_all(&version.manifest) {
-                    return Ok(Some(version));
-                }
-                if self.n == 0 {
-                    return Err(self.behind(version.manifest.flushed.last_lsn));
-                }
+        newest::version(self.cold(), self.whose(), epoch, &mut |version| {
+            let is_held = self.parts.history.holds_all(&version.manifest);
+            if !is_held && self.n == 0 {
+                return Err(self.behind(version.manifest.flushed.last_lsn));
             }
-        }
-        Ok(None)
+            Ok(is_held)
+        })
     }
 
     fn behind(&self, lsn: Lsn) -> Error {
@@ -676,8 +580,7 @@ impl Tenant {
         let mut number = from;
         while known.is_none_or(|known| number < known.objects) {
             let key = keys::tail(older, number);
-            let tail = fetch::object(cold, &key, |bytes| Tail::decode(bytes, self.whose()))?;
-            let Some(tail) = tail else { break };
+            let Some(tail) = fetch::tail(cold, self.whose(), older, number)? else { break };
             number += 1;
             // The writer of one that is damaged found that out, and put the frames again under the next number.
             let Ok(tail) = tail else { continue };
@@ -725,12 +628,5 @@ impl Tenant {
             end.objects = number;
         }
         Ok(end)
-    }
-
-    fn random(&self, bytes: &mut [u8]) -> Result<()> {
-        self.parts
-            .io
-            .random(bytes)
-            .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))
     }
 }

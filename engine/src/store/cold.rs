@@ -208,8 +208,8 @@ impl Tenants {
 }
 
 impl Store {
-    /// Comes back once everything up to `lsn` is verified in a cold store that counts: [`crate::LogReceipt::lsn`] is that of
-    /// an append.
+    /// Comes back once everything up to `lsn` is verified in a cold store that counts, and in the first:
+    /// [`crate::LogReceipt::lsn`] is that of an append.
     pub fn cold(&self, lsn: Lsn) -> ColdAck {
         let cold = &self.inner.core.cold;
         let ack = ColdAck(cold.standing.wait(lsn));
@@ -217,7 +217,7 @@ impl Store {
         ack
     }
 
-    /// Everything up to this LSN is verified in a cold store that counts.
+    /// Everything up to this LSN is verified in a cold store that counts, and in the first.
     #[must_use]
     pub fn cold_level(&self) -> Lsn {
         self.inner.core.cold.standing.level()

@@ -35,8 +35,8 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
     io.sync_dir(dir)?;
     let identity = Identity {
         features: Features::KNOWN,
-        store: StoreId(random(&*io)?),
-        key: random(&*io)?,
+        store: StoreId(io.random_bytes()?),
+        key: io.random_bytes()?,
         created: clock.wall(),
     };
     let metrics = Arc::new(Metrics::default());
@@ -50,7 +50,7 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
         JournalId(1),
     );
     ring.prepare(1, &mut |_| true)?;
-    let timeline = Timeline { counter: 1, random: u32::from_le_bytes(random(&*io)?) };
+    let timeline = Timeline { counter: 1, random: u32::from_le_bytes(io.random_bytes()?) };
     let manifest = Manifest {
         identity,
         version: ManifestVersion(1),
@@ -77,14 +77,6 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
         io.sync_dir(parent)?;
     }
     Ok(identity.store)
-}
-
-/// Random bytes.
-pub(super) fn random<const N: usize>(io: &dyn Io) -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    io.random(&mut bytes)
-        .map_err(|e| Error::new(ErrorKind::Io, format!("the operating system gave no random bytes: {e}")))?;
-    Ok(bytes)
 }
 
 /// What an interrupted creation left; refuses anything else.

@@ -6,7 +6,6 @@
 
 use super::bell::Bell;
 use super::cold::{ColdConfig, Shippers, Tenants};
-use super::create::random;
 use super::flush_signal::{FlushSignal, Pressure};
 use super::load::{Loaded, Show, load, read_only, refusal};
 use super::lock;
@@ -22,6 +21,7 @@ use crate::commit::throttle::Throttle;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::{Flusher, FlusherParts, Rest};
+use crate::format::cold::RESTORE_FILE_NAME;
 use crate::format::identity;
 use crate::format::manifest::{TimelineCause, TimelineStart};
 use crate::index::grace::Grace;
@@ -149,7 +149,7 @@ pub(super) fn open_to(
     }
     tenants.epochs.change(|epochs| epochs.restored = None)?;
     // Left by a restore that ended, if it could not take it away; nobody asks whether it is there.
-    let _ = io.remove(&dir.join(crate::restore::FILE_NAME));
+    let _ = io.remove(&dir.join(RESTORE_FILE_NAME));
     let committer = Committer::new(shared, frames, depth)?;
     let appender = Appender {
         index: Arc::clone(&loaded.index),
@@ -231,7 +231,7 @@ fn ring(io: &Arc<dyn Io>, dir: &Path, config: &Config, loaded: &Loaded) -> Resul
 /// and put back later looks like one that went on, so that neither is a reason to keep the old one (docs/adr/0005).
 fn timeline(loaded: &mut Loaded, io: &dyn Io, clock: &dyn Clock, cause: TimelineCause) -> Result<Timeline> {
     let last = loaded.timelines.last().map(|start| start.timeline).unwrap_or_default();
-    let timeline = Timeline { counter: last.counter + 1, random: u32::from_le_bytes(random(io)?) };
+    let timeline = Timeline { counter: last.counter + 1, random: u32::from_le_bytes(io.random_bytes()?) };
     loaded.timelines.push(TimelineStart {
         timeline,
         parent: last,

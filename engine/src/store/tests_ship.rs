@@ -412,3 +412,72 @@ fn frames_whose_journal_file_was_used_again_are_cold_with_their_segments() {
     let (again, _steps) = open(&io, &cold(&[&Arc::new(copy(&cold_store))])).expect("restored");
     assert!(read(&again, "d") == (0..400).map(payload).collect::<Vec<_>>());
 }
+
+/// A cold store with three tail objects of ten records each, behind no segment, and the LSN of the last one of each.
+fn three_tails() -> (Arc<MemCold>, [Lsn; 3]) {
+    let cold_store = Arc::new(MemCold::new("cold"));
+    let (store, mut steps) = open(&created(), &cold(&[&cold_store])).expect("a sound disk");
+    ship(&mut steps, 0);
+    let lsns = [0, 10, 20].map(|first| {
+        let lsn = fill(&store, &mut steps, first..first + 10);
+        ship(&mut steps, 0);
+        lsn
+    });
+    assert_eq!(cold_store.keys("tail/").len(), 3);
+    (cold_store, lsns)
+}
+
+#[test]
+fn a_tail_object_that_rots_or_goes_is_named_with_what_it_may_have_held() {
+    type Harm = fn(&MemCold, &[String]);
+    let rots = |cold: &MemCold, key: &str| cold.objects.lock().get_mut(key).expect("it is there")[99] ^= 1;
+    let last: Harm = |cold, keys| cold.objects.lock().get_mut(&keys[2]).expect("it is there")[99] ^= 1;
+    let middle_gone: Harm = |cold, keys| drop(cold.objects.lock().remove(&keys[1]));
+    for (harm, whole) in [(last, 1), (middle_gone, 0)] {
+        let (cold_store, lsns) = three_tails();
+        harm(&cold_store, &cold_store.keys("tail/"));
+        let (_, report) = restored(&cold_store);
+        assert_eq!(report.last_lsn, lsns[whole]);
+        let lost: Vec<_> = report.lost.iter().map(|error| error.lsn_range()).collect();
+        assert_eq!(lost, [Some(lsns[whole].0 + 1..u64::MAX)], "what is lost is unknown, and said to be");
+    }
+    let (cold_store, lsns) = three_tails();
+    let keys = cold_store.keys("tail/");
+    rots(&cold_store, &keys[1]);
+    let (_, report) = restored(&cold_store);
+    assert_eq!(
+        report.lost.iter().map(|error| error.lsn_range()).collect::<Vec<_>>(),
+        [Some(lsns[0].0 + 1..lsns[1].0 + 1)]
+    );
+
+    // An older epoch's, whose end its successor named.
+    let (cold_store, lsns) = three_tails();
+    let (io, _) = restored(&cold_store);
+    let (_store, mut steps) = open(&io, &cold(&[&cold_store])).expect("taken over");
+    let keys = cold_store.keys("tail/");
+    // Before the segment of the take-over covers it.
+    cold_store.objects.lock().get_mut(&keys[2]).expect("it is there")[99] ^= 1;
+    let (_, report) = restored(&cold_store);
+    assert_eq!(
+        report.lost.iter().map(|error| error.lsn_range()).collect::<Vec<_>>(),
+        [Some(lsns[1].0 + 1..lsns[2].0 + 1)]
+    );
+    ship(&mut steps, 0);
+    let (_, report) = restored(&cold_store);
+    assert!(report.lost.is_empty() && report.last_lsn >= lsns[2], "{report:?}");
+}
+
+#[test]
+fn an_object_in_the_place_of_another_one_counts_for_nothing() {
+    let (cold_store, lsns) = three_tails();
+    let keys = cold_store.keys("tail/");
+    let claim = cold_store.objects.lock().get("epoch/0000000000000001").cloned().expect("claimed");
+    let first = cold_store.objects.lock().get(&keys[0]).cloned().expect("it is there");
+    cold_store.objects.lock().insert(keys[2].clone(), first);
+    cold_store.objects.lock().insert("epoch/0000000000000002".into(), claim);
+    let (io, report) = restored(&cold_store);
+    assert_eq!((report.last_lsn, report.lost.len()), (lsns[1], 1));
+    let (store, _steps) = open(&io, &cold(&[&cold_store])).expect("nobody claimed the second epoch");
+    check(&store, 0..20);
+    assert_eq!(store.cold_stores()[0].epoch.0, 3);
+}
