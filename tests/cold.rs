@@ -1,4 +1,4 @@
-//! Fleets of nodes that ship one store to cold stores, and follow one another as its owner: see `sim/fleet.rs` for what
+//! Fleets of nodes that ship one store to cold stores, and follow one another as its owner: see `sim/fleet/mod.rs` for what
 //! happens to them and what must hold, and `sim/cold.rs` for what may happen to a request.
 //!
 //! `EVERLOG_SEEDS=n` runs the seeds from 0 to n − 1 instead of the number that stands here, `EVERLOG_SEED=s` the seed s

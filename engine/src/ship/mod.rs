@@ -1,7 +1,7 @@
 //! Shipping: what is durable here is brought into cold stores, proved there by reading it back, and told to be cold.
 //!
 //! For each cold store there is a [`Tenant`], which holds the right to write to it ([`tenant`]); what it found there and
-//! put there is its [`tenant::Tenure`]. Two things are shipped side by side: the journal's frames as tail objects
+//! put there is its [`tenure::Tenure`]. Two things are shipped side by side: the journal's frames as tail objects
 //! ([`tail`]), about every second, and segments with the versions of the manifest that name them ([`segments`]).
 //!
 //! The order in which something becomes cold, and what a crash at each step leaves:
@@ -20,6 +20,7 @@ mod put;
 mod segments;
 mod tail;
 mod tenant;
+mod tenure;
 
 pub use epochs::EpochFile;
 pub use history::History;

@@ -9,7 +9,8 @@
 //! is flushed.
 
 use super::put::{There, put};
-use super::tenant::{Tenant, Tenure};
+use super::tenant::Tenant;
+use super::tenure::Tenure;
 use crate::cold::{fetch, keys};
 use crate::error::{ErrorKind, Result};
 use crate::format::cold::{Tail, Unsealed};

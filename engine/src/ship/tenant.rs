@@ -19,17 +19,17 @@
 use super::epochs::EpochFile;
 use super::history::History;
 use super::put::{There, put};
+use super::tenure::Tenure;
 use crate::cold::standing::Standing;
-use crate::cold::{ColdStore, Put, damaged, ends, failed, fetch, keys, newest, search};
+use crate::cold::{ColdStore, Put, damaged, failed, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::cold::{Claim, Home, TailEnd, Tenancy, Unsealed, Version, Whose};
+use crate::format::cold::{Claim, Home, Tenancy, Unsealed, Version, Whose};
 use crate::format::frame::FrameRef;
 use crate::format::identity::Identity;
 use crate::format::manifest::{Manifest, Mark};
 use crate::io::Io;
 use crate::sync::{Arc, Mutex};
-use crate::types::{ColdId, Epoch, FrameNo, Lsn, ManifestVersion, TimeUs};
-use std::collections::VecDeque;
+use crate::types::{ColdId, Epoch, Lsn, ManifestVersion, TimeUs};
 
 /// Of so many claims that were not seen to be held it is remembered that they are this directory's.
 const PENDING_MAX: usize = 64;
@@ -67,62 +67,13 @@ pub struct Held {
 
 /// One cold store, and the right to write to it once that is taken.
 pub struct Tenant {
-    parts: Arc<TenantParts>,
-    n: usize,
+    pub(super) parts: Arc<TenantParts>,
+    pub(super) n: usize,
     tenure: Mutex<Option<Tenure>>,
     /// The claim that this process put last, or is about to put.
     drawn: Mutex<Option<(Epoch, [u8; 16])>>,
     /// What was read back, and is to be told once the owner is known to be the owner still: the last frame and its time.
     owed: Mutex<Option<(FrameRef, TimeUs)>>,
-}
-
-/// What the holder of an epoch knows of a cold store.
-#[derive(Clone, Debug)]
-pub struct Tenure {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Where older epochs' tails ended.
-    pub ends: Vec<TailEnd>,
-    /// The newest version that counts.
-    pub base: Arc<Version>,
-    /// Tail objects that hold frames past what `base` says is flushed, or may: the epoch, the number, the last frame.
-    pub tails: VecDeque<(Epoch, u64, FrameNo)>,
-    /// The last frame that lies in a tail object that counts, or that `base` covers.
-    pub last: FrameRef,
-    /// Whether that is a frame of this store's journal, so that the tail can go on behind it. An empty frame need not be: what
-    /// comes behind a cut begins with the same LSN. The next version is this store's own.
-    pub is_anchored: bool,
-    /// The number of the next tail object.
-    pub next_tail: u64,
-    /// The number of the next version.
-    pub next_version: u64,
-}
-
-impl Tenure {
-    /// Where to begin to read tails for frames past `flushed`.
-    #[must_use]
-    pub fn tail_from(&self, flushed: FrameNo) -> (Epoch, u64) {
-        let first = self.tails.iter().find(|(.., last)| *last > flushed);
-        first.map_or((self.epoch, self.next_tail), |(epoch, number, _)| (*epoch, *number))
-    }
-
-    /// A version of this store's own was committed.
-    pub fn rebase(&mut self, base: Version) {
-        let flushed = base.manifest.flushed;
-        while self.tails.front().is_some_and(|(.., last)| *last <= flushed.frame) {
-            self.tails.pop_front();
-        }
-        if !self.is_anchored {
-            // None of them goes on from here.
-            self.tails.clear();
-        }
-        if flushed.frame > self.last.frame || !self.is_anchored {
-            self.last = flushed;
-        }
-        self.is_anchored = true;
-        self.next_version = base.number + 1;
-        self.base = Arc::new(base);
-    }
 }
 
 impl Tenant {
@@ -516,7 +467,7 @@ impl Tenant {
         })
     }
 
-    fn behind(&self, lsn: Lsn) -> Error {
+    pub(super) fn behind(&self, lsn: Lsn) -> Error {
         let what = format!("the cold store {} has what this directory has not, up to LSN {lsn}", self.cold().url());
         Error::new(ErrorKind::Fenced, what).remedy(
             "this directory is an old one put back, or another owner went on; restore the store from the cold store, into \
@@ -540,93 +491,5 @@ impl Tenant {
             timelines: self.parts.history.timelines().first().copied().into_iter().collect(),
             segments: Vec::new(),
         }
-    }
-
-    /// Reads the tails behind `base` to their ends, those of epochs before `epoch`.
-    fn read_tails(&self, epoch: Epoch, base: Version, next_version: u64) -> Result<Tenure> {
-        let mut tenure = Tenure {
-            epoch,
-            ends: base.ends.clone(),
-            tails: VecDeque::new(),
-            last: base.manifest.flushed,
-            is_anchored: base.manifest.flushed == self.parts.history.flushed(),
-            next_tail: 0,
-            next_version,
-            base: Arc::new(base),
-        };
-        let (first, from) = tenure.base.tail_from;
-        tenure.ends = ends::known(self.cold(), self.whose(), &tenure.base, Epoch(epoch.0 - 1))?;
-        let mut at = tenure.last;
-        for older in first.0..epoch.0 {
-            let older = Epoch(older);
-            let known = tenure.ends.iter().find(|end| end.epoch == older).copied();
-            let from = if older == first { from } else { 0 };
-            let end = self.read_tail(&mut tenure, &mut at, older, from, known)?;
-            if known.is_none() {
-                tenure.ends.push(end);
-                tenure.ends.sort_unstable_by_key(|end| end.epoch);
-            }
-        }
-        Ok(tenure)
-    }
-
-    /// Reads the tail of an older epoch from the object `from` on, as far as it counts, to its end, which is `known` if a
-    /// successor of it has found it before.
-    fn read_tail(
-        &self, tenure: &mut Tenure, at: &mut FrameRef, older: Epoch, from: u64, known: Option<TailEnd>,
-    ) -> Result<TailEnd> {
-        let cold = self.cold();
-        let mut end = known.unwrap_or(TailEnd { epoch: older, objects: from, last: FrameRef::default() });
-        let mut number = from;
-        while known.is_none_or(|known| number < known.objects) {
-            let key = keys::tail(older, number);
-            let Some(tail) = fetch::tail(cold, self.whose(), older, number)? else { break };
-            number += 1;
-            // The writer of one that is damaged found that out, and put the frames again under the next number.
-            let Ok(tail) = tail else { continue };
-            let headers = tail.headers(self.identity()).map_err(|why| damaged(cold.url(), &key, why))?;
-            let (mut last, mut is_over) = (None, false);
-            for (header, frame) in &headers {
-                if known.is_some_and(|known| frame.frame > known.last.frame) {
-                    break;
-                }
-                let is_before = frame.frame <= at.frame;
-                if !is_before && !header.continues(at) {
-                    tracing::warn!(cold = cold.url(), key, "what lies in front of this tail object is missing");
-                    is_over = true;
-                    break;
-                }
-                if !self.parts.history.holds(header.timeline, frame.last_lsn) {
-                    if self.n == 0 {
-                        return Err(self.behind(frame.last_lsn));
-                    }
-                    let lsn = frame.last_lsn;
-                    tracing::warn!(cold = cold.url(), %lsn, "what lies there is no part of this history; it is left aside");
-                    is_over = true;
-                    break;
-                }
-                if !is_before {
-                    *at = *frame;
-                    last = Some(frame.frame);
-                }
-                if header.entries == 0 {
-                    continue;
-                }
-                if !is_before {
-                    (tenure.last, tenure.is_anchored) = (*frame, true);
-                }
-                if known.is_none() && frame.frame > end.last.frame {
-                    end = TailEnd { objects: number, last: *frame, ..end };
-                }
-            }
-            tenure.tails.extend(last.map(|last| (older, number - 1, last)));
-            if is_over {
-                return Ok(end);
-            }
-        }
-        if known.is_none() {
-            end.objects = number;
-        }
-        Ok(end)
     }
 }
