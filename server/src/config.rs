@@ -5,17 +5,21 @@
 
 use crate::failure::Failure;
 use clap::{Parser, ValueEnum};
-use everlog::{Config, IoChoice, WhenFull};
+use everlog::cold::standing::Bounds;
+use everlog::{ColdConfig, Config, IoChoice, WhenFull};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const USAGE: u8 = 2;
 /// More connections than any process has files for.
 const CONNECTIONS_MAX: usize = 1_000_000;
 const EXAMPLES: &str = "Examples:
   everlogd --init                                  a first start: creates ./everlog-data and serves it
-  everlogd --data /var/lib/everlog --cold none     serves a store that is there
+  everlogd --data /var/lib/everlog --cold file:///mnt/other/cold --cold s3://bucket/prefix
+                                                   ships what it stores to another disk and to a bucket
+  everlogd --data /var/lib/everlog --cold none     this disk holds the only copy
   everlogd --config everlog.toml --check-config    says what would be in force
 
 Settings are taken from the flags, else from EVERLOG_ variables (EVERLOG_DATA, EVERLOG_LISTEN, …), else from the file.
@@ -24,11 +28,16 @@ The file holds the same names with underscores, such as admin_listen = \"127.0.0
   sse_ms = 60000               how long a stream of events goes on
   append_ms = 30000            how long an append waits to be durable before it is answered 503, outcome unknown
   connections_max = 10000      connections of devices at once
+  cold_lag_max_ms = 0          appends wait while what is stored is not cold for longer than this; 0: never
+  cold_contact_max_ms = 0      appends are refused once the first cold store did not answer for so long; 0: never
   cors_allow_origin = \"*\"      the pages that may read answers, as browsers ask
 EVERLOG_LOG chooses the log lines: error, warn, info (the default), debug.
 
-Exit codes: 0 stopped as asked, 1 failed, 2 bad usage or configuration, 3 refused (no store here, locked, newer format),
-4 damage found, 5 stopped by an I/O error.";
+A bucket's address and credentials come from the usual variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, …) or
+a profile.
+
+Exit codes: 0 stopped as asked, 1 failed, 2 bad usage or configuration, 3 refused (no store here, locked, newer format,
+another owner took the store over), 4 damage found, 5 stopped by an I/O error.";
 
 /// Serves an everlog store to devices, over the Durable Streams protocol.
 #[derive(Debug, Parser)]
@@ -37,10 +46,16 @@ pub struct Cli {
     /// The store's directory [default: ./everlog-data]
     #[arg(long, value_name = "DIR", env = "EVERLOG_DATA")]
     data: Option<PathBuf>,
-    /// Where segments are to be shipped: file://PATH, s3://BUCKET/PREFIX, or `none`; may be repeated. Nothing is shipped
-    /// yet [default: file://./everlog-cold]
+    /// Where the store is shipped: file://PATH, s3://BUCKET/PREFIX, or `none`; may be repeated, and the first one decides
+    /// who owns the store [default: file://./everlog-cold]
     #[arg(long, value_name = "URL", env = "EVERLOG_COLD", value_delimiter = ',')]
     cold: Vec<String>,
+    /// A folder on the data's own device counts as cold, for tests and toys: it shares the data's fate
+    #[arg(long, env = "EVERLOG_ALLOW_DEPENDENT_COLD")]
+    allow_dependent_cold: bool,
+    /// A cold store that this store was shipped to is empty since it was lost: fill it anew, this once
+    #[arg(long)]
+    pub cold_lost: bool,
     /// Where devices connect: a loopback address [default: 127.0.0.1:4437]
     #[arg(long, value_name = "ADDR", env = "EVERLOG_LISTEN")]
     listen: Option<SocketAddr>,
@@ -78,6 +93,9 @@ pub struct Cli {
 struct File {
     data: Option<PathBuf>,
     cold: Option<Vec<String>>,
+    allow_dependent_cold: Option<bool>,
+    cold_lag_max_ms: Option<u64>,
+    cold_contact_max_ms: Option<u64>,
     listen: Option<SocketAddr>,
     admin_listen: Option<SocketAddr>,
     auth: Option<Auth>,
@@ -146,8 +164,14 @@ pub enum Io {
 pub struct Settings {
     /// The store's directory.
     pub data: PathBuf,
-    /// Where segments are to be shipped, once that is there; empty if nowhere.
+    /// Where the store is shipped, the first one deciding who owns it; empty if nowhere.
     pub cold: Vec<String>,
+    /// Whether a folder on the data's own device counts as cold.
+    pub allow_dependent_cold: bool,
+    /// Appends wait while what is durable is not cold for longer than this, in milliseconds; 0: never.
+    pub cold_lag_max_ms: u64,
+    /// Appends are refused once the first cold store did not answer for so long, in milliseconds; 0: never.
+    pub cold_contact_max_ms: u64,
     /// Where devices connect.
     pub listen: SocketAddr,
     /// Where metrics and health are read.
@@ -185,6 +209,9 @@ impl Cli {
         let settings = Settings {
             data: self.data.clone().or(file.data).unwrap_or_else(|| "./everlog-data".into()),
             cold: cold_urls(cold.unwrap_or_else(|| vec!["file://./everlog-cold".to_owned()]))?,
+            allow_dependent_cold: self.allow_dependent_cold || file.allow_dependent_cold.unwrap_or_default(),
+            cold_lag_max_ms: file.cold_lag_max_ms.unwrap_or_default(),
+            cold_contact_max_ms: file.cold_contact_max_ms.unwrap_or_default(),
             listen: self.listen.or(file.listen).unwrap_or_else(|| ([127, 0, 0, 1], 4437).into()),
             admin_listen: self.admin_listen.or(file.admin_listen).unwrap_or_else(|| ([127, 0, 0, 1], 4438).into()),
             auth: self.auth.or(file.auth).unwrap_or_default(),
@@ -258,6 +285,18 @@ impl Settings {
         };
         // An append that finds memory full waits as a task, and not on one of the threads that others need.
         Config { io, when_full: WhenFull::Reject, ..Config::default() }
+    }
+
+    /// Where and how the engine ships. Nothing is asked of a cold store yet.
+    ///
+    /// # Errors
+    /// Exit code 2 for a place that names no cold store, or whose surroundings say what cannot be.
+    pub fn cold(&self, may_be_lost: bool) -> Result<ColdConfig, Failure> {
+        let here = std::env::current_dir()?;
+        let stores = self.cold.iter().map(|url| everlog::cold::connect(url, &here)).collect::<Result<_, _>>()?;
+        let bound = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
+        let bounds = Bounds { lag_max: bound(self.cold_lag_max_ms), contact_max: bound(self.cold_contact_max_ms) };
+        Ok(ColdConfig { stores, allow_dependent: self.allow_dependent_cold, may_be_lost, bounds })
     }
 }
 

@@ -1,8 +1,11 @@
 //! What an operator measures: counters and histograms of the server, and the engine's own, as OpenMetrics text.
 //!
 //! Nothing is collected until somebody asks, but for the requests and acknowledgements counted here. Units are seconds
-//! and bytes. Invariant: the engine's figures are those of its `Stats`, under the names below and nothing derived.
+//! and bytes. Invariant: the engine's figures are those of its `Stats` and of its cold stores' levels, under the names below
+//! and nothing derived.
 
+use crate::protocol::request::Durability;
+use everlog::cold::standing::ColdLevel;
 use everlog::{ScrubReport, Stats, Store};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -32,8 +35,8 @@ struct LevelLabels {
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
-    /// Of the level `local`, the only one there is.
-    ack_seconds: Histogram,
+    /// By [`Durability`].
+    ack_seconds: [Histogram; 2],
     /// Connections that are open.
     pub connections: Gauge,
     /// Readers that wait for more.
@@ -49,7 +52,8 @@ impl Metrics {
         registry.register("http_requests", "Requests answered", requests.clone());
         let buckets = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
         let acks = Family::<LevelLabels, Histogram>::new_with_constructor(buckets as fn() -> Histogram);
-        let ack_seconds = acks.get_or_create_owned(&LevelLabels { level: "local" });
+        let ack_seconds = [Durability::Local, Durability::Cold]
+            .map(|level| acks.get_or_create_owned(&LevelLabels { level: level.name() }));
         let help = "Time from the whole request to its acknowledgement";
         registry.register_with_unit("ack", help, Unit::Seconds, acks);
         let (connections, live_readers) = (Gauge::default(), Gauge::default());
@@ -60,8 +64,8 @@ impl Metrics {
     }
 
     /// An append was acknowledged after `took`.
-    pub fn acknowledged(&self, took: Duration) {
-        self.ack_seconds.observe(took.as_secs_f64());
+    pub fn acknowledged(&self, durability: Durability, took: Duration) {
+        self.ack_seconds[durability as usize].observe(took.as_secs_f64());
     }
 
     /// A request was answered.
@@ -132,9 +136,45 @@ impl Collector for Engine {
         ] {
             ConstCounter::new(value).encode(family.encode_family(&KindLabels { kind })?)?;
         }
+        let stores = self.0.cold_stores();
+        for (name, help, unit, of) in COLD {
+            let gauge = ConstGauge::new(0.0_f64);
+            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), gauge.metric_type())?;
+            for level in &stores {
+                ConstGauge::new(of(level)).encode(family.encode_family(&StoreLabels { store: level.url.clone() })?)?;
+            }
+        }
         Ok(())
     }
 }
+
+/// What distinguishes cold stores.
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct StoreLabels {
+    store: String,
+}
+
+type ColdFigure = (&'static str, &'static str, Option<Unit>, fn(&ColdLevel) -> f64);
+
+/// What is told of each cold store.
+const COLD: [ColdFigure; 5] = [
+    (
+        "cold_lag",
+        "For how long the first of what is not verified there is durable here",
+        Some(Unit::Seconds),
+        |level| level.lag.as_secs_f64(),
+    ),
+    ("cold_lag", "Bytes of frames written since the open and not verified there", Some(Unit::Bytes), |level| {
+        level.lag_bytes as f64
+    }),
+    ("cold_verified_lsn", "Everything up to this LSN is verified there", None, |level| level.verified.0 as f64),
+    ("cold_counts", "Whether what is there counts as cold: 0 if it shares the fate of the data", None, |level| {
+        f64::from(u8::from(level.counts))
+    }),
+    ("cold_failing", "Whether the last attempt to ship there failed", None, |level| {
+        f64::from(u8::from(level.error.is_some()))
+    }),
+];
 
 type Figure = (&'static str, &'static str, Option<Unit>, u64);
 

@@ -10,7 +10,7 @@ use crate::listener::{Audience, DRAIN_PATIENCE, serve};
 use crate::metrics::Metrics;
 use crate::streams::Streams;
 use everlog::format::identity::FILE_NAME;
-use everlog::{ErrorKind, Store};
+use everlog::{ColdConfig, ErrorKind, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -36,13 +36,11 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     }
     start_logging(settings.log_format);
     share_open_files(&mut settings);
-    let store = open(&settings, cli.init)?;
-    if !settings.cold.is_empty() {
-        tracing::warn!(
-            cold = settings.cold.join(","),
-            "nothing is shipped to a cold store yet: this machine's disk holds the only copy"
-        );
+    let cold = settings.cold(cli.cold_lost)?;
+    if cold.stores.is_empty() {
+        tracing::warn!("nothing is shipped (--cold none): this machine's disk holds the only copy");
     }
+    let store = open(&settings, &cold, cli.init)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime
         .map_err(|e| Failure::new(1, format!("the runtime cannot be started: {e}"), "raise the limit of threads"))?;
@@ -100,23 +98,26 @@ fn share_open_files(settings: &mut Settings) {
 
 /// Opens the store; with `init` it is created if there is none. Only creating tells what a creation that was cut short
 /// left, which it makes anew, from anything else in the directory, which it refuses.
-fn open(settings: &Settings, init: bool) -> Result<Store, Failure> {
-    let refused = match Store::open(&settings.data, settings.engine()) {
+fn open(settings: &Settings, cold: &ColdConfig, init: bool) -> Result<Store, Failure> {
+    let refused = match Store::open_shipping(&settings.data, settings.engine(), cold) {
         Err(e) if init && e.kind() == ErrorKind::Refused => e,
         Err(e) if e.kind() == ErrorKind::Refused && is_missing(settings) => {
             let cause = format!("there is no store in {}", settings.data.display());
-            let remedy = "check that the disk is mounted and --data is right; for a first start, say --init";
+            let remedy = "check that the disk is mounted and --data is right; for a first start, say --init; if the disk is \
+                          lost, bring the store back with everlog restore";
             return Err(Failure::new(3, cause, remedy));
         }
         opened => return Ok(opened?),
     };
-    match Store::create(&settings.data, &settings.engine()) {
+    if has_identity(settings) {
+        // There is a store, and opening it told why it cannot be had.
+        return Err(refused.into());
+    }
+    match Store::create_shipping(&settings.data, &settings.engine(), cold) {
         Ok(id) => {
             tracing::info!(store = %id, data = %settings.data.display(), "created a store");
-            Ok(Store::open(&settings.data, settings.engine())?)
+            Ok(Store::open_shipping(&settings.data, settings.engine(), cold)?)
         }
-        // There is a store, and opening it told why it cannot be had; or there is something else, which creating told.
-        Err(e) if e.kind() == ErrorKind::Refused && has_identity(settings) => Err(refused.into()),
         Err(e) => Err(e.into()),
     }
 }
@@ -154,6 +155,13 @@ async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failu
     let metrics = Metrics::new(&store);
     let stops = settings.on_failure == OnFailure::Stop;
     let failed = store.failed();
+    let ends = async {
+        // Whom another one took the store over from has nothing to serve any more.
+        let error = failed.await;
+        if !stops && error.kind() != ErrorKind::Fenced {
+            std::future::pending::<()>().await;
+        }
+    };
     let context = Arc::new(Context {
         streams: Streams::new(store, Duration::from_millis(settings.append_ms)),
         settings,
@@ -170,7 +178,7 @@ async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failu
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         // Why is told by the log, and once more by the close.
-        _ = failed, if stops => {}
+        () = ends => {}
         // Neither ends before it is asked to: without one of them this process would only look alive.
         ended = &mut devices => return Err(ended_early(ended)),
         ended = &mut operators => return Err(ended_early(ended)),

@@ -7,9 +7,10 @@
 //! an append come back, and never store it wrongly.
 
 use crate::protocol::content::StreamConfig;
-use crate::protocol::request::Producer;
+use crate::protocol::request::{Durability, Producer};
 use bytes::Bytes;
-use everlog::types::{Cursor, Lsn, Position, StoreId, Timeline};
+use everlog::cold::standing::ColdLevel;
+use everlog::types::{AsOf, Cursor, Lsn, Position, StoreId, Timeline};
 use everlog::{
     Ack, Batch, Error, ErrorKind, LogInfo, LogReceipt, Page, ReadLimit, RecoveryReport, Result, Stats, Store,
     Subscription,
@@ -67,6 +68,8 @@ pub struct Request {
     pub close: bool,
     /// Whether the log is deleted.
     pub delete: bool,
+    /// How safe it is to be before it is answered.
+    pub durability: Durability,
 }
 
 impl Request {
@@ -109,6 +112,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+/// Whether an append is not carried out for what is stored already.
+fn contradicts(kind: ErrorKind) -> bool {
+    use ErrorKind::{Closed, Condition, Exists, ProducerConflict, ProducerFenced, ProducerGap};
+    matches!(kind, Exists | Closed | Condition | ProducerGap | ProducerConflict | ProducerFenced)
+}
+
 /// Whether the engine would have had to wait.
 fn must_wait<T>(result: &Result<T>) -> bool {
     result.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
@@ -143,6 +152,18 @@ impl Streams {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.store.stats()
+    }
+
+    /// Why the store stopped acknowledging, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.store.failure()
+    }
+
+    /// What is known of each cold store.
+    #[must_use]
+    pub fn cold_stores(&self) -> Vec<ColdLevel> {
+        self.store.cold_stores()
     }
 
     /// What is durable of a log beside its records; one that was deleted is not found.
@@ -198,11 +219,68 @@ impl Streams {
         Ok(Some(self.known(name).await?).filter(|known| known.created == created))
     }
 
-    /// Carries `request` out, and comes back once that is durable. Where memory is full it waits a while, as a task.
+    /// Carries `request` out, and comes back once it is as safe as was asked. So is what speaks against it, if something
+    /// does. Where memory is full it waits a while, as a task.
     ///
     /// # Errors
-    /// Those of [`Store::append`] and of its acknowledgement.
+    /// Those of [`Store::append`] and of its acknowledgement; those of [`Self::cold`].
     pub async fn append(&self, request: Request) -> Result<LogReceipt> {
+        if request.durability == Durability::Local {
+            return self.append_here(request).await;
+        }
+        if !self.store.has_cold() {
+            return Err(Error::new(ErrorKind::Invalid, "the server has no cold store that counts")
+                .remedy("ask for local, or give the server an independent cold store"));
+        }
+        let appended = self.append_here(request).await;
+        match &appended {
+            Ok(receipt) => self.cold(receipt.lsn).await?,
+            Err(e) if contradicts(e.kind()) => self.cold(self.store.stats().watermark).await?,
+            Err(_) => {}
+        }
+        appended
+    }
+
+    /// Comes back once everything up to `lsn` is cold.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unknown`] if it takes too long; [`ErrorKind::Fenced`], [`ErrorKind::ShutDown`].
+    pub async fn cold(&self, lsn: Lsn) -> Result<()> {
+        let in_time = tokio::time::timeout(self.append_patience, self.store.cold(lsn)).await;
+        in_time.map_err(|_| {
+            let waited = self.append_patience.as_millis();
+            let what = format!("it is stored here and was not verified in a cold store after {waited} ms");
+            Error::new(ErrorKind::Unknown, what).remedy("send it again with the same producer number, or ask for local")
+        })?
+    }
+
+    /// Up to where the stream that was created at `created` is verified in a cold store; None if no cold store counts.
+    ///
+    /// # Errors
+    /// Those of [`Self::info`].
+    pub async fn cold_end(&self, name: &str, created: Lsn) -> Result<Option<Cursor>> {
+        if !self.store.has_cold() {
+            return Ok(None);
+        }
+        // In this order: what comes meanwhile is past the level.
+        let level = self.store.cold_level();
+        let info = self.info(name).await?;
+        if info.created != created || info.changed <= level {
+            return Ok((info.created == created).then(|| info.end()));
+        }
+        let (store, name) = (self.store.clone(), name.to_owned());
+        match blocking(move || store.info_as_of(&name, AsOf::Lsn(level))).await {
+            Ok(was) if was.created == created => Ok(Some(was.end())),
+            // It was created since, or what it was then is not known any more.
+            Ok(_) => Ok(Some(Cursor::default())),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Deleted | ErrorKind::Forgotten) => {
+                Ok(Some(Cursor::default()))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn append_here(&self, request: Request) -> Result<LogReceipt> {
         let request = Arc::new(request);
         let until = Instant::now() + OVERLOAD_PATIENCE;
         loop {

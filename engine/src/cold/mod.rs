@@ -14,6 +14,7 @@ mod dir;
 pub mod ends;
 pub mod fetch;
 pub mod keys;
+pub mod lag;
 pub mod newest;
 pub mod search;
 pub mod standing;
@@ -27,6 +28,8 @@ pub use connect::connect;
 pub use dir::DirStore;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::cold::Home;
+use crate::types::StoreId;
 use std::ops::Range;
 use std::path::Path;
 
@@ -117,6 +120,16 @@ pub trait ColdStore: Send + Sync {
         let _ = dir;
         Ok(false)
     }
+}
+
+/// The store that a cold store holds; None if there is none.
+///
+/// # Errors
+/// [`ErrorKind::Cold`]; [`ErrorKind::Damaged`] if what says so cannot be read; [`ErrorKind::Refused`] if a later version of
+/// everlog wrote it.
+pub fn holds(cold: &dyn ColdStore) -> Result<Option<StoreId>> {
+    let Some(home) = fetch::object(cold, keys::HOME, Home::decode)? else { return Ok(None) };
+    home.map(|home| Some(home.identity.store)).map_err(|why| damaged(cold.url(), keys::HOME, why))
 }
 
 /// A request that failed, or whose outcome is unknown. It is tried again.

@@ -6,11 +6,16 @@
 //!
 //! Invariant: a level never falls, and whoever waits for an LSN is answered once a level has reached it, or when none will.
 
+use super::lag::Lag;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Mutex;
 use crate::types::{Epoch, Lsn, TimeUs};
 use crate::waiter::{Completer, Waiter, pair};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// When to ask again whether the first cold store can be reached.
+const CONTACT_RETRY: Duration = Duration::from_secs(1);
 
 /// What is known of a cold store.
 #[derive(Clone, Debug)]
@@ -27,13 +32,27 @@ pub struct ColdLevel {
     pub version: u64,
     /// The time of the last frame that was read back there: what was acknowledged later may not be there.
     pub time: TimeUs,
+    /// For how long the first of what is not known to be there is durable here already.
+    pub lag: Duration,
+    /// How many bytes of frames are not known to be there; of those written since the open.
+    pub lag_bytes: u64,
     /// Why the last attempt failed; None after one that did not.
     pub error: Option<Error>,
+}
+
+/// How far shipping may fall behind before appends are held back. None: without bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// What is durable here and not cold for so long has appends wait.
+    pub lag_max: Option<Duration>,
+    /// For so long the store goes on without a word from the first cold store, by which its owner knows that it is its owner.
+    pub contact_max: Option<Duration>,
 }
 
 /// The levels of all cold stores, and who waits.
 #[derive(Debug, Default)]
 pub struct Standing {
+    bounds: Bounds,
     state: Mutex<State>,
 }
 
@@ -42,6 +61,9 @@ struct State {
     stores: Vec<ColdLevel>,
     waiting: BTreeMap<Lsn, Vec<Completer<Result<()>>>>,
     ended: Option<Error>,
+    lag: Lag,
+    /// When the first one last said who owns the store.
+    contact: Duration,
 }
 
 impl State {
@@ -54,6 +76,12 @@ impl State {
 }
 
 impl Standing {
+    /// Of no cold store yet, from the time `now` of the monotonic clock on.
+    #[must_use]
+    pub fn new(bounds: Bounds, now: Duration) -> Self {
+        Self { bounds, state: Mutex::new(State { contact: now, ..State::default() }) }
+    }
+
     /// Takes note of the next cold store, of which nothing is known yet.
     pub fn add(&self, url: &str, counts: bool) {
         self.state.lock().stores.push(ColdLevel {
@@ -63,14 +91,77 @@ impl Standing {
             epoch: Epoch(0),
             version: 0,
             time: TimeUs(0),
+            lag: Duration::ZERO,
+            lag_bytes: 0,
             error: None,
         });
     }
 
-    /// What is known of each, in the order in which they were added.
+    /// What is known of each at `now`, in the order in which they were added.
     #[must_use]
-    pub fn stores(&self) -> Vec<ColdLevel> {
-        self.state.lock().stores.clone()
+    pub fn stores(&self, now: Duration) -> Vec<ColdLevel> {
+        let state = self.state.lock();
+        let with_lag = |store: &ColdLevel| {
+            let (lag, lag_bytes) = state.lag.of(store.verified, now);
+            ColdLevel { lag, lag_bytes, ..store.clone() }
+        };
+        state.stores.iter().map(with_lag).collect()
+    }
+
+    /// Where the first one is, and the epoch that is held there; 0 before it is taken.
+    #[must_use]
+    pub fn authority(&self) -> Option<(String, Epoch)> {
+        self.state.lock().stores.first().map(|store| (store.url.clone(), store.epoch))
+    }
+
+    /// Whether there is one that counts.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.state.lock().stores.iter().any(|store| store.counts)
+    }
+
+    /// Everything up to `lsn`, `bytes` of frames since the open, is durable at `now`.
+    pub fn durable(&self, lsn: Lsn, bytes: u64, now: Duration) {
+        let mut state = self.state.lock();
+        let passed = state.stores.iter().map(|store| store.verified).min().unwrap_or(lsn);
+        state.lag.note(lsn, bytes, now, passed);
+    }
+
+    /// The first one said at `now` that this owner still is the owner.
+    pub fn contacted(&self, now: Duration) {
+        let mut state = self.state.lock();
+        state.contact = state.contact.max(now);
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn since_contact(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.state.lock().contact)
+    }
+
+    /// How far what is durable is ahead of what is cold, if that is more than may be.
+    #[must_use]
+    pub fn is_behind(&self, now: Duration) -> Option<Duration> {
+        let most = self.bounds.lag_max?;
+        let state = self.state.lock();
+        let (lag, _) = state.lag.of(state.level(), now);
+        (lag > most).then_some(lag)
+    }
+
+    /// Fails if the store has gone on for too long without a word from the first cold store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cold`].
+    pub fn check_contact(&self, now: Duration) -> Result<()> {
+        let Some(most) = self.bounds.contact_max else { return Ok(()) };
+        let since = self.since_contact(now);
+        if since <= most {
+            return Ok(());
+        }
+        let what = format!("the cold store did not say for {} s who owns the store", since.as_secs());
+        Err(Error::new(ErrorKind::Cold, what).retry_in(CONTACT_RETRY).remedy(
+            "see that it can be reached; appends are taken again once it is, or with a larger cold_contact_max",
+        ))
     }
 
     /// Everything up to this LSN is in some cold store that counts.
@@ -170,6 +261,25 @@ mod tests {
         assert_eq!(waiter.wait().expect_err("told").kind(), ErrorKind::Fenced);
         assert_eq!(standing.wait(Lsn(1)).wait().expect_err("told").kind(), ErrorKind::Fenced);
         assert_eq!(standing_without().wait(Lsn(1)).wait().expect_err("none counts").kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn bounds_hold_appends_back_until_what_they_wait_for_has_come() {
+        let second = Duration::from_secs(1);
+        let bounds = Bounds { lag_max: Some(10 * second), contact_max: Some(5 * second) };
+        let standing = Standing::new(bounds, second);
+        standing.add("mem://cold", true);
+        standing.durable(Lsn(7), 100, 2 * second);
+        assert_eq!(standing.is_behind(12 * second), None);
+        assert_eq!(standing.is_behind(13 * second), Some(11 * second));
+        assert_eq!(standing.stores(13 * second)[0].lag_bytes, 100);
+        standing.verified(0, Lsn(7));
+        assert_eq!(standing.is_behind(99 * second), None);
+        assert!(standing.check_contact(6 * second).is_ok(), "it counts from the open");
+        assert_eq!(standing.check_contact(7 * second).expect_err("too long").kind(), ErrorKind::Cold);
+        standing.contacted(7 * second);
+        standing.contacted(6 * second);
+        assert!(standing.check_contact(12 * second).is_ok());
     }
 
     fn standing_without() -> Standing {

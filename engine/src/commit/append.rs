@@ -10,7 +10,7 @@ use super::encoded::{self, Body, Encoded};
 use super::lane::{Due, Group, Lane, LaneInner, StagedEntry};
 use super::leader::Leader;
 use super::plan::{Entries, Now, Parent, Planned, Verdict, first_asked, plan};
-use super::throttle::{Throttle, Turn};
+use super::throttle::{Behind, Throttle, Turn};
 use crate::config::WhenFull;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{BATCH_HEADER_LEN, Kind, first_kept_payload};
@@ -317,26 +317,24 @@ impl Appender {
     /// Waits for the batch's turn, where appends are slowed down. Who does not wait for memory does not wait for it either,
     /// and is turned away when nothing can be taken at all.
     fn await_turn(&self, bytes: usize, patience: Patience) -> Result<()> {
+        self.throttle.check_contact()?;
         loop {
-            let (pause, due) = match self.throttle.turn(bytes) {
+            let (pause, behind) = match self.throttle.turn(bytes) {
                 Turn::Now => return Ok(()),
                 Turn::After(pause) => (pause, None),
-                Turn::Full(pause, due) => (pause, Some(due)),
+                Turn::Full(pause, behind) => (pause, Some(behind)),
             };
-            match (self.when_full, due) {
+            match (self.when_full, behind) {
                 (WhenFull::Reject, None) => return Ok(()),
-                (WhenFull::Reject, Some(due)) => {
+                (WhenFull::Reject, Some(behind)) => {
                     self.poison.check()?;
                     self.index.metrics.overloads.add(1);
-                    let what = format!("merges are behind: {due} segments are due to be merged");
-                    return Err(Error::new(ErrorKind::Overloaded, what)
-                        .retry_in(RETRY_AFTER)
-                        .remedy("retry later; if it stays so, see why merges fail or give the store a faster disk"));
+                    return Err(too_far(behind));
                 }
                 (WhenFull::Wait, _) if patience == Patience::Now => return Err(would_block()),
                 (WhenFull::Wait, _) => {
                     self.index.metrics.slowed.add(1);
-                    if !self.index.pool.pause(pause) || due.is_none() {
+                    if !self.index.pool.pause(pause) || behind.is_none() {
                         return Ok(());
                     }
                     self.poison.check()?;
@@ -537,6 +535,21 @@ fn repeated(
         });
     }
     Ok(Receipt { logs })
+}
+
+/// The error of an append that is not taken before something has caught up.
+fn too_far(behind: Behind) -> Error {
+    let (what, remedy) = match behind {
+        Behind::Merges(due) => (
+            format!("merges are behind: {due} segments are due to be merged"),
+            "retry later; if it stays so, see why merges fail or give the store a faster disk",
+        ),
+        Behind::Cold(lag) => (
+            format!("the cold store is {} s behind, which is more than cold_lag_max", lag.as_secs()),
+            "retry later; if it stays so, see that the cold store can be reached and is fast enough",
+        ),
+    };
+    Error::new(ErrorKind::Overloaded, what).retry_in(RETRY_AFTER).remedy(remedy)
 }
 
 /// The receipt of a part that stores nothing.

@@ -8,6 +8,8 @@
 //! Invariant: without pressure an append does no more than look at two numbers.
 
 use crate::clock::Clock;
+use crate::cold::standing::Standing;
+use crate::error::Result;
 use crate::index::Index;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,14 +30,24 @@ pub(super) enum Turn {
     Now,
     /// Wait so long, and go.
     After(Duration),
-    /// Wait so long, and ask again: so many segments are due to be merged.
-    Full(Duration, usize),
+    /// Wait so long, and ask again.
+    Full(Duration, Behind),
+}
+
+/// What an append waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// So many segments are due to be merged.
+    Merges(usize),
+    /// What is durable is not cold for so long.
+    Cold(Duration),
 }
 
 /// Slows appends down.
 pub struct Throttle {
     index: Arc<Index>,
     clock: Arc<dyn Clock>,
+    standing: Arc<Standing>,
     /// Segments that are due to be merged from which on appends are slowed down, and at which none is taken.
     soft: usize,
     hard: usize,
@@ -46,15 +58,26 @@ pub struct Throttle {
 impl Throttle {
     /// A throttle for a store that merges `merge_width` segments at once.
     #[must_use]
-    pub fn new(index: Arc<Index>, clock: Arc<dyn Clock>, merge_width: usize) -> Self {
-        Self { index, clock, soft: 2 * merge_width, hard: 6 * merge_width, next: AtomicU64::new(0) }
+    pub fn new(index: Arc<Index>, clock: Arc<dyn Clock>, merge_width: usize, standing: Arc<Standing>) -> Self {
+        Self { index, clock, standing, soft: 2 * merge_width, hard: 6 * merge_width, next: AtomicU64::new(0) }
+    }
+
+    /// Fails if the store has gone on for too long without its cold store.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Cold`].
+    pub(super) fn check_contact(&self) -> Result<()> {
+        self.standing.check_contact(self.clock.monotonic())
     }
 
     /// The turn of an append of `bytes`.
     pub(super) fn turn(&self, bytes: usize) -> Turn {
         let due = self.index.due_segments();
         if due >= self.hard {
-            return Turn::Full(LOOK_AGAIN, due);
+            return Turn::Full(LOOK_AGAIN, Behind::Merges(due));
+        }
+        if let Some(lag) = self.standing.is_behind(self.clock.monotonic()) {
+            return Turn::Full(LOOK_AGAIN, Behind::Cold(lag));
         }
         let pressure = self.pressure(due);
         if pressure <= 0.0 {
@@ -86,7 +109,7 @@ mod tests {
 
     fn throttle() -> (Throttle, Arc<Hand>, Arc<Index>) {
         let (index, clock) = (Arc::new(empty(1000)), Arc::new(Hand::default()));
-        (Throttle::new(Arc::clone(&index), clock.clone(), 8), clock, index)
+        (Throttle::new(Arc::clone(&index), clock.clone(), 8, Arc::default()), clock, index)
     }
 
     #[test]
@@ -139,7 +162,7 @@ mod tests {
     fn nothing_is_taken_when_far_too_many_segments_wait() {
         let (throttle, _, index) = throttle();
         index.set_due_segments(48);
-        assert_eq!(throttle.turn(1), Turn::Full(LOOK_AGAIN, 48));
+        assert_eq!(throttle.turn(1), Turn::Full(LOOK_AGAIN, Behind::Merges(48)));
         index.set_due_segments(3);
         assert_eq!(throttle.turn(1), Turn::Now);
     }

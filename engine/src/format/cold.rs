@@ -10,7 +10,7 @@ use super::identity::Identity;
 use super::manifest::Manifest;
 use super::sealed::{Sealed, seal, unseal};
 use super::{Decoded, FORMAT_VERSION, Features, Malformed};
-use crate::types::{ColdId, Epoch, StoreId, TimeUs};
+use crate::types::{ColdId, Epoch, Lsn, StoreId, TimeUs};
 
 const HOME: &[u8; 8] = b"EVLGHOME";
 const CLAIM: &[u8; 8] = b"EVLGCLAM";
@@ -134,6 +134,9 @@ pub struct Version {
 pub struct Epochs {
     /// The directory was restored and never opened since.
     pub restored: Option<Restored>,
+    /// Another owner took the store over: in which epoch of the first cold store, and the last LSN that was known to be cold
+    /// then.
+    pub fenced: Option<(Epoch, Lsn)>,
     /// One for each cold store it ever wrote to.
     pub tenancies: Vec<Tenancy>,
 }
@@ -376,6 +379,9 @@ impl Epochs {
     #[must_use]
     pub fn encode(&self, store: StoreId) -> Vec<u8> {
         let mut body = vec![self.restored.map_or(0, |restored| restored as u8)];
+        let (epoch, cold) = self.fenced.unwrap_or_default();
+        put(&mut body, epoch.0);
+        put(&mut body, cold.0);
         put_count(&mut body, self.tenancies.len());
         for tenancy in &self.tenancies {
             body.put_bytes(tenancy.url.as_bytes());
@@ -396,10 +402,11 @@ impl Epochs {
             2 => Some(Restored::Rewind),
             _ => return Err(body.malformed("an unknown kind of restore").into()),
         };
+        let fenced = Some((Epoch(body.u64()?), Lsn(body.u64()?))).filter(|(epoch, _)| *epoch > Epoch(0));
         let count = count(&mut body, TENANCY_LEN_MIN)?;
         let tenancies = (0..count).map(|_| Tenancy::decode(&mut body)).collect::<Decoded<_>>()?;
         body.end()?;
-        Ok(Self { restored, tenancies })
+        Ok(Self { restored, fenced, tenancies })
     }
 }
 
@@ -418,7 +425,7 @@ impl Tenancy {
 mod tests {
     use super::*;
     use crate::format::manifest::tests::sample;
-    use crate::types::{BLOCK, FrameNo, JournalId, Lsn};
+    use crate::types::{BLOCK, FrameNo, JournalId};
 
     const STORE: StoreId = StoreId([5; 16]);
     const WHOSE: Whose = Whose { store: STORE, cold: ColdId([8; 16]) };
@@ -495,7 +502,8 @@ mod tests {
             held: (Epoch(3), [1; 16]),
             pending: vec![(Epoch(4), [2; 16]), (Epoch(5), [3; 16])],
         };
-        let epochs = Epochs { restored: Some(Restored::Rewind), tenancies: vec![tenancy] };
+        let restored = Some(Restored::Rewind);
+        let epochs = Epochs { restored, fenced: Some((Epoch(4), Lsn(77))), tenancies: vec![tenancy] };
         assert_eq!(Epochs::decode(&epochs.encode(STORE), STORE), Ok(epochs.clone()));
         each_byte_counts(epochs.encode(STORE), |bytes| Epochs::decode(bytes, STORE));
     }

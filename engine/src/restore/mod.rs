@@ -106,7 +106,7 @@ pub fn restore(
         (report.last_lsn, report.time) = (end.last_lsn, time);
     }
     let tenancy = Tenancy { url: cold.url().to_owned(), cold: found.home.cold, held: found.claim, pending: Vec::new() };
-    let epochs = Epochs { restored: Some(Restored::Heal), tenancies: vec![tenancy] };
+    let epochs = Epochs { restored: Some(Restored::Heal), fenced: None, tenancies: vec![tenancy] };
     io.replace(&dir.join(Epochs::FILE_NAME), &epochs.encode(identity.store))?;
     manifest::commit(io, dir, &Manifest { version, ..found.base.manifest.clone() })?;
     io.replace(&dir.join(IDENTITY), &identity.encode())?;

@@ -178,6 +178,14 @@ impl TailShipper {
         Ok(())
     }
 
+    /// Asks whether this owner still is the owner, also where there is nothing to ship.
+    ///
+    /// # Errors
+    /// As [`Tenant::check_owner`].
+    pub fn check_owner(&self) -> Result<()> {
+        self.tenant.check_owner()
+    }
+
     /// Whether everything that is proved durable is shipped.
     #[must_use]
     pub fn is_level(&self) -> bool {

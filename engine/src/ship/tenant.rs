@@ -20,6 +20,7 @@ use super::epochs::EpochFile;
 use super::history::History;
 use super::put::{There, put};
 use super::tenure::Tenure;
+use crate::clock::Clock;
 use crate::cold::standing::Standing;
 use crate::cold::{ColdStore, Put, damaged, failed, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,6 +51,8 @@ pub struct TenantParts {
     pub colds: Vec<Arc<dyn ColdStore>>,
     /// Cold stores that were written to before may have been emptied: they are filled anew.
     pub may_be_lost: bool,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
     /// The wall clock at the open.
     pub time: TimeUs,
     /// What this process holds in each.
@@ -172,6 +175,7 @@ impl Tenant {
         if let Some(epoch) = self.claim_after(authority, held)? {
             return Err(self.fenced(epoch));
         }
+        self.standing().contacted(self.parts.clock.monotonic());
         let held = *self.parts.claims[self.n].lock();
         if self.n > 0
             && held.claim.0 > Epoch(0)

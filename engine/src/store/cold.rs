@@ -3,8 +3,10 @@
 use super::bell::Bell;
 use super::{Core, Store};
 use crate::catalog::Catalog;
+use crate::clock::Clock;
 use crate::cold::ColdStore;
-use crate::cold::standing::{ColdLevel, Standing};
+use crate::cold::standing::{Bounds, ColdLevel, Standing};
+use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cold::Restored;
 use crate::format::manifest::{TimelineCause, TimelineStart};
@@ -13,7 +15,7 @@ use crate::io::Io;
 use crate::journal::Journal;
 use crate::ship::{EpochFile, History, SegmentShipper, TailShipper, Tenant, TenantParts};
 use crate::sync::{Arc, AtomicBool, Mutex};
-use crate::types::{Epoch, Lsn, TimeUs};
+use crate::types::{Epoch, Lsn, StoreId};
 use crate::waiter::Waiter;
 use std::future::Future;
 use std::path::Path;
@@ -29,6 +31,8 @@ pub struct ColdConfig {
     pub allow_dependent: bool,
     /// One that was written to before and is empty now may have been lost, and is filled anew.
     pub may_be_lost: bool,
+    /// How far shipping may fall behind.
+    pub bounds: Bounds,
 }
 
 impl std::fmt::Debug for ColdConfig {
@@ -69,9 +73,10 @@ impl Future for ColdAck {
 }
 
 /// What the core of a store knows of its cold stores.
-#[derive(Default)]
 pub(super) struct Cold {
     pub standing: Arc<Standing>,
+    /// What the directory knows of its right to write to them.
+    pub epochs: Arc<EpochFile>,
     /// Of each store: rung when there may be something of the tail to ship, and of segments.
     pub bells: Vec<(Bell, Bell)>,
 }
@@ -91,10 +96,36 @@ impl Core {
     pub(super) fn ship_failed(&self, n: usize, error: &Error) {
         self.cold.standing.note(n, |level| level.error = Some(error.clone()));
         if error.kind() == ErrorKind::Fenced {
+            // Nothing is acknowledged from here on, so that what is durable by now is all that was.
             self.poison.set(error.clone());
             self.cold.standing.end(error);
             crate::waiter::wake_all(self.index.take_watchers());
+            self.note_fenced();
         }
+    }
+
+    /// Writes down that another owner has the store, and from where on what is here may be no part of it.
+    fn note_fenced(&self) {
+        let (cold, last) = (self.cold.standing.level(), self.index.watermark());
+        if last > cold {
+            tracing::error!(
+                first_lsn = cold.0 + 1,
+                last_lsn = last.0,
+                "orphaned: acknowledged here, not known to be in the cold store when another owner took over; \
+                 everlog inspect lists the logs"
+            );
+        }
+        let epoch = self.cold.standing.authority().map_or(Epoch(0), |(_, epoch)| epoch).next();
+        // Where it cannot be written, the next open asks the cold store.
+        if let Err(error) = self.cold.epochs.change(|epochs| epochs.fenced = Some((epoch, cold))) {
+            tracing::warn!(%error, "that another owner took the store over could not be written down");
+        }
+    }
+
+    /// Takes note of how much is durable at this moment, by which is told how far cold stores are behind.
+    pub(super) fn note_durable(&self) {
+        let (lsn, bytes) = (self.index.watermark(), self.index.metrics.frame_bytes.get());
+        self.cold.standing.durable(lsn, bytes, self.clock.monotonic());
     }
 
     /// A step of shipping went well.
@@ -112,7 +143,6 @@ pub(super) struct Shippers {
 /// The tenants of a store that is being opened.
 pub(super) struct Tenants {
     pub cold: Cold,
-    pub epochs: Arc<EpochFile>,
     tenants: Vec<Arc<Tenant>>,
 }
 
@@ -121,6 +151,13 @@ pub(super) fn epochs(
     io: &Arc<dyn Io>, dir: &Path, index: &Index, config: &ColdConfig,
 ) -> Result<(Arc<EpochFile>, TimelineCause)> {
     let epochs = EpochFile::load(Arc::clone(io), dir, index.identity)?;
+    if let Some((epoch, cold)) = epochs.get().fenced.filter(|_| !config.may_be_lost) {
+        let what = format!("another owner took the store over, in epoch {epoch} of its first cold store");
+        return Err(Error::new(ErrorKind::Fenced, what).file(dir).lsns(cold.0 + 1..u64::MAX).remedy(
+            "restore the store from its cold store into an empty directory; what this one holds beyond that is listed by \
+             everlog inspect and read by everlog dump",
+        ));
+    }
     let cause = match epochs.get().restored {
         None => TimelineCause::Open,
         Some(_) if config.stores.is_empty() => {
@@ -142,9 +179,9 @@ impl Tenants {
     /// reached by a restored store.
     pub(super) fn take(
         io: &Arc<dyn Io>, dir: &Path, index: &Index, config: &ColdConfig, epochs: Arc<EpochFile>,
-        timelines: &[TimelineStart], time: TimeUs,
+        timelines: &[TimelineStart], clock: &Arc<dyn Clock>,
     ) -> Result<Self> {
-        let standing = Arc::new(Standing::default());
+        let standing = Arc::new(Standing::new(config.bounds, clock.monotonic()));
         for store in &config.stores {
             let counts = config.allow_dependent || !store.depends_on(dir)?;
             if !counts {
@@ -163,7 +200,8 @@ impl Tenants {
             standing: Arc::clone(&standing),
             colds: config.stores.clone(),
             may_be_lost: config.may_be_lost,
-            time,
+            clock: Arc::clone(clock),
+            time: clock.wall(),
             claims: config.stores.iter().map(|_| Mutex::default()).collect(),
         });
         let tenants: Vec<_> = (0..config.stores.len()).map(|n| Arc::new(Tenant::new(Arc::clone(&parts), n))).collect();
@@ -177,14 +215,14 @@ impl Tenants {
             standing.note(0, |level| level.error = Some(error));
         }
         let bells = tenants.iter().map(|_| Default::default()).collect();
-        Ok(Self { cold: Cold { standing, bells }, epochs, tenants })
+        Ok(Self { cold: Cold { standing, epochs, bells }, tenants })
     }
 
     /// The epoch that frames name: that held in the authority, or the last one held there.
     pub(super) fn epoch(&self) -> Epoch {
-        let Some(authority) = self.cold.standing.stores().into_iter().next() else { return Epoch(0) };
-        let known = self.epochs.get().tenancies.into_iter().find(|tenancy| tenancy.url == authority.url);
-        authority.epoch.max(known.map(|tenancy| tenancy.held.0).unwrap_or_default())
+        let Some((url, epoch)) = self.cold.standing.authority() else { return Epoch(0) };
+        let known = self.cold.epochs.get().tenancies.into_iter().find(|tenancy| tenancy.url == url);
+        epoch.max(known.map(|tenancy| tenancy.held.0).unwrap_or_default())
     }
 
     /// What ships to each.
@@ -208,6 +246,31 @@ impl Tenants {
 }
 
 impl Store {
+    /// [`Self::create`] of a store that is to be shipped. A place holds one store: where one lies already, this machine may
+    /// only have lost its directory.
+    ///
+    /// # Errors
+    /// As [`Self::create`]; [`ErrorKind::Refused`] also if one of the cold stores holds a store; [`ErrorKind::Cold`] if that
+    /// cannot be told.
+    pub fn create_shipping(dir: impl AsRef<Path>, config: &Config, cold: &ColdConfig) -> Result<StoreId> {
+        for store in &cold.stores {
+            if let Some(there) = crate::cold::holds(&**store)? {
+                let url = store.url();
+                let what = format!("the cold store {url} holds the store {there}; none is created beside it");
+                return Err(Error::new(ErrorKind::Refused, what).file(dir.as_ref()).remedy(format!(
+                    "bring that one back (everlog restore --cold {url} --to DIR), or give the new one a place of its own"
+                )));
+            }
+        }
+        Self::create(dir, config)
+    }
+
+    /// Whether there is a cold store that counts, so that something can become cold.
+    #[must_use]
+    pub fn has_cold(&self) -> bool {
+        self.inner.core.cold.standing.counts()
+    }
+
     /// Comes back once everything up to `lsn` is verified in a cold store that counts, and in the first:
     /// [`crate::LogReceipt::lsn`] is that of an append.
     pub fn cold(&self, lsn: Lsn) -> ColdAck {
@@ -226,6 +289,7 @@ impl Store {
     /// What is known of each cold store, the authority first.
     #[must_use]
     pub fn cold_stores(&self) -> Vec<ColdLevel> {
-        self.inner.core.cold.standing.stores()
+        let core = &self.inner.core;
+        core.cold.standing.stores(core.clock.monotonic())
     }
 }

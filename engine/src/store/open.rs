@@ -82,7 +82,7 @@ pub(super) fn open_to(
     let journal = Journal::new(ring, end, end_time, loaded.manifest.version);
     let poison = Arc::new(Poison::default());
     let timeline = timeline(&mut loaded, &*io, &*clock, cause)?;
-    let tenants = Tenants::take(&io, dir, &loaded.index, cold, epochs, &loaded.timelines, clock.wall())?;
+    let tenants = Tenants::take(&io, dir, &loaded.index, cold, epochs, &loaded.timelines, &clock)?;
     let grace = Arc::new(Grace::new(Steady::from(Arc::clone(&clock), loaded.stamped()), config.grace));
     let flush_asked = Arc::new(AtomicBool::new(false));
     let catalog = Arc::new(Catalog::new(CatalogParts {
@@ -147,7 +147,7 @@ pub(super) fn open_to(
         // Why the timeline began stands in a manifest before it is forgotten.
         flusher.flush()?;
     }
-    tenants.epochs.change(|epochs| epochs.restored = None)?;
+    tenants.cold.epochs.change(|epochs| (epochs.restored, epochs.fenced) = (None, None))?;
     // Left by a restore that ended, if it could not take it away; nobody asks whether it is there.
     let _ = io.remove(&dir.join(RESTORE_FILE_NAME));
     let committer = Committer::new(shared, frames, depth)?;
@@ -160,7 +160,12 @@ pub(super) fn open_to(
         pressure: Arc::new(Pressure { asked: Arc::clone(&flush_asked), signal: Arc::clone(&flush_signal) }),
         journal_file_bytes: frame_max as u64 * 4,
         grace,
-        throttle: Throttle::new(Arc::clone(&loaded.index), Arc::clone(&clock), config.merge_width),
+        throttle: Throttle::new(
+            Arc::clone(&loaded.index),
+            Arc::clone(&clock),
+            config.merge_width,
+            Arc::clone(&tenants.cold.standing),
+        ),
         when_full: config.when_full,
         timeline,
     };

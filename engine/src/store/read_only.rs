@@ -9,11 +9,13 @@ use super::load::{Loaded, Show, load, refusal};
 use super::lock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::cold::Epochs;
 use crate::format::manifest::{SegmentMeta, TimelineStart};
 use crate::io::{self, Io};
 use crate::manifest;
 use crate::read::{Page, ReadLimit, read};
 use crate::recovery::settle::{self, LOOKS_MAX, Proven};
+use crate::ship::EpochFile;
 use crate::sync::Arc;
 use crate::types::{Lsn, ManifestVersion, StoreId, TimeUs};
 use std::path::Path;
@@ -21,6 +23,8 @@ use std::path::Path;
 /// A store as it was when it was looked at.
 pub struct ReadOnly {
     pub(super) loaded: Loaded,
+    /// None if the file is there and cannot be read.
+    epochs: Option<Epochs>,
 }
 
 /// A store in numbers.
@@ -50,6 +54,8 @@ pub struct Summary {
     pub segments: Vec<SegmentMeta>,
     /// The timelines, oldest first.
     pub timelines: Vec<TimelineStart>,
+    /// What the directory knows of its cold stores; None if the file that says so is damaged.
+    pub epochs: Option<Epochs>,
 }
 
 impl std::fmt::Debug for ReadOnly {
@@ -109,9 +115,9 @@ impl ReadOnly {
             }
             let (wrong, refused) = match loaded {
                 Ok(loaded) => match refusal(&loaded.action, dir, loaded.manifest.version) {
-                    None => return Ok((Self { loaded }, None)),
+                    None => return Ok((Self::of(loaded, &io, dir), None)),
                     Some(_) if after.is_some_and(|newest| proven.is_reached(&loaded.facts, newest)) => {
-                        return Ok((Self { loaded }, None));
+                        return Ok((Self::of(loaded, &io, dir), None));
                     }
                     Some(error) => {
                         proven.note(&loaded.facts);
@@ -124,7 +130,7 @@ impl ReadOnly {
             let moved = before.is_none() || before != after;
             if !matches!(wrong.kind(), ErrorKind::Damaged | ErrorKind::Io) || (look > 1 && !moved) {
                 return match refused {
-                    Some(loaded) => Ok((Self { loaded }, Some(wrong))),
+                    Some(loaded) => Ok((Self::of(loaded, &io, dir), Some(wrong))),
                     None => Err(wrong),
                 };
             }
@@ -134,6 +140,11 @@ impl ReadOnly {
             settle::pause(look);
         }
         unreachable!("the last look returns")
+    }
+
+    fn of(loaded: Loaded, io: &Arc<dyn Io>, dir: &Path) -> Self {
+        let epochs = EpochFile::load(Arc::clone(io), dir, loaded.manifest.identity);
+        Self { loaded, epochs: epochs.ok().map(|file| file.get()) }
     }
 
     /// As [`super::Store::info`].
@@ -183,6 +194,7 @@ impl ReadOnly {
             journal_files: (facts.files.len(), facts.files.iter().map(|file| file.bytes).sum()),
             segments: manifest.segments.clone(),
             timelines: timelines.clone(),
+            epochs: self.epochs.clone(),
         }
     }
 }

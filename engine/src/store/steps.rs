@@ -87,6 +87,7 @@ impl Steps {
     /// [`ErrorKind::Refused`] stop the store.
     pub fn ship(&mut self, n: usize) -> Result<bool> {
         self.core.poison.check()?;
+        self.core.note_durable();
         let Shippers { tail, segments } = &mut self.shippers[n];
         let shipped = tail.step().and_then(|moved| Ok(segments.step()? | moved));
         match &shipped {

@@ -37,6 +37,8 @@ const SCRUB_SLEEP: Duration = Duration::from_secs(1);
 const TAIL_SLEEP: Duration = Duration::from_secs(1);
 /// And how long until it is looked again whether what somebody waits for is proved.
 const AWAITED_PAUSE: Duration = Duration::from_millis(2);
+/// How often the first cold store is asked at least whether the owner still is the owner.
+const CONTACT_EVERY: Duration = Duration::from_secs(10);
 /// How long it is until it is looked again whether there are segments to ship.
 const SEGMENT_SLEEP: Duration = Duration::from_millis(500);
 /// The longest pause after failures of a cold store.
@@ -205,14 +207,27 @@ impl Threads {
 
     /// Ends them; then what is left to be done on disk.
     pub(super) fn stop(mut self, core: &Core) -> Result<()> {
-        match self.join(core) {
-            (Some(mut committer), Some(mut flusher), tails) => {
-                finish(core, &mut committer, &mut flusher)?;
-                ship_rest(core, tails);
-                Ok(())
-            }
+        self.stop_shipping.store(true, Ordering::SeqCst);
+        core.cold.end_bells();
+        let finished = match self.join(core) {
+            (Some(mut committer), Some(mut flusher)) => finish(core, &mut committer, &mut flusher),
             _ => Err(core.poison.error()),
+        };
+        // Only now: a cold store that does not answer holds up the end of the process, and not the close.
+        let tails = self.join_shippers();
+        if finished.is_ok() {
+            ship_rest(core, tails);
         }
+        finished
+    }
+
+    /// Waits for those that ship; gives what ships tails.
+    fn join_shippers(&mut self) -> Vec<TailShipper> {
+        let tails = self.tails.drain(..).filter_map(|thread| thread.join().ok().flatten()).collect();
+        for thread in self.segments.drain(..) {
+            let _ = thread.join();
+        }
+        tails
     }
 
     /// Ends them on a thread of its own, since one of them asks for it and cannot wait for itself: a waker was the last
@@ -249,13 +264,7 @@ impl Threads {
     }
 
     /// Ends them, in the order that lets the committer finish: it may need the flush to free a journal file.
-    fn join(&mut self, core: &Core) -> (Option<Committer>, Option<Flusher>, Vec<TailShipper>) {
-        self.stop_shipping.store(true, Ordering::SeqCst);
-        core.cold.end_bells();
-        let tails = self.tails.drain(..).filter_map(|thread| thread.join().ok().flatten()).collect();
-        for thread in self.segments.drain(..) {
-            let _ = thread.join();
-        }
+    fn join(&mut self, core: &Core) -> (Option<Committer>, Option<Flusher>) {
         self.stop_merger.store(true, Ordering::SeqCst);
         self.stop_scrubber.store(true, Ordering::SeqCst);
         core.merge_bell.end();
@@ -273,7 +282,7 @@ impl Threads {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
-        (committer, flusher, tails)
+        (committer, flusher)
     }
 }
 
@@ -450,7 +459,15 @@ pub(super) fn scrub_loop(scrubber: &mut Scrubber, core: &Core, stop: &AtomicBool
 pub(super) fn tail_loop(tail: &mut TailShipper, n: usize, core: &Core, stop: &AtomicBool) {
     let (bell, mut failures) = (&core.cold.bells[n].0, 0);
     while !stop.load(Ordering::SeqCst) && !core.poison.is_set() {
-        let shipped = tail.step();
+        core.note_durable();
+        let mut shipped = tail.step();
+        // Who has nothing to ship is to notice as well that another one took the store over.
+        if n == 0
+            && matches!(shipped, Ok(false))
+            && core.cold.standing.since_contact(core.clock.monotonic()) > CONTACT_EVERY
+        {
+            shipped = tail.check_owner().map(|()| false);
+        }
         if let Some(pause) = shipped_pause(core, n, &shipped, &mut failures) {
             bell.pause(pause);
         } else if core.cold.standing.is_awaited() {

@@ -5,7 +5,8 @@
 use super::Context;
 use crate::protocol::answer::{Answer, put, with};
 use crate::protocol::body::whole;
-use everlog::{ScrubReport, Stats};
+use everlog::cold::standing::ColdLevel;
+use everlog::{ErrorKind, ScrubReport, Stats};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::{Method, Request, StatusCode};
@@ -43,6 +44,9 @@ fn typed(status: StatusCode, content_type: &str, body: String) -> Answer {
 /// Why no append would be taken, if none would.
 fn unready(context: &Context, stats: &Stats) -> Option<String> {
     if stats.poisoned {
+        if let Some(error) = context.streams.failure().filter(|error| error.kind() == ErrorKind::Fenced) {
+            return Some(format!("{error}; the server stops"));
+        }
         let cause = stats.poison_cause.as_deref().unwrap_or("a write failed");
         return Some(format!(
             "the store stopped acknowledging, and serves reads: {cause}; mend the disk, and start again"
@@ -93,6 +97,21 @@ fn scrub(report: &ScrubReport) -> Value {
     })
 }
 
+/// What is known of a cold store.
+fn cold(level: &ColdLevel) -> Value {
+    json!({
+        "url": level.url,
+        "counts": level.counts,
+        "verified_lsn": level.verified.0,
+        "verified_time_us": level.time.0,
+        "lag_ms": u64::try_from(level.lag.as_millis()).unwrap_or(u64::MAX),
+        "lag_bytes": level.lag_bytes,
+        "epoch": level.epoch.0,
+        "version": level.version,
+        "error": level.error.as_ref().map(ToString::to_string),
+    })
+}
+
 fn status(context: &Context) -> Answer {
     let stats = context.streams.stats();
     let reason = unready(context, &stats);
@@ -105,12 +124,7 @@ fn status(context: &Context) -> Answer {
         "ready": reason.is_none(),
         "reason": reason,
         "timeline": context.streams.timeline().to_string(),
-        "durability": "local",
-        "cold": {
-            "configured": context.settings.cold,
-            "shipped": false,
-            "note": "nothing is shipped yet: this version has no cold tier",
-        },
+        "cold": context.streams.cold_stores().iter().map(cold).collect::<Vec<_>>(),
         "opened": {
             "clean": recovery.clean,
             "took_ms": u64::try_from(recovery.took.as_millis()).unwrap_or(u64::MAX),

@@ -1,11 +1,11 @@
 //! POST: appends to a stream, closes it, or both at once.
 //!
-//! Invariant: 200 and 204 are said only of what is durable on this node.
+//! Invariant: 200 and 204 are said only of what is as safe as was asked for, on this node at least.
 
 use super::{ATTEMPTS, Context, body};
 use crate::protocol::answer::{Answer, Refusal, empty, set};
 use crate::protocol::content::StreamConfig;
-use crate::protocol::request::{self, Producer};
+use crate::protocol::request::{self, Durability, Producer};
 use crate::protocol::{content, headers};
 use crate::streams::{self, Known};
 use bytes::Bytes;
@@ -24,6 +24,7 @@ struct Asked {
     producer: Option<Producer>,
     tag: Option<String>,
     end: Option<Cursor>,
+    durability: Durability,
 }
 
 impl Asked {
@@ -35,6 +36,7 @@ impl Asked {
             producer: request::producer(map)?,
             tag: request::tag(map)?,
             end: request::expected_end(map)?,
+            durability: request::durability(map)?,
         })
     }
 }
@@ -65,7 +67,7 @@ pub async fn append(context: &Arc<Context>, name: String, request: Request<Incom
         let has_records = !records.is_empty();
         if !has_records
             && asked.producer.is_none()
-            && let Some(answer) = closed_before(context, &name).await?
+            && let Some(answer) = closed_before(context, &name, asked.durability).await?
         {
             return Ok(answer);
         }
@@ -78,11 +80,12 @@ pub async fn append(context: &Arc<Context>, name: String, request: Request<Incom
             producer: asked.producer.clone(),
             tag: asked.tag.clone(),
             close: asked.closes,
+            durability: asked.durability,
             ..streams::Request::default()
         };
         match context.streams.append(staged).await {
             Ok(receipt) => {
-                context.metrics.acknowledged(begun.elapsed());
+                context.metrics.acknowledged(asked.durability, begun.elapsed());
                 return done(context, &name, &asked, &receipt, has_records).await;
             }
             Err(error) if matches!(error.kind(), ErrorKind::Replaced | ErrorKind::NotFound | ErrorKind::Deleted) => {
@@ -101,9 +104,15 @@ pub async fn append(context: &Arc<Context>, name: String, request: Request<Incom
 }
 
 /// The answer to a request that only closes, if the stream is closed already.
-async fn closed_before(context: &Context, name: &str) -> Result<Option<Answer>, Refusal> {
+async fn closed_before(context: &Context, name: &str, durability: Durability) -> Result<Option<Answer>, Refusal> {
     let info = context.streams.info(name).await?;
-    Ok(info.closed.then(|| closed_answer(info.end())))
+    if !info.closed {
+        return Ok(None);
+    }
+    if durability == Durability::Cold {
+        context.streams.cold(info.changed).await?;
+    }
+    Ok(Some(closed_answer(info.end())))
 }
 
 /// The answer to a repetition of the very request that closed the stream, with other content: the protocol wants it
@@ -135,7 +144,7 @@ async fn done(
     let fresh = has_records && asked.producer.is_some() && !receipt.duplicate;
     let mut answer = empty(if fresh { StatusCode::OK } else { StatusCode::NO_CONTENT });
     set(&mut answer, headers::NEXT_OFFSET, receipt.next().to_string());
-    set(&mut answer, headers::DURABILITY, "local");
+    set(&mut answer, headers::DURABILITY, asked.durability.name());
     if let Some(producer) = &asked.producer {
         set(&mut answer, headers::PRODUCER_EPOCH, producer.epoch.to_string());
         set(&mut answer, headers::PRODUCER_SEQ, receipt.producer_highest.unwrap_or(producer.number).to_string());

@@ -5,6 +5,7 @@
 use super::{ATTEMPTS, Context, body};
 use crate::protocol::answer::{Answer, Refusal, empty, put, set};
 use crate::protocol::content::{DEFAULT_TYPE, StreamConfig, split};
+use crate::protocol::request::Durability;
 use crate::protocol::{headers, path, request};
 use crate::streams::{Request as Staged, Streams};
 use everlog::types::Cursor;
@@ -21,6 +22,7 @@ pub async fn create(context: &Arc<Context>, name: String, request: Request<Incom
     request::unsupported(request.headers())?;
     let content_type = request::content_type(request.headers())?.unwrap_or(DEFAULT_TYPE).to_owned();
     let closes = request::closes(request.headers())?;
+    let durability = request::durability(request.headers())?;
     let config = StreamConfig { content_type };
     let metadata = config.metadata();
     if config.content_type.len() > CONTENT_TYPE_BYTES_MAX {
@@ -35,7 +37,12 @@ pub async fn create(context: &Arc<Context>, name: String, request: Request<Incom
     let begun = Instant::now();
     for _ in 0..ATTEMPTS {
         match context.streams.info(&name).await {
-            Ok(info) => return found(&config, closes, &info),
+            Ok(info) => {
+                if durability == Durability::Cold {
+                    context.streams.cold(info.changed).await?;
+                }
+                return found(&config, closes, &info);
+            }
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Deleted) => {}
             Err(e) => return Err(e.into()),
         }
@@ -46,14 +53,15 @@ pub async fn create(context: &Arc<Context>, name: String, request: Request<Incom
             body: body.clone(),
             records,
             close: closes,
+            durability,
             ..Staged::default()
         };
         match context.streams.append(staged).await {
             Ok(receipt) => {
-                context.metrics.acknowledged(begun.elapsed());
+                context.metrics.acknowledged(durability, begun.elapsed());
                 let mut answer = described(StatusCode::CREATED, &config, closes, receipt.next());
                 put(&mut answer, LOCATION, &location);
-                set(&mut answer, headers::DURABILITY, "local");
+                set(&mut answer, headers::DURABILITY, durability.name());
                 return Ok(answer);
             }
             Err(e) if e.kind() == ErrorKind::Exists => {}

@@ -2,17 +2,22 @@
 //! records stay in their segments, which nothing merges yet.
 
 use super::Context;
-use crate::protocol::answer::{Answer, Refusal, empty};
+use crate::protocol::answer::{Answer, Refusal, empty, set};
+use crate::protocol::{headers, request};
 use crate::streams::Request;
 use hyper::StatusCode;
+use hyper::header::HeaderMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub async fn delete(context: &Arc<Context>, name: String) -> Result<Answer, Refusal> {
-    let deletion = Request { name: name.clone(), delete: true, ..Request::default() };
+pub async fn delete(context: &Arc<Context>, name: String, asked: &HeaderMap) -> Result<Answer, Refusal> {
+    let durability = request::durability(asked)?;
+    let deletion = Request { name: name.clone(), delete: true, durability, ..Request::default() };
     let begun = Instant::now();
     context.streams.append(deletion).await?;
-    context.metrics.acknowledged(begun.elapsed());
+    context.metrics.acknowledged(durability, begun.elapsed());
     context.streams.forget(&name);
-    Ok(empty(StatusCode::NO_CONTENT))
+    let mut answer = empty(StatusCode::NO_CONTENT);
+    set(&mut answer, headers::DURABILITY, durability.name());
+    Ok(answer)
 }

@@ -4,7 +4,7 @@
 //! that has gone is noticed and forgotten.
 
 use super::Context;
-use super::page::{self, at_end, described, refused};
+use super::page::{self, Found, at_end, described, refused};
 use crate::metrics::Counted;
 use crate::protocol::answer::{Answer, Refusal, put, set, with};
 use crate::protocol::body::{Events, whole};
@@ -13,7 +13,7 @@ use crate::protocol::headers;
 use crate::protocol::query::Query;
 use crate::protocol::sse::{self, Control};
 use bytes::Bytes;
-use everlog::types::Position;
+use everlog::types::{Cursor, Position};
 use everlog::{Page, Subscription};
 use http_body_util::Either;
 use hyper::StatusCode;
@@ -66,21 +66,22 @@ async fn more(context: &Context, subscription: &Subscription, head: u64, until: 
 pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<Answer, Refusal> {
     let until = Instant::now() + Duration::from_millis(context.settings.long_poll_ms);
     let _counted = Counted::new(&context.metrics.live_readers);
-    let (mut page, mut known) = page::read(context, name, query.from).await?;
+    let mut found = page::read(context, name, query.from).await?;
+    let page = &found.page;
     if page.records.is_empty() && !page.closed {
         let subscription = context.streams.subscribe(name).await?;
         let waited = more(context, &subscription, page.head, until).await;
         if waited.map_err(|error| refused(context, name, &error))? {
-            (page, known) = page::read(context, name, Position::Cursor(page.next)).await?;
+            found = page::read(context, name, Position::Cursor(page.next)).await?;
         }
     }
-    let mut answer = described(StatusCode::OK, &known, &page);
+    let (mut answer, page) = (described(StatusCode::OK, &found), &found.page);
     if page.records.is_empty() {
         *answer.status_mut() = StatusCode::NO_CONTENT;
         *answer.body_mut() = whole("");
         put(&mut answer, CACHE_CONTROL, "no-store");
     }
-    if !(page.closed && at_end(&page)) {
+    if !(page.closed && at_end(page)) {
         set(&mut answer, headers::CURSOR, cursor(query.cursor));
     }
     Ok(answer)
@@ -88,7 +89,7 @@ pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<A
 
 pub async fn events(context: &Arc<Context>, name: String, query: &Query) -> Result<Answer, Refusal> {
     // The first page is read before the answer begins, so that what is wrong still has a status of its own.
-    let (first, known) = page::read(context, &name, query.from).await?;
+    let Found { page: first, known, .. } = page::read(context, &name, query.from).await?;
     let framing = known.config.framing();
     if framing == Framing::Text && never_text(&first) {
         let told = "what follows is not UTF-8, which events cannot carry; read it without live=sse";
@@ -141,7 +142,8 @@ impl Reader {
         loop {
             let (head, seen_all, closed) = (page.head, at_end(&page), page.closed);
             let Some(sent) = self.whole(page).await else { return };
-            let Some(text) = self.text(&sent) else { return };
+            let Ok(cold) = self.context.streams.cold_end(&self.name, created).await else { return };
+            let Some(text) = self.text(&sent, cold) else { return };
             if !self.send(text.into()).await || (seen_all && closed) {
                 return;
             }
@@ -200,7 +202,7 @@ impl Reader {
     }
 
     /// The events of a page.
-    fn text(&self, page: &Page) -> Option<String> {
+    fn text(&self, page: &Page, cold: Option<Cursor>) -> Option<String> {
         let closed = at_end(page) && page.closed;
         let mut text = String::new();
         if !page.records.is_empty() {
@@ -211,6 +213,7 @@ impl Reader {
             stream_cursor: (!closed).then(|| cursor(self.cursor)),
             up_to_date: at_end(page),
             stream_closed: closed,
+            everlog_cold_offset: cold.map(|cold| cold.to_string()),
         });
         Some(text)
     }

@@ -92,7 +92,7 @@ async fn route(context: &Arc<Context>, request: Request<Incoming>) -> Result<Ans
         Method::GET => read::read(context, name, &request).await,
         Method::PUT => create::create(context, name, request).await,
         Method::HEAD => head::head(context, &name).await,
-        Method::DELETE => delete::delete(context, name).await,
+        Method::DELETE => delete::delete(context, name, request.headers()).await,
         _ => {
             let mut answer = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a stream takes other methods").answer();
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(METHODS));

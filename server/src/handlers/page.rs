@@ -9,18 +9,28 @@ use crate::protocol::body::whole;
 use crate::protocol::content::join;
 use crate::protocol::headers;
 use crate::streams::Known;
-use everlog::types::Position;
+use everlog::types::{Cursor, Position};
 use everlog::{Error, ErrorKind, Page};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 
+/// A page, and of which stream.
+pub struct Found {
+    pub page: Page,
+    pub known: Known,
+    /// Up to where the stream is verified in a cold store, if one counts.
+    pub cold: Option<Cursor>,
+}
+
 /// Reads, with the configuration of the very log that was read, and tells a reader from another history where it stands.
-pub async fn read(context: &Context, name: &str, from: Position) -> Result<(Page, Known), Refusal> {
+pub async fn read(context: &Context, name: &str, from: Position) -> Result<Found, Refusal> {
     for _ in 0..ATTEMPTS {
         let page = context.streams.read(name, from).await.map_err(|error| refused(context, name, &error))?;
         let known = context.streams.known_as(name, page.created).await;
         if let Some(known) = known.map_err(|error| refused(context, name, &error))? {
-            return Ok((page, known));
+            let cold = context.streams.cold_end(name, page.created).await;
+            let cold = cold.map_err(|error| refused(context, name, &error))?;
+            return Ok(Found { page, known, cold });
         }
     }
     Err(Refusal::conflict("the stream was deleted and created again all the while"))
@@ -38,11 +48,14 @@ pub fn refused(context: &Context, name: &str, error: &Error) -> Refusal {
 }
 
 /// The answer with a page.
-pub fn described(status: StatusCode, known: &Known, page: &Page) -> Answer {
+pub fn described(status: StatusCode, Found { page, known, cold }: &Found) -> Answer {
     let mut answer = with(status, whole(join(known.config.framing(), &page.records)));
     put(&mut answer, CONTENT_TYPE, &known.config.content_type);
     put(&mut answer, CACHE_CONTROL, "private, no-cache");
     set(&mut answer, headers::NEXT_OFFSET, page.next.to_string());
+    if let Some(cold) = cold {
+        set(&mut answer, headers::COLD_OFFSET, cold.to_string());
+    }
     if at_end(page) {
         set(&mut answer, headers::UP_TO_DATE, "true");
         if page.closed {

@@ -20,21 +20,21 @@ pub async fn read(context: &Arc<Context>, name: String, request: &Request<Incomi
         Live::Sse => return live::events(context, name, &query).await,
         Live::No => {}
     }
-    let (page, known) = page::read(context, &name, query.from).await?;
+    let found = page::read(context, &name, query.from).await?;
     if query.now {
-        let mut answer = described(StatusCode::OK, &known, &page);
+        let mut answer = described(StatusCode::OK, &found);
         put(&mut answer, CACHE_CONTROL, "no-store");
         return Ok(answer);
     }
-    let tag = etag(&page);
+    let tag = etag(&found.page);
     if request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|v| names(v, &tag)) {
-        let mut answer = described(StatusCode::NOT_MODIFIED, &known, &page);
+        let mut answer = described(StatusCode::NOT_MODIFIED, &found);
         answer.headers_mut().remove(CONTENT_TYPE);
         *answer.body_mut() = whole("");
         put(&mut answer, ETAG, &tag);
         return Ok(answer);
     }
-    let mut answer = described(StatusCode::OK, &known, &page);
+    let mut answer = described(StatusCode::OK, &found);
     put(&mut answer, ETAG, &tag);
     Ok(answer)
 }

@@ -125,6 +125,7 @@ impl From<&Error> for Refusal {
             ErrorKind::ProducerConflict => (StatusCode::CONFLICT, Some("producer-conflict")),
             ErrorKind::ProducerFenced => (StatusCode::FORBIDDEN, None),
             ErrorKind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some("overloaded")),
+            ErrorKind::Cold => (StatusCode::SERVICE_UNAVAILABLE, Some("cold")),
             ErrorKind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, Some("unknown")),
             ErrorKind::Poisoned => (StatusCode::SERVICE_UNAVAILABLE, Some("poisoned")),
             ErrorKind::Fenced => (StatusCode::SERVICE_UNAVAILABLE, Some("fenced")),

@@ -46,17 +46,20 @@ pub const CUT: &str = "everlog-cut";
 /// Beside a position that the history does not lead to: `heal` where what is missing is to be appended again, `rewind` where
 /// it is to be set aside.
 pub const TIMELINE_CAUSE: &str = "everlog-timeline-cause";
-/// How safe what was appended is: `local` is on this machine's stable storage.
+/// How safe what was appended is: `local` is on this machine's stable storage, `cold` is verified in a cold store as well.
+/// In a request, how safe it is to be before it is answered.
 pub const DURABILITY: &str = "everlog-durability";
+/// Everything of the stream before this position is verified in a cold store.
+pub const COLD_OFFSET: &str = "everlog-cold-offset";
 /// The end that the stream must have for the append to hold.
 pub const EXPECT_OFFSET: &str = "everlog-expect-offset";
 
 /// What a page of another origin may send.
 pub const ALLOWED: &str = "content-type, if-none-match, stream-seq, stream-ttl, stream-expires-at, stream-closed, \
     stream-forked-from, stream-fork-offset, stream-fork-sub-offset, producer-id, producer-epoch, producer-seq, \
-    everlog-expect-offset";
+    everlog-expect-offset, everlog-durability";
 /// What it may see.
 pub const EXPOSED: &str = "etag, location, content-type, retry-after, stream-next-offset, stream-up-to-date, \
     stream-closed, stream-cursor, stream-ttl, stream-expires-at, stream-sse-data-encoding, producer-epoch, producer-seq, \
     producer-expected-seq, producer-received-seq, everlog-store, everlog-error, everlog-timeline, everlog-cut, \
-    everlog-timeline-cause, everlog-durability";
+    everlog-timeline-cause, everlog-durability, everlog-cold-offset";

@@ -23,6 +23,27 @@ pub struct Producer {
     pub number: u64,
 }
 
+/// How safe something is to be before it is answered, or is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// On this machine's stable storage.
+    #[default]
+    Local,
+    /// Verified in a cold store as well.
+    Cold,
+}
+
+impl Durability {
+    /// As headers and metrics call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Cold => "cold",
+        }
+    }
+}
+
 /// A header as text.
 ///
 /// # Errors
@@ -105,6 +126,18 @@ pub fn tag(map: &HeaderMap) -> Result<Option<String>, Refusal> {
         return Err(Refusal::bad_request(format!("Stream-Seq has 1 to {TAG_BYTES_MAX} bytes")));
     }
     Ok(Some(tag.to_owned()))
+}
+
+/// How safe an append is to be before it is answered.
+///
+/// # Errors
+/// 400.
+pub fn durability(map: &HeaderMap) -> Result<Durability, Refusal> {
+    match text(map, headers::DURABILITY)? {
+        None | Some("local") => Ok(Durability::Local),
+        Some("cold") => Ok(Durability::Cold),
+        Some(_) => Err(Refusal::bad_request("Everlog-Durability is local or cold")),
+    }
 }
 
 /// The end that the stream must have.

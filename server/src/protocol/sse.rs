@@ -24,6 +24,9 @@ pub struct Control {
     /// Whether nothing more will come.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stream_closed: bool,
+    /// Up to where the stream is verified in a cold store, if one counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub everlog_cold_offset: Option<String>,
 }
 
 /// The text of a control event.
@@ -123,6 +126,7 @@ mod tests {
             stream_cursor: Some("7".into()),
             up_to_date: false,
             stream_closed: false,
+            everlog_cold_offset: None,
         });
         assert_eq!(text, "event: control\ndata:{\"streamNextOffset\":\"0_1\",\"streamCursor\":\"7\"}\n\n");
     }

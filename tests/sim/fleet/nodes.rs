@@ -47,7 +47,8 @@ impl Fleet {
             node.disk.crash_at(node.disk.ops() + 1 + self.rng.below(25), kind);
         }
         let stores = node.colds.iter().map(|cold| Arc::new(cold.clone()) as Arc<dyn ColdStore>).collect();
-        let cold = ColdConfig { stores, allow_dependent: false, may_be_lost: self.may_be_lost };
+        let cold =
+            ColdConfig { stores, allow_dependent: false, may_be_lost: self.may_be_lost, ..ColdConfig::default() };
         let id = node.id;
         self.note(|| format!("node {id} opens"));
         let (io, clock) = (node.disk.io(), node.clock.clone());

@@ -8,7 +8,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use everlog::names::owner;
-use everlog::{LogInfo, ReadOnly};
+use everlog::types::{AsOf, Lsn};
+use everlog::{ErrorKind, LogInfo, ReadOnly};
 use serde::Serialize;
 
 use crate::output;
@@ -33,8 +34,28 @@ struct Report {
     unflushed_bytes: u64,
     flushed_lsn: u64,
     end_lsn: u64,
+    /// The epoch of the owner that took the store over from this directory, if one did.
+    taken_over_in_epoch: Option<u64>,
     timelines: Vec<Timeline>,
     segments: Vec<Segment>,
+    cold: Vec<Cold>,
+    /// What was acknowledged here alone before another owner took over: no part of the store any more, unless that owner
+    /// found it in the cold store.
+    orphans: Vec<Orphan>,
+}
+
+#[derive(Serialize)]
+struct Cold {
+    url: String,
+    epoch: u64,
+}
+
+#[derive(Serialize)]
+struct Orphan {
+    log: String,
+    first_seq: u64,
+    /// The one behind the last.
+    next_seq: u64,
 }
 
 #[derive(Serialize)]
@@ -61,6 +82,8 @@ pub fn run(dir: &Path, json: bool) -> Result<(), Failure> {
     let store = ReadOnly::open(dir)?;
     let counts = Counts::of(&store)?;
     let summary = store.summary();
+    let fenced = summary.epochs.as_ref().and_then(|epochs| epochs.fenced);
+    let orphans = fenced.map_or_else(|| Ok(Vec::new()), |(_, cold)| orphans(&store, cold))?;
     let report = Report {
         store: summary.id.to_string(),
         created_us: summary.created.0,
@@ -78,6 +101,7 @@ pub fn run(dir: &Path, json: bool) -> Result<(), Failure> {
         unflushed_bytes: summary.journal_bytes,
         flushed_lsn: summary.flushed.0,
         end_lsn: summary.end.0,
+        taken_over_in_epoch: fenced.map(|(epoch, _)| epoch.0),
         timelines: summary
             .timelines
             .iter()
@@ -102,9 +126,35 @@ pub fn run(dir: &Path, json: bool) -> Result<(), Failure> {
                 bytes: meta.bytes,
             })
             .collect(),
+        cold: summary
+            .epochs
+            .into_iter()
+            .flat_map(|epochs| epochs.tenancies)
+            .map(|tenancy| Cold { url: tenancy.url, epoch: tenancy.held.0.0 })
+            .collect(),
+        orphans,
     };
     output::print(&report, json)?;
     Ok(())
+}
+
+/// The logs that have something past `cold`, and what.
+fn orphans(store: &ReadOnly, cold: Lsn) -> Result<Vec<Orphan>, Failure> {
+    let mut orphans = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let logs = store.list("", after.as_deref(), 1000)?;
+        let Some(last) = logs.last() else { return Ok(orphans) };
+        for log in logs.iter().filter(|log| log.changed > cold) {
+            let first_seq = match store.info_as_of(&log.name, AsOf::Lsn(cold)) {
+                Ok(was) => was.next_seq,
+                Err(e) if e.kind() == ErrorKind::NotFound => 0,
+                Err(e) => return Err(e.into()),
+            };
+            orphans.push(Orphan { log: log.name.clone(), first_seq, next_seq: log.next_seq });
+        }
+        after = Some(last.name.clone());
+    }
 }
 
 /// What a walk over the logs adds up to.

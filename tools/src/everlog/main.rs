@@ -48,11 +48,16 @@ records could not be had, 5 stopped by an I/O error.";
 #[derive(Subcommand)]
 enum Command {
     /// Create a store in a directory that is missing or empty
-    #[command(after_help = "Example:\n  everlog init --data ./store")]
+    #[command(
+        after_help = "Examples:\n  everlog init --data ./store\n  everlog init --data ./store --cold s3://bucket/prefix"
+    )]
     Init {
         /// The directory
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
+        /// A cold store that it is to be shipped to, which must hold no store yet; may be repeated
+        #[arg(long, value_name = "URL")]
+        cold: Vec<String>,
     },
     /// Show what a store holds; works on a running store
     #[command(after_help = "Examples:\n  everlog inspect ./store\n  everlog inspect ./store --json")]
@@ -97,7 +102,7 @@ fn main() -> ExitCode {
         eprintln!("the handler for damaged mappings could not be installed: {e}");
     }
     let done = match Cli::parse().command {
-        Command::Init { data } => init::run(&data),
+        Command::Init { data, cold } => init::run(&data, &cold),
         Command::Inspect { dir, json } => inspect::run(&dir, json),
         Command::Dump(args) => dump::run(&args),
         Command::Verify { dir, json } => verify::run(&dir, json),
