@@ -22,22 +22,22 @@ fn config() -> Config {
     Config { idle_frame_after: Duration::ZERO, journal_file_bytes: 1 << 20, memory_pool_bytes: 2 << 20, ..small() }
 }
 
-fn cold(stores: &[&Arc<MemCold>]) -> ColdConfig {
+pub(super) fn cold(stores: &[&Arc<MemCold>]) -> ColdConfig {
     let stores = stores.iter().map(|store| Arc::clone(store) as Arc<dyn ColdStore>).collect();
     ColdConfig { stores, ..ColdConfig::default() }
 }
 
-fn created() -> MemIo {
+pub(super) fn created() -> MemIo {
     let io = MemIo::new();
     Store::create_on(Arc::new(io.clone()), clock(), Path::new(DIR), &config()).expect("an empty disk");
     io
 }
 
-fn open(io: &MemIo, cold: &ColdConfig) -> Result<(Store, Steps)> {
+pub(super) fn open(io: &MemIo, cold: &ColdConfig) -> Result<(Store, Steps)> {
     Store::open_stepped_shipping(Arc::new(io.clone()), clock(), Path::new(DIR), config(), cold)
 }
 
-fn restored(cold: &MemCold) -> (MemIo, RestoreReport) {
+pub(super) fn restored(cold: &MemCold) -> (MemIo, RestoreReport) {
     let io = MemIo::new();
     let report = restore(&io, cold).expect("sound");
     (io, report)
@@ -48,7 +48,7 @@ fn restore(io: &MemIo, cold: &MemCold) -> Result<RestoreReport> {
     restore_on(&io, cold, Path::new(DIR), &config(), &mut |_, _| {})
 }
 
-fn append(store: &Store, steps: &mut Steps, log: &str, payload: &[u8]) -> Lsn {
+pub(super) fn append(store: &Store, steps: &mut Steps, log: &str, payload: &[u8]) -> Lsn {
     let mut batch = Batch::new();
     batch.log(log).create_if_missing().record(payload);
     let ack = store.append(batch).expect("there is room");
@@ -56,7 +56,7 @@ fn append(store: &Store, steps: &mut Steps, log: &str, payload: &[u8]) -> Lsn {
     ack.try_get().expect("committed").expect("durable").logs[0].lsn
 }
 
-fn ship(steps: &mut Steps, n: usize) {
+pub(super) fn ship(steps: &mut Steps, n: usize) {
     while steps.ship(n).expect("reached") {}
 }
 
