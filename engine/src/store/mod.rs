@@ -56,6 +56,8 @@ mod tests_reclaim;
 #[cfg(all(test, not(everlog_loom)))]
 mod tests_rest;
 #[cfg(all(test, not(everlog_loom)))]
+mod tests_rewind;
+#[cfg(all(test, not(everlog_loom)))]
 mod tests_rewound;
 #[cfg(all(test, not(everlog_loom)))]
 mod tests_scrub;

@@ -2,7 +2,6 @@
 
 use super::testing::{DIR, Hand, clock, small};
 use super::{ColdConfig, ReadOnly, Steps, Store, restore_on};
-use crate::Batch;
 use crate::clock::Clock;
 use crate::cold::ColdStore;
 use crate::cold::standing::Bounds;
@@ -13,6 +12,7 @@ use crate::io::Io;
 use crate::io::mem::MemIo;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::{Epoch, Lsn};
+use crate::{Batch, RestoreMode};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ fn who_was_taken_over_knows_it_without_the_cold_store_and_what_is_orphaned() {
     let shipped = append(&store, &mut steps).expect("there is room");
     ship(&mut steps);
     let new: Arc<dyn Io> = Arc::new(MemIo::new());
-    restore_on(&new, &*cold, Path::new(DIR), &config(), &mut |_, _| {}).expect("sound");
+    restore_on(&new, &*cold, Path::new(DIR), &config(), RestoreMode::default(), &mut |_, _| {}).expect("sound");
     let (_owner, _) =
         Store::open_stepped_shipping(new, clock(), Path::new(DIR), config(), &to(&cold)).expect("taken over");
     append(&store, &mut steps).expect("it does not know yet");
