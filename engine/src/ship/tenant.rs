@@ -325,8 +325,11 @@ impl Tenant {
                 let home = Home { identity: *identity, cold: ColdId(self.parts.io.random_bytes()?) };
                 match put(cold, keys::HOME, &home.encode())? {
                     There::This => {
-                        // Everything rests on this: a store that replaces what is there gives an epoch to two owners.
-                        if cold.put(keys::HOME, &home.encode().as_slice())? != Put::Exists {
+                        // Everything rests on this: a store that replaces what is there gives an epoch to two owners. One
+                        // answer may be wrong.
+                        let replaces =
+                            || cold.put(keys::HOME, &home.encode().as_slice()).map(|put| put == Put::Created);
+                        if replaces()? && replaces()? {
                             let what = format!("the cold store {} replaces an object that is there", cold.url());
                             return Err(Error::new(ErrorKind::Refused, what)
                                 .remedy("use one that heeds If-None-Match, as S3 and its present clones do"));

@@ -2,8 +2,8 @@
 
 use super::testing::{DIR, clock, small};
 use super::{ColdConfig, Steps, Store, restore_on};
-use crate::cold::ColdStore;
 use crate::cold::testing::{Fate, MemCold};
+use crate::cold::{ColdStore, Part, Put, Source};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::io::Io;
@@ -12,6 +12,7 @@ use crate::read::ReadLimit;
 use crate::sync::Arc;
 use crate::types::Lsn;
 use crate::{Batch, RestoreMode, RestoreReport};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -359,6 +360,38 @@ fn one_cold_store_holds_one_store() {
     let (one, other) = (created(), created());
     drop(open(&one, &cold(&[&cold_store])).expect("a sound disk"));
     assert_eq!(open(&other, &cold(&[&cold_store])).expect_err("another store's").kind(), ErrorKind::Refused);
+}
+
+/// What a bucket does whose store does not know the condition of a put.
+struct Replacing(MemCold);
+
+impl ColdStore for Replacing {
+    fn url(&self) -> &str {
+        self.0.url()
+    }
+
+    fn put(&self, key: &str, source: &dyn Source) -> Result<Put> {
+        self.0.objects.lock().remove(key);
+        self.0.put(key, source)
+    }
+
+    fn get(&self, key: &str, range: Range<u64>) -> Result<Option<Part>> {
+        self.0.get(key, range)
+    }
+
+    fn list(&self, prefix: &str, after: &str) -> Result<Vec<String>> {
+        self.0.list(prefix, after)
+    }
+}
+
+#[test]
+fn a_cold_store_that_replaces_what_is_there_is_refused() {
+    let cold: Arc<dyn ColdStore> = Arc::new(Replacing(MemCold::new("cold")));
+    let config = ColdConfig { stores: vec![Arc::clone(&cold)], ..ColdConfig::default() };
+    let error = open(&created(), &config).expect_err("it gives an epoch to two owners");
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(error.to_string().contains("If-None-Match"), "{error}");
+    assert!(cold.list("epoch/", "").expect("reached").is_empty(), "nothing is claimed there");
 }
 
 #[test]

@@ -353,6 +353,18 @@ impl Fleet {
     }
 
     fn traced(seed: u64, stores: usize, trace: &Trace) -> Result<Self, Violation> {
+        let mut fleet = Self::unopened(seed, stores, trace)?;
+        match fleet.open(0, false)? {
+            Opening::Opened => Ok(fleet),
+            other => violation(format!("a new store does not open: {other:?}")),
+        }
+    }
+
+    /// A fleet of one node that was never opened.
+    ///
+    /// # Errors
+    /// If its store cannot be created.
+    pub fn unopened(seed: u64, stores: usize, trace: &Trace) -> Result<Self, Violation> {
         let mut rng = Rng::new(seed);
         let colds = ["authority", "second"].iter().take(stores);
         let colds: Vec<_> = colds.map(|name| SimCold::new(name, rng.draw(), trace)).collect();
@@ -382,10 +394,7 @@ impl Fleet {
         if let Err(e) = Store::create_on(node.disk.io(), node.clock.clone(), Path::new(DIR), &config) {
             return violation(format!("a store cannot be created: {e}"));
         }
-        match fleet.open(at, false)? {
-            Opening::Opened => Ok(fleet),
-            other => violation(format!("a new store does not open: {other:?}")),
-        }
+        Ok(fleet)
     }
 
     /// What was seen.
