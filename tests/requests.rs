@@ -13,6 +13,7 @@
 //! One thing asks for a person: a cold store's first object that was spoilt on its way is told as damaged until it is taken
 //! away. `EVERLOG_STRIKE=stores,store,request,fault,luck` lives one life alone, as a failure tells.
 
+use everlog::RestoreMode;
 use everlog_tests::oracle::Violation;
 use everlog_tests::sim::Crash;
 use everlog_tests::sim::cold::{Method, Misfortune, Strike, Trace};
