@@ -7,10 +7,10 @@
 use super::bytes::{Reader, Sink};
 use super::frame::{FrameHeader, FrameRef, HEADER_LEN, header_hash};
 use super::identity::Identity;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, get_timeline, put_timeline};
 use super::sealed::{Sealed, seal, unseal};
 use super::{Decoded, FORMAT_VERSION, Features, Malformed};
-use crate::types::{ColdId, Epoch, Lsn, StoreId, TimeUs};
+use crate::types::{ColdId, Epoch, Lsn, StoreId, TimeUs, Timeline};
 
 const HOME: &[u8; 8] = b"EVLGHOME";
 const CLAIM: &[u8; 8] = b"EVLGCLAM";
@@ -22,7 +22,7 @@ const EPOCHS: &[u8; 8] = b"EVLGEPOC";
 pub const RESTORE_FILE_NAME: &str = "RESTORE";
 /// The longest URL of a cold store, in bytes.
 pub const URL_BYTES_MAX: usize = 4096;
-const END_LEN: usize = 8 + 8 + 52;
+const END_LEN: usize = 8 + 8 + 8 + 52;
 /// The shortest tenancy in EPOCH, in bytes.
 const TENANCY_LEN_MIN: usize = 1 + 16 + CLAIM_LEN + 4;
 const CLAIM_LEN: usize = 8 + 16;
@@ -97,7 +97,9 @@ pub struct TailEnd {
     pub epoch: Epoch,
     /// The number of its tail objects that count.
     pub objects: u64,
-    /// The last frame in them that counts; the zero frame if none does.
+    /// The timeline on which [`Self::last`] was written, by which another history knows whether it has it.
+    pub timeline: Timeline,
+    /// The last frame that counts in them, or, if none does, before them; the zero frame if there is none.
     pub last: FrameRef,
 }
 
@@ -216,13 +218,21 @@ fn put_ends(out: &mut impl Sink, ends: &[TailEnd]) {
     for end in ends {
         put(out, end.epoch.0);
         put(out, end.objects);
+        put_timeline(out, end.timeline);
         end.last.encode(out);
     }
 }
 
 fn ends(body: &mut Reader<'_>) -> Decoded<Vec<TailEnd>> {
     let ends: Vec<TailEnd> = (0..count(body, END_LEN)?)
-        .map(|_| Ok(TailEnd { epoch: Epoch(body.u64()?), objects: body.u64()?, last: FrameRef::decode(body)? }))
+        .map(|_| {
+            Ok(TailEnd {
+                epoch: Epoch(body.u64()?),
+                objects: body.u64()?,
+                timeline: get_timeline(body)?,
+                last: FrameRef::decode(body)?,
+            })
+        })
         .collect::<Decoded<_>>()?;
     if ends.windows(2).any(|w| w[0].epoch >= w[1].epoch) {
         return Err(body.malformed("ends of tails out of order"));
@@ -435,7 +445,9 @@ mod tests {
     }
 
     fn end(epoch: u64) -> TailEnd {
-        TailEnd { epoch: Epoch(epoch), objects: 9, last: FrameRef { frame: FrameNo(3), ..FrameRef::default() } }
+        let (timeline, last) =
+            (Timeline { counter: 3, random: 4 }, FrameRef { frame: FrameNo(3), ..FrameRef::default() });
+        TailEnd { epoch: Epoch(epoch), objects: 9, timeline, last }
     }
 
     /// Sealed frames from `first` on, `n` of them, without the zeros behind.

@@ -294,12 +294,12 @@ impl FrameRef {
     }
 }
 
-fn put_timeline(out: &mut impl Sink, timeline: Timeline) {
+pub(super) fn put_timeline(out: &mut impl Sink, timeline: Timeline) {
     out.put(&timeline.counter.to_le_bytes());
     out.put(&timeline.random.to_le_bytes());
 }
 
-fn get_timeline(reader: &mut Reader<'_>) -> Decoded<Timeline> {
+pub(super) fn get_timeline(reader: &mut Reader<'_>) -> Decoded<Timeline> {
     Ok(Timeline { counter: reader.u32()?, random: reader.u32()? })
 }
 

@@ -143,6 +143,11 @@ impl Found {
         let (identity, whose) = (self.home.identity, self.home.whose());
         let mut at = self.base.manifest.flushed;
         let (mut end, moment) = (Frames::default(), self.mode.as_of());
+        // What comes behind an LSN is none of this one's business, be it missing or not.
+        let is_there = |at: FrameRef| moment == Some(AsOf::Lsn(at.last_lsn));
+        if is_there(at) {
+            return Ok(end);
+        }
         // An object that cannot be read, in front of none that goes on behind it yet.
         let mut unread = None;
         let (first, from) = self.base.tail_from;
@@ -188,10 +193,13 @@ impl Found {
                     at = frame;
                     end.last = Some((frame, header.time));
                     unread = None;
+                    if is_there(at) {
+                        return Ok(end);
+                    }
                 }
             }
             if let Some(known) = known {
-                if at.frame < known.last.frame {
+                if at.last_lsn < known.last.last_lsn {
                     let what = "frames up to the end that its successor found are missing";
                     let lsns = at.last_lsn.0 + 1..(known.last.last_lsn.0 + 1).max(at.last_lsn.0 + 2);
                     lost.push(damaged(cold.url(), &keys::tails(epoch), what).lsns(lsns));

@@ -5,6 +5,7 @@
 //! restored to have it left aside. A tail ends where a frame does not go on from the one before.
 
 use super::tenant::Tenant;
+use crate::cold::history::timeline_at;
 use crate::cold::{damaged, ends, fetch, keys};
 use crate::error::Result;
 use crate::format::cold::{TailEnd, Version};
@@ -83,11 +84,14 @@ impl Tenant {
             next_version,
             base: Arc::new(base),
         };
-        let mut at = tenure.last;
+        let (mut at, manifest) = (tenure.last, &tenure.base.manifest);
+        let timeline = timeline_at(&manifest.timelines, at.last_lsn);
+        // Where nothing is behind the base, its last frame is the end: who begins with an older version comes that far.
+        let mut end = TailEnd { epoch: first, objects: from, timeline, last: at };
         for older in (first.0..epoch.0).map(Epoch) {
             let known = tenure.ends.iter().find(|end| end.epoch == older).copied();
-            let from = if older == first { from } else { 0 };
-            let end = self.read_tail(&mut tenure, &mut at, older, from, known)?;
+            let objects = if older == first { from } else { 0 };
+            end = self.read_tail(&mut tenure, &mut at, TailEnd { epoch: older, objects, ..end }, known)?;
             tenure.ends.retain(|end| end.epoch != older);
             tenure.ends.push(end);
         }
@@ -95,14 +99,15 @@ impl Tenant {
         Ok(tenure)
     }
 
-    /// Reads the tail of an older epoch from the object `from` on, as far as it counts, to its end, which is `known` if a
-    /// successor of it has found it before. Where this history ends before that, what lies past it counts no more.
+    /// Reads the tail of an older epoch, as far as it counts, to its end, which is `known` if a successor of it has found it
+    /// before; from behind `end` on, which is the end if there is nothing.
     fn read_tail(
-        &self, tenure: &mut Tenure, at: &mut FrameRef, older: Epoch, from: u64, known: Option<TailEnd>,
+        &self, tenure: &mut Tenure, at: &mut FrameRef, mut end: TailEnd, known: Option<TailEnd>,
     ) -> Result<TailEnd> {
-        let cold = self.cold();
-        let mut seen = TailEnd { epoch: older, objects: from, last: FrameRef::default() };
-        let mut number = from;
+        let (cold, older, history) = (self.cold(), end.epoch, &self.parts.history);
+        // One that a successor found which went on elsewhere is none here.
+        let known = known.filter(|known| history.holds(known.timeline, known.last.last_lsn));
+        let mut number = end.objects;
         while known.is_none_or(|known| number < known.objects) {
             let key = keys::tail(older, number);
             let Some(tail) = fetch::tail(cold, self.whose(), older, number)? else { break };
@@ -110,27 +115,24 @@ impl Tenant {
             // The writer of one that is damaged found that out, and put the frames again under the next number.
             let Ok(tail) = tail else { continue };
             let headers = tail.headers(self.identity()).map_err(|why| damaged(cold.url(), &key, why))?;
-            // The last frame in it that counts; and whether what comes behind it is part of this history, if the tail
-            // is over.
-            let (mut last, mut over) = (None, None);
+            let (mut last, mut is_over) = (None, false);
             for (header, frame) in &headers {
                 if known.is_some_and(|known| frame.frame > known.last.frame) {
                     break;
                 }
                 let is_before = frame.frame <= at.frame;
-                let is_held = self.parts.history.holds(header.timeline, frame.last_lsn);
                 if !is_before && !header.continues(at) {
                     tracing::warn!(cold = cold.url(), key, "what lies in front of this tail object is missing");
-                    over = Some(is_held);
+                    is_over = true;
                     break;
                 }
-                if !is_held {
+                if !history.holds(header.timeline, frame.last_lsn) {
                     if self.must_hold_all() {
                         return Err(self.behind(frame.last_lsn));
                     }
                     let lsn = frame.last_lsn;
                     tracing::warn!(cold = cold.url(), %lsn, "what lies there is no part of this history; it is left aside");
-                    over = Some(is_held);
+                    is_over = true;
                     break;
                 }
                 if !is_before {
@@ -140,18 +142,17 @@ impl Tenant {
                 if header.entries == 0 {
                     continue;
                 }
+                end.objects = number;
                 if !is_before {
                     (tenure.last, tenure.is_anchored) = (*frame, true);
-                }
-                if frame.frame > seen.last.frame {
-                    seen = TailEnd { objects: number, last: *frame, ..seen };
+                    (end.timeline, end.last) = (header.timeline, *frame);
                 }
             }
             tenure.tails.extend(last.map(|last| (older, number - 1, last)));
-            if let Some(is_held) = over {
-                return Ok(known.filter(|_| is_held).unwrap_or(seen));
+            if is_over {
+                return Ok(known.unwrap_or(end));
             }
         }
-        Ok(known.unwrap_or(TailEnd { objects: number, ..seen }))
+        Ok(known.unwrap_or(TailEnd { objects: number, ..end }))
     }
 }

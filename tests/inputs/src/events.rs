@@ -32,6 +32,7 @@ pub fn events(input: &[u8]) {
         stream_cursor: Some(offset.clone()),
         up_to_date: mode & 2 == 2,
         stream_closed: false,
+        everlog_cold_offset: None,
     };
     let stream = event + &control(&follows);
     let read = read(&stream);
