@@ -13,6 +13,7 @@
 //! One thing asks for a person: a cold store's first object that was spoilt on its way is told as damaged until it is taken
 //! away. `EVERLOG_STRIKE=stores,store,request,fault,luck` lives one life alone, as a failure tells.
 
+use everlog::RestoreMode;
 use everlog_tests::oracle::Violation;
 use everlog_tests::sim::Crash;
 use everlog_tests::sim::cold::{Method, Misfortune, Strike, Trace};
@@ -149,7 +150,7 @@ fn open(fleet: &mut Fleet, at: usize) -> Result<(), Violation> {
 }
 
 fn restored(fleet: &mut Fleet, from: usize) -> Result<usize, Violation> {
-    fleet.restored(from, false)?.ok_or_else(|| Violation(format!("nothing is restored from {from}")))
+    fleet.restored(from, RestoreMode::Heal, false)?.ok_or_else(|| Violation(format!("nothing is restored from {from}")))
 }
 
 /// The node asks for what is cold and gets level; then everything comes back from each cold store.

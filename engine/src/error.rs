@@ -25,7 +25,7 @@ pub enum ErrorKind {
     /// The moment lies further back than the grace keeps history: ask for the LSN [`Error::expected`] or a later one.
     Forgotten,
     /// The cursor lies on a stretch of history that the log does not have: the store was restored or lost its end. Go on
-    /// from the cut ([`Error::cut`]), and append again what is missing.
+    /// from the cut ([`Error::cut`]), and append again what is missing, or set it aside ([`Error::is_taken_back`]).
     Rewound,
     /// The log exists already.
     Exists,
@@ -83,6 +83,7 @@ struct Inner {
     offset: Option<u64>,
     expected: Option<u64>,
     cut: Option<Cursor>,
+    is_taken_back: bool,
     beyond: Option<(u64, u64)>,
     retry_after: Option<Duration>,
     source: Option<std::io::Error>,
@@ -103,6 +104,7 @@ impl Error {
                 offset: None,
                 expected: None,
                 cut: None,
+                is_taken_back: false,
                 beyond: None,
                 retry_after: None,
                 source: None,
@@ -181,6 +183,14 @@ impl Error {
         self
     }
 
+    /// The store was taken back on purpose since what was asked for.
+    #[must_use]
+    pub fn taken_back(mut self) -> Self {
+        self.inner.is_taken_back = true;
+        self.inner.remedy = Some("set aside what is newer, and go on with what the store has".to_owned());
+        self
+    }
+
     /// What was asked for is larger than it may be: bytes, and the limit.
     #[must_use]
     pub fn beyond_limit(mut self, asked: u64, limit: u64) -> Self {
@@ -235,6 +245,14 @@ impl Error {
     #[must_use]
     pub fn cut(&self) -> Option<Cursor> {
         self.inner.cut
+    }
+
+    /// Whether the position is of a history that the store was taken back from on purpose ([`ErrorKind::Rewound`]), or of
+    /// a log that it has not ([`ErrorKind::NotFound`], [`ErrorKind::Deleted`]) and may have had then: what is newer is to
+    /// be set aside, where it is to be appended again otherwise.
+    #[must_use]
+    pub fn is_taken_back(&self) -> bool {
+        self.inner.is_taken_back
     }
 
     /// Where a record or a batch is too large: its bytes, and how many fit.
@@ -306,6 +324,7 @@ impl Clone for Error {
                 offset: i.offset,
                 expected: i.expected,
                 cut: i.cut,
+                is_taken_back: i.is_taken_back,
                 beyond: i.beyond,
                 retry_after: i.retry_after,
                 source: i.source.as_ref().map(|e| match e.raw_os_error() {

@@ -15,8 +15,9 @@
 //! 6. A store can be copied as it stands ([`SimCold::copy`]) and destroyed ([`SimCold::wipe`]), what is still to land
 //!    included.
 //!
-//! It knows keys by their bytes alone, but for that of the first object and that claims begin with `epoch/`, which tell
-//! whose store it is. Invariant: everything follows from the seed and the requests; the same give the same trace.
+//! It knows keys by their bytes alone, but for that of the first object and that claims begin with `epoch/` and
+//! versions with `manifest/`, which tell whose store it is. Invariant: everything follows from the seed and the
+//! requests; the same give the same trace.
 
 mod misfortune;
 
@@ -35,6 +36,8 @@ use std::sync::Arc;
 pub const HOME: &str = "store";
 /// What the keys of claims begin with.
 const CLAIMS: &str = "epoch/";
+/// What the keys of versions begin with.
+const VERSIONS: &str = "manifest/";
 /// Keys that a listing gives at most.
 const LISTED_MAX: usize = 5;
 /// Requests after which a late put has landed.
@@ -216,6 +219,19 @@ impl SimCold {
     #[must_use]
     pub fn holds_spoilt_tail(&self) -> bool {
         self.state.lock().objects.iter().any(|(key, object)| key.starts_with("tail/") && object.spoilt)
+    }
+
+    /// Whether a version that can be read lies there which this node sent.
+    #[must_use]
+    pub fn holds_version_of(&self, node: usize) -> bool {
+        let is_its = |object: &Object| object.node == node && !object.spoilt;
+        self.state.lock().objects.iter().any(|(key, object)| key.starts_with(VERSIONS) && is_its(object))
+    }
+
+    /// Whether a version that this node sent is still to land.
+    #[must_use]
+    pub fn awaits_version_of(&self, node: usize) -> bool {
+        self.state.lock().late.iter().any(|late| late.node == node && late.key.starts_with(VERSIONS))
     }
 
     /// Who sent the newest claim that can be read.

@@ -5,6 +5,7 @@
 //! written by its timeline; the position before the first record belongs to timeline zero and is always valid.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::manifest::{TimelineCause, TimelineStart};
 use crate::types::{Cursor, Seq, Timeline};
 
 /// The timeline of the record before `seq`; None if it is so old that the list does not tell.
@@ -43,9 +44,27 @@ fn cut(timelines: &[(Timeline, Seq)], end: Seq, cursor: Cursor) -> Cursor {
     self::cursor(timelines, seq)
 }
 
+/// Whether a store with these timelines, oldest first, was taken back on purpose after `timeline`, so that what was written
+/// on that one past its end, or on one that followed, is not wanted any more. Of two restores in a row, either may be the
+/// one that did it.
+///
+/// A timeline that the store does not know was cut off by one whose counter is no higher, as both began with the same
+/// ones. The newest restore among those is taken for it: one before that the unknown timeline may as well come from.
+#[must_use]
+pub fn was_taken_back(timelines: &[TimelineStart], timeline: Timeline) -> bool {
+    let is_restore = |start: &TimelineStart| matches!(start.cause, TimelineCause::Heal | TimelineCause::Rewind);
+    let may_cut_off = |start: &TimelineStart| start.timeline.counter <= timeline.counter && is_restore(start);
+    let first = match timelines.iter().position(|start| start.timeline == timeline) {
+        Some(at) => at + 1,
+        None => timelines.iter().rposition(may_cut_off).unwrap_or(0),
+    };
+    timelines[first..].iter().any(|start| start.cause == TimelineCause::Rewind)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{Lsn, TimeUs};
 
     fn line(counter: u32, random: u32) -> Timeline {
         Timeline { counter, random }
@@ -109,5 +128,47 @@ mod tests {
         check(&[], Seq(0), Cursor::default()).expect("the start");
         let error = check(&[], Seq(0), at(2, 20, 4)).expect_err("another history");
         assert_eq!(error.cut(), Some(Cursor::default()));
+    }
+
+    /// Timelines that began so, with the counters 1, 2, … and ten times that as random bits.
+    fn began(causes: &[TimelineCause]) -> Vec<TimelineStart> {
+        let start = |(counter, cause): (u32, &TimelineCause)| TimelineStart {
+            timeline: line(counter, counter * 10),
+            parent: Timeline::default(),
+            first_lsn: Lsn(0),
+            began: TimeUs(0),
+            cause: *cause,
+        };
+        (1..).zip(causes).map(start).collect()
+    }
+
+    #[test]
+    fn the_restore_that_cut_a_history_off_tells_what_becomes_of_it() {
+        use TimelineCause::{Creation, Heal, Open, Rewind};
+        let healed = began(&[Creation, Open, Heal, Open]);
+        let rewound = began(&[Creation, Open, Rewind, Open, Open]);
+        let both = began(&[Creation, Rewind, Open, Heal, Open]);
+        for (history, timeline, expected) in [
+            (&healed, line(2, 20), false),
+            (&healed, line(3, 31), false),
+            (&rewound, line(2, 20), true),
+            // The server went on for some opens before it was taken back.
+            (&rewound, line(3, 31), true),
+            (&rewound, line(4, 41), true),
+            (&rewound, line(9, 90), true),
+            // What began after that is cut off by nothing.
+            (&rewound, line(3, 30), false),
+            (&rewound, line(5, 50), false),
+            // A loss long before it.
+            (&rewound, line(1, 11), true),
+            // Two restores: the newer one cut off what was written between them, both what was before.
+            (&both, line(1, 10), true),
+            (&both, line(3, 30), false),
+            (&both, line(4, 41), false),
+            (&both, line(2, 21), true),
+        ] {
+            assert_eq!(was_taken_back(history, timeline), expected, "{timeline}");
+        }
+        assert!(!was_taken_back(&[], line(1, 10)));
     }
 }

@@ -31,6 +31,8 @@ mod tests_ahead;
 mod tests_as_of;
 #[cfg(test)]
 mod tests_as_of_cases;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_cold;
 #[cfg(test)]
 mod tests_cursor;
 #[cfg(test)]
@@ -54,6 +56,10 @@ mod tests_reclaim;
 #[cfg(all(test, not(everlog_loom)))]
 mod tests_rest;
 #[cfg(all(test, not(everlog_loom)))]
+mod tests_rewind;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_rewound;
+#[cfg(all(test, not(everlog_loom)))]
 mod tests_scrub;
 #[cfg(all(test, not(everlog_loom)))]
 mod tests_ship;
@@ -74,14 +80,15 @@ use crate::commit::lane::Lane;
 use crate::commit::{Ack, Batch, Receipt};
 use crate::config::{Config, WhenFull};
 use crate::error::{Error, ErrorKind, Result};
-use crate::index::Index;
+use crate::format::manifest::TimelineStart;
+use crate::index::{Index, history};
 use crate::io::{self, Io};
 use crate::journal::Journal;
 use crate::poison::{Failed, Poison};
 use crate::read::{Page, ReadLimit, read, try_read};
 use crate::scrub::ScrubReport;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
-use crate::types::{Position, StoreId, TimeUs};
+use crate::types::{Cursor, Position, StoreId, TimeUs};
 use bell::Bell;
 use flush_signal::FlushSignal;
 use std::path::{Path, PathBuf};
@@ -110,6 +117,8 @@ struct Core {
     poison: Arc<Poison>,
     appender: Appender,
     report: RecoveryReport,
+    /// The timelines that led to this open's, oldest first, and that one.
+    timelines: Vec<TimelineStart>,
     io: Arc<dyn Io>,
     flush_asked: Arc<AtomicBool>,
     flush_signal: Arc<FlushSignal>,
@@ -146,6 +155,14 @@ impl Core {
     /// Fails once the store is closed: its files may be another process's by then.
     fn check_open(&self) -> Result<()> {
         if self.end.closed.load(Ordering::Acquire) { Err(subscription::closed()) } else { Ok(()) }
+    }
+
+    /// An error of a read from a cursor, which says whether the store was taken back on purpose since.
+    fn explained(&self, error: Error, from: Position) -> Error {
+        // The start of a log belongs to every history.
+        let Position::Cursor(Cursor { seq: 1.., timeline }) = from else { return error };
+        let is_of_history = matches!(error.kind(), ErrorKind::Rewound | ErrorKind::NotFound | ErrorKind::Deleted);
+        if is_of_history && history::was_taken_back(&self.timelines, timeline) { error.taken_back() } else { error }
     }
 
     /// The time by the steady clock.
@@ -310,7 +327,8 @@ impl Store {
     /// past the log's end, [`ErrorKind::Damaged`].
     pub fn read(&self, log: &str, from: impl Into<Position>, limit: ReadLimit) -> Result<Page> {
         self.inner.core.check_open()?;
-        read(&self.inner.core.index, log, from.into(), limit, self.inner.core.now())
+        let (core, from) = (&self.inner.core, from.into());
+        read(&core.index, log, from, limit, core.now()).map_err(|error| core.explained(error, from))
     }
 
     /// [`Self::read`] of records that lie in memory, as those appended lately do; waits for nothing.
@@ -319,7 +337,8 @@ impl Store {
     /// As [`Self::read`], and [`ErrorKind::WouldBlock`] where it would have to wait.
     pub fn try_read(&self, log: &str, from: impl Into<Position>, limit: ReadLimit) -> Result<Page> {
         self.inner.core.check_open()?;
-        try_read(&self.inner.core.index, log, from.into(), limit, self.inner.core.now())
+        let (core, from) = (&self.inner.core, from.into());
+        try_read(&core.index, log, from, limit, core.now()).map_err(|error| core.explained(error, from))
     }
 
     /// [`Self::read`] as a future; the disk is waited for on a thread of the store's.
@@ -327,7 +346,7 @@ impl Store {
         let (core, log, from) = (Arc::clone(&self.inner.core), log.to_owned(), from.into());
         ReadFuture::start(self.inner.threads.lock().as_ref(), move || {
             core.check_open()?;
-            read(&core.index, &log, from, limit, core.now())
+            read(&core.index, &log, from, limit, core.now()).map_err(|error| core.explained(error, from))
         })
     }
 

@@ -178,6 +178,7 @@ pub(super) fn open_to(
         poison,
         appender,
         report,
+        timelines: loaded.timelines,
         io,
         flush_asked,
         flush_signal,

@@ -140,6 +140,11 @@ impl From<&Error> for Refusal {
         if let Some(cut) = error.cut() {
             refusal = refusal.header(headers::CUT, cut.to_string());
         }
+        if error.is_taken_back() {
+            refusal = refusal.header(headers::TIMELINE_CAUSE, "rewind");
+        } else if error.kind() == ErrorKind::Rewound {
+            refusal = refusal.header(headers::TIMELINE_CAUSE, "heal");
+        }
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             let wait = match (error.retry_after(), error.kind()) {
                 (Some(wait), _) => wait.as_secs().max(1),
@@ -178,6 +183,19 @@ mod tests {
         assert_eq!(answer.status(), StatusCode::GONE);
         assert_eq!(answer.headers()[headers::ERROR], "timeline");
         assert_eq!(answer.headers()[headers::CUT], "0000000000000000_0000000000000007");
+        assert_eq!(answer.headers()[headers::TIMELINE_CAUSE], "heal");
+    }
+
+    #[test]
+    fn who_is_to_set_something_aside_is_told_so_also_of_a_stream_that_is_not_there() {
+        let cause = |kind, is_taken_back| {
+            let error = Error::new(kind, "another history");
+            let answer = Refusal::from(if is_taken_back { error.taken_back() } else { error }).answer();
+            answer.headers().get(headers::TIMELINE_CAUSE).map(|value| value.to_str().expect("text").to_owned())
+        };
+        assert_eq!(cause(ErrorKind::Rewound, true).as_deref(), Some("rewind"));
+        assert_eq!(cause(ErrorKind::NotFound, true).as_deref(), Some("rewind"));
+        assert_eq!(cause(ErrorKind::NotFound, false), None);
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub const ERROR: &str = "everlog-error";
 pub const TIMELINE: &str = "everlog-timeline";
 /// Where the history that was asked for and the stream's part.
 pub const CUT: &str = "everlog-cut";
+/// Beside a position that the history does not lead to: `heal` where what is missing is to be appended again, `rewind` where
+/// it is to be set aside.
+pub const TIMELINE_CAUSE: &str = "everlog-timeline-cause";
 /// How safe what was appended is: `local` is on this machine's stable storage, `cold` is verified in a cold store as well.
 /// In a request, how safe it is to be before it is answered.
 pub const DURABILITY: &str = "everlog-durability";
@@ -59,4 +62,4 @@ pub const ALLOWED: &str = "content-type, if-none-match, stream-seq, stream-ttl, 
 pub const EXPOSED: &str = "etag, location, content-type, retry-after, stream-next-offset, stream-up-to-date, \
     stream-closed, stream-cursor, stream-ttl, stream-expires-at, stream-sse-data-encoding, producer-epoch, producer-seq, \
     producer-expected-seq, producer-received-seq, everlog-store, everlog-error, everlog-timeline, everlog-cut, \
-    everlog-durability, everlog-cold-offset";
+    everlog-timeline-cause, everlog-durability, everlog-cold-offset";

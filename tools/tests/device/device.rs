@@ -93,6 +93,16 @@ impl Device {
         self.dir.join(path).exists()
     }
 
+    /// Every file that was set aside, by path without the time.
+    pub fn set_aside(&self) -> BTreeMap<String, String> {
+        let files = everlog_tests::folders::files(&self.dir.join(".everlog/set-aside"));
+        let without_time = |name: &str| name.split_once('/').expect("it lies in a folder").1.to_owned();
+        files
+            .iter()
+            .map(|(name, content)| (without_time(name), String::from_utf8_lossy(content).into_owned()))
+            .collect()
+    }
+
     /// Every file outside of `.everlog`, by path.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();

@@ -10,4 +10,5 @@ mod faults;
 mod hostile;
 mod losses;
 mod resets;
+mod rewinds;
 mod stand_in;

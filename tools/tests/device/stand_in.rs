@@ -50,6 +50,10 @@ pub struct World {
     timeline: u64,
     pub streams: HashMap<String, Stream>,
     pub page_records: usize,
+    /// Whether what was lost is taken back on purpose.
+    pub on_purpose: bool,
+    /// As many records of each stream are in a cold store; None: there is none.
+    pub cold: Option<usize>,
     pub requests: u64,
 }
 
@@ -63,7 +67,7 @@ impl StandIn {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let (store, streams) = ("store-1".to_owned(), HashMap::new());
-        let world = World { store, timeline: 1, streams, page_records: 3, requests: 0 };
+        let world = World { store, timeline: 1, streams, page_records: 3, on_purpose: false, cold: None, requests: 0 };
         let shared = Arc::new((Mutex::new(world), Mutex::new(None)));
         let serving = Arc::clone(&shared);
         thread::spawn(move || {
@@ -203,9 +207,17 @@ impl World {
     }
 
     fn get(&self, request: &Request) -> Answer {
-        let Some(stream) = self.streams.get(&request.path) else { return (404, Vec::new(), Vec::new()) };
-        let mut headers = Vec::new();
         let offset = request.query.strip_prefix("offset=").unwrap_or("-1");
+        let cause = ("Everlog-Timeline-Cause".into(), if self.on_purpose { "rewind" } else { "heal" }.into());
+        let Some(stream) = self.streams.get(&request.path) else {
+            let is_rewind = self.on_purpose && offset != "-1";
+            return (404, if is_rewind { vec![cause] } else { Vec::new() }, Vec::new());
+        };
+        let mut headers = Vec::new();
+        if let Some(cold) = self.cold {
+            let offset = World::offset(stream, cold.min(stream.records.len()));
+            headers.push(("Everlog-Cold-Offset".into(), offset));
+        }
         let from = if offset == "-1" {
             0
         } else {
@@ -216,6 +228,7 @@ impl World {
                 let kept = stream.records.iter().take(seq).take_while(|(t, _)| *t <= timeline).count();
                 headers.push(("Everlog-Error".into(), "timeline".into()));
                 headers.push(("Everlog-Cut".into(), World::offset(stream, kept)));
+                headers.push(cause);
                 return (410, headers, Vec::new());
             }
             seq

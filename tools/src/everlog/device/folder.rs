@@ -77,6 +77,16 @@ impl Folder {
         }
     }
 
+    /// The collection's name.
+    pub fn name(&self) -> &'static str {
+        self.collection.name
+    }
+
+    /// Where an item's file is.
+    pub fn place(&self, key: &str) -> PathBuf {
+        self.path.join(key)
+    }
+
     pub fn exists(&self) -> bool {
         self.path.is_dir()
     }
@@ -315,7 +325,7 @@ impl Folder {
     }
 
     /// What an error on one name means.
-    fn refused(&self, verb: &str, key: &str, e: io::Error) -> Result<Done, Failure> {
+    pub fn refused(&self, verb: &str, key: &str, e: io::Error) -> Result<Done, Failure> {
         if lies_in_the_name(&e) {
             Ok(Done::Refused(format!("the file cannot be {verb}: {e}")))
         } else {
@@ -423,7 +433,7 @@ fn write_synced(path: &Path, source: &mut dyn Read) -> io::Result<Digest> {
 }
 
 /// Renames to a name that must be free. Where the file system cannot tell in the same step, a look comes before.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS) => match fs::symlink_metadata(to) {
             Ok(_) => Err(ErrorKind::AlreadyExists.into()),

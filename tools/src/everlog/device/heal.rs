@@ -1,9 +1,9 @@
 //! What an item is measured by when a whole stream is read again, because the server has lost the history that this
 //! device had followed.
 //!
-//! A server that was restored lacks what came after the cut. Devices still have it and put it back. Invariant: nothing
-//! is deleted here merely because the server lost it, and what another device has put back and edited since is no
-//! conflict with what it was before.
+//! A server that was restored lacks what came after the cut. Devices still have it and put it back, or, where it was taken
+//! back on purpose, set it aside. Invariant: nothing is deleted here merely because the server lost it, and what another
+//! device has put back and edited since is no conflict with what it was before.
 
 use super::merge::Version;
 use super::state::State;
@@ -11,10 +11,22 @@ use super::state::State;
 /// The cut of a server that lost everything.
 pub const NOTHING_KEPT: &str = "0000000000000000_0000000000000000";
 
+/// What the server no longer has.
+#[derive(Debug)]
+pub struct Loss {
+    /// All past this offset.
+    pub cut: String,
+    /// It was taken back to there on purpose: what is newer is to be set aside, and not to be put back.
+    pub is_rewind: bool,
+}
+
 /// How the stream stands beside what this device knew.
+#[derive(Default)]
 pub struct Reread {
     /// The server has lost all past this offset; None: it has lost nothing that is known of.
     pub cut: Option<String>,
+    /// As [`Loss::is_rewind`].
+    pub is_rewind: bool,
 }
 
 /// The last that the stream says of a key.
@@ -61,14 +73,18 @@ fn is_surely_before(one: &str, other: &str) -> bool {
 }
 
 impl Reread {
-    /// After another loss, which came while the first was being healed.
-    pub fn and_lost(self, cut: String) -> Self {
-        match self.cut {
-            Some(earlier) if position(&earlier).is_none_or(|e| position(&cut).is_some_and(|c| e < c)) => {
-                Self { cut: Some(earlier) }
-            }
-            _ => Self { cut: Some(cut) },
-        }
+    /// After another loss, which came while the first was being healed. What is set aside for one too many is kept, and what
+    /// is put back for one too many undoes a rewind.
+    pub fn and_lost(self, loss: Loss) -> Self {
+        let is_rewind = self.is_rewind || loss.is_rewind;
+        let is_earlier =
+            |cut: &String| position(cut).is_none_or(|earlier| position(&loss.cut).is_some_and(|c| earlier < c));
+        Self { cut: Some(self.cut.filter(is_earlier).unwrap_or(loss.cut)), is_rewind }
+    }
+
+    /// The version agreed on, if the server cannot have lost it.
+    pub fn kept_base(&self, state: &State, key: &str) -> Version {
+        state.items.get(key).filter(|item| !self.is_beyond(&item.offset)).map(|item| item.hash)
     }
 
     /// Whether the change that ends at the offset is lost, or can only be thought so.
@@ -133,7 +149,7 @@ mod tests {
         // What was written after the loss belongs to another timeline.
         let last_at = if last_at > 50 { format!("0000000200000001_{last_at:016x}") } else { offset(last_at) };
         let last = LastWord { version: version(remote), offset: &last_at, was_put_back };
-        let base = Reread { cut: Some(offset(50)) }.base(&state, "k", &last);
+        let base = Reread { cut: Some(offset(50)), is_rewind: false }.base(&state, "k", &last);
         decide(base, version(local), version(remote))
     }
 
@@ -153,7 +169,7 @@ mod tests {
             let mut state = State::new("d".into());
             state.agree("k", version("v2"), &offset(60));
             let last = LastWord { version: version("v1"), offset: last_at, was_put_back: false };
-            Reread { cut: Some(NOTHING_KEPT.to_owned()) }.base(&state, "k", &last)
+            Reread { cut: Some(NOTHING_KEPT.to_owned()), is_rewind: false }.base(&state, "k", &last)
         };
         assert_eq!(base(&offset(59)), version("v1"), "what is here is put back");
         assert_eq!(base(&offset(61)), None, "both are kept");
@@ -195,7 +211,7 @@ mod tests {
             let mut state = State::new("d".into());
             state.agree("k", version("v1"), &offset(at));
             let last = LastWord { version: version(remote), offset: &offset(last_at), was_put_back: false };
-            Reread { cut: Some(offset(50)) }.must_be_said_again(&state, "k", &last)
+            Reread { cut: Some(offset(50)), is_rewind: false }.must_be_said_again(&state, "k", &last)
         };
         assert!(says_again(60, 5, "v1"));
         assert!(!says_again(60, 55, "v1"), "somebody did");
@@ -211,10 +227,26 @@ mod tests {
 
     #[test]
     fn of_two_losses_the_earlier_place_counts() {
-        let both = |one: Option<u64>, other| Reread { cut: one.map(offset) }.and_lost(offset(other)).cut;
+        let loss = |cut, is_rewind| Loss { cut: offset(cut), is_rewind };
+        let both = |one: Option<u64>, other| {
+            Reread { cut: one.map(offset), is_rewind: false }.and_lost(loss(other, false)).cut
+        };
         assert_eq!(both(None, 7), Some(offset(7)));
         assert_eq!(both(Some(9), 7), Some(offset(7)));
         assert_eq!(both(Some(5), 7), Some(offset(5)));
+        for (first, second) in [(false, true), (true, false)] {
+            assert!(Reread::default().and_lost(loss(5, first)).and_lost(loss(7, second)).is_rewind);
+        }
+    }
+
+    #[test]
+    fn what_a_rewind_cannot_have_taken_back_is_still_agreed_on() {
+        let mut state = State::new("d".into());
+        state.agree("old", version("v1"), &offset(50));
+        state.agree("new", version("v1"), &offset(51));
+        let kept = |cut: &str, key| Reread { cut: Some(cut.to_owned()), is_rewind: true }.kept_base(&state, key);
+        assert_eq!((kept(&offset(50), "old"), kept(&offset(50), "new")), (version("v1"), None));
+        assert_eq!((kept(NOTHING_KEPT, "old"), kept("odd", "old"), kept(&offset(50), "other")), (None, None, None));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum Decision {
     Keep,
     /// Both edited: the server's version takes the name, the file's goes on under another.
     Conflict,
+    /// The file is newer than what the server was taken back to: it is set aside, and the server is followed.
+    SetAside,
 }
 
 /// `base` is what both sides last agreed on.
@@ -38,6 +40,18 @@ pub fn decide(base: Version, local: Version, remote: Version) -> Decision {
         (false, false, Some(_), Some(_)) => Decision::Conflict,
         (false, false, Some(_), None) => Decision::Keep,
         (false, false, None, _) => Decision::Write,
+    }
+}
+
+/// The same after the server was taken back on purpose. `base` is what both sides last agreed on, if the server still has
+/// that; a change here of anything else, or of nothing, is newer than what was taken back to.
+pub fn follow(base: Version, local: Version, remote: Version) -> Decision {
+    match (local, remote) {
+        _ if local == remote => Decision::Settled,
+        (None, _) => Decision::Write,
+        (Some(_), Some(_)) if local == base => Decision::Write,
+        (Some(_), None) if local == base => Decision::Delete,
+        (Some(_), _) => Decision::SetAside,
     }
 }
 
@@ -113,6 +127,20 @@ mod tests {
             if edited_there {
                 assert!(matches!(decision, Decision::Write | Decision::Conflict), "{row}");
             }
+        }
+    }
+
+    #[test]
+    fn after_a_rewind_the_server_is_followed_and_what_is_newer_set_aside() {
+        use Decision::{Delete, SetAside, Settled, Write};
+        // In the order of the table.
+        let expected = [
+            Settled, Write, SetAside, Settled, SetAside, Settled, Write, Write, Delete, Settled, Write, SetAside,
+            SetAside, Settled, SetAside,
+        ];
+        for ((row, _), expected) in TABLE.into_iter().zip(expected) {
+            let [base, local, remote] = [0, 1, 2].map(|i| version(row.as_bytes()[i] as char));
+            assert_eq!(follow(base, local, remote), expected, "{row}");
         }
     }
 }

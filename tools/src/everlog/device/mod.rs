@@ -4,6 +4,7 @@
 //! copy of an item, or takes what it could not read for something that is not there.
 
 mod account;
+mod aside;
 mod clock;
 mod collection;
 mod digest;

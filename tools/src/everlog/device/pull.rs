@@ -4,19 +4,20 @@
 //! so that old versions never appear in the folder. Invariant: the cursor advances, durably, after every file that it
 //! stands for; merging the same words again after a crash changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::value::RawValue;
 
+use super::aside;
 use super::digest::Digest;
 use super::folder::{Done, Folder, Found};
-use super::heal::{LastWord, NOTHING_KEPT, Reread, offset_before};
+use super::heal::{LastWord, Loss, NOTHING_KEPT, Reread, offset_before};
 use super::history;
 use super::item::{Change, Content, Element, decode};
-use super::merge::{Decision, Version, decide};
+use super::merge::{Decision, Version, decide, follow};
 use super::photos::{self, Download};
-use super::remote::{Page, START};
+use super::remote::{Page, START, Told};
 use super::report::{NAMED_MAX, cause};
 use super::session::Session;
 use super::state::{Intent, State, Wanted};
@@ -71,6 +72,8 @@ struct Gathered {
     /// Keys in the order of their pages, for those whose content has to be read again.
     pages: Vec<String>,
     cursor: String,
+    /// What the last page said of the cold store.
+    cold: Option<String>,
     /// The ends of all pages.
     ends: Vec<String>,
     held_bytes: usize,
@@ -82,9 +85,9 @@ struct Gathered {
 
 enum Gathering {
     Done(Gathered),
-    Cut(Option<String>),
+    Cut(Told),
     Trimmed,
-    Missing,
+    Missing { is_rewind: bool },
 }
 
 /// One page that was read again for its contents.
@@ -113,28 +116,30 @@ enum NotHad {
 /// Brings the folder up to what the server has.
 pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
     // Without a cursor the whole stream is read, against whatever was agreed on before.
-    let mut reread = session.state.cursor.is_none().then(|| Reread { cut: session.state.cut.clone() });
+    let (cut, is_rewind) = (session.state.cut.clone(), session.state.is_rewind);
+    let mut reread = session.state.cursor.is_none().then_some(Reread { cut, is_rewind });
     // If nothing speaks of what is past the cursor, reading from it on will tell the same.
     if session.state.cursor != session.state.heard
-        && let Some(cut) = history::find_loss(session)?
+        && let Some(loss) = history::find_loss(session)?
     {
         session.become_another()?;
-        reread = Some(reread.unwrap_or(Reread { cut: None }).and_lost(cut));
+        reread = Some(reread.unwrap_or_default().and_lost(loss));
     }
     for _ in 0..REREADS_MAX {
         let cursor = session.state.cursor.clone().unwrap_or(START.to_owned());
         let from = if reread.is_some() { START } else { cursor.as_str() };
         match gather(session, from, reread.as_ref())? {
             Gathering::Done(gathered) => return merge(session, gathered, reread.as_ref()),
-            Gathering::Cut(cut) => {
-                let cut = history::find_cut(session, &cursor, cut)?;
-                reread = Some(reread.unwrap_or(Reread { cut: None }).and_lost(cut));
+            Gathering::Cut(told) => {
+                let loss = history::find_cut(session, &cursor, told)?;
+                reread = Some(reread.unwrap_or_default().and_lost(loss));
             }
-            Gathering::Missing => {
+            Gathering::Missing { is_rewind } => {
                 session.remote.create(session.collection)?;
-                reread = Some(Reread { cut: Some(NOTHING_KEPT.into()) });
+                let loss = Loss { cut: NOTHING_KEPT.into(), is_rewind };
+                reread = Some(reread.unwrap_or_default().and_lost(loss));
             }
-            Gathering::Trimmed if reread.is_none() => reread = Some(Reread { cut: None }),
+            Gathering::Trimmed if reread.is_none() => reread = Some(Reread::default()),
             Gathering::Trimmed => {
                 let cause = format!("the server cannot give {} from its beginning on", session.collection.name);
                 return Err(Failure::new(4, cause, "look into the server's log; nothing was changed"));
@@ -152,11 +157,11 @@ fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<
     let mut offset = from.to_owned();
     let mut empty = 0;
     loop {
-        let (elements, next, at_end) = match session.remote.read(session.collection, &offset)? {
-            Page::Content { elements, next, at_end } => (elements, next, at_end),
-            Page::Cut(cut) => return Ok(Gathering::Cut(cut)),
+        let (elements, next, at_end, cold) = match session.remote.read(session.collection, &offset)? {
+            Page::Content { elements, next, at_end, cold } => (elements, next, at_end, cold),
+            Page::Cut(told) => return Ok(Gathering::Cut(told)),
             Page::Trimmed => return Ok(Gathering::Trimmed),
-            Page::Missing => return Ok(Gathering::Missing),
+            Page::Missing { is_rewind } => return Ok(Gathering::Missing { is_rewind }),
         };
         empty = if elements.is_empty() { empty + 1 } else { 0 };
         if !at_end && (next == offset || empty > EMPTY_PAGES_MAX) {
@@ -171,6 +176,7 @@ fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<
         gathered.ends.push(offset.clone());
         if at_end {
             gathered.cursor = offset;
+            gathered.cold = cold;
             return Ok(Gathering::Done(gathered));
         }
     }
@@ -244,15 +250,14 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
     for (name, why) in std::mem::take(&mut gathered.bad) {
         session.report.damaged(session.collection, &name, why);
     }
-    let cursor = gathered.cursor.clone();
+    let (cursor, cold) = (gathered.cursor.clone(), gathered.cold.take());
     let ends = std::mem::take(&mut gathered.ends);
-    let silent: Vec<String> = match reread {
-        Some(_) => {
+    let silent = match reread {
+        Some(reread) => {
             // Everything is said anew.
             session.state.wanted.clear();
             session.state.unreadable.clear();
-            let known = session.state.items.keys().chain(session.state.deleted.keys());
-            known.filter(|key| !gathered.last.contains_key(*key)).cloned().collect()
+            silent(session, &mut gathered, reread)?
         }
         None => Vec::new(),
     };
@@ -263,6 +268,7 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         Some(reread) => {
             session.state.cursor = None;
             session.state.cut = reread.cut.clone();
+            session.state.is_rewind = reread.is_rewind;
             session.state.heard = Some(cursor.clone());
         }
     }
@@ -284,14 +290,35 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
     if reread.is_some() {
         session.state.marks.clear();
         session.state.cut = None;
+        session.state.is_rewind = false;
     }
     ends.iter().for_each(|end| session.state.mark(end));
     session.state.cursor = Some(cursor);
+    session.state.cold = cold;
     session.state.merging.clear();
     for (key, why) in &session.state.unreadable {
         session.report.damaged(session.collection, key, why.clone());
     }
     session.save()
+}
+
+/// The known keys of which the stream, read as a whole, says nothing. Where it was taken back on purpose, it says of them
+/// and of every other file here that it has no such item.
+fn silent(session: &Session<'_>, gathered: &mut Gathered, reread: &Reread) -> Result<Vec<String>, Failure> {
+    let state = &session.state;
+    let mut silent: BTreeSet<String> = state.items.keys().chain(state.deleted.keys()).cloned().collect();
+    let mut gone = state.newer.clone();
+    if reread.is_rewind {
+        gone.append(&mut silent);
+        gone.extend(session.folder.names()?.items);
+    }
+    for key in gone {
+        let (offset, page) = (gathered.cursor.clone(), gathered.cursor.clone());
+        silent.remove(&key);
+        gathered.last.entry(key).or_insert(Last { said: Said::Deleted, offset, page, was_put_back: false });
+    }
+    silent.retain(|key| !gathered.last.contains_key(key));
+    Ok(silent.into_iter().collect())
 }
 
 /// Writes down what the merge is about to make of the files. Without it, a crash before the state is saved would leave
@@ -304,7 +331,7 @@ fn intend(session: &mut Session<'_>, words: &[(String, Last)]) -> Result<(), Fai
             state.merging.insert(key.clone(), intent);
         }
     }
-    if session.state.merging.is_empty() { Ok(()) } else { session.save() }
+    if session.state.merging.is_empty() && !session.state.is_rewind { Ok(()) } else { session.save() }
 }
 
 /// Finds out how far a merge came that a crash ended. To be done before anything is decided about the files.
@@ -331,13 +358,18 @@ struct Merger<'s, 'a> {
 impl Merger<'_, '_> {
     /// Makes the file what the last word on it, what is here, and what was agreed on make of it together.
     fn settle(&mut self, key: &str, mut last: Last) -> Result<(), Failure> {
+        let (base, must_be_said_again) = self.base(key, &last);
         if let Said::Unreadable(why) = last.said {
             self.session.state.wanted.remove(key);
             self.session.state.unreadable.insert(key.to_owned(), why);
+            let is_agreed = |found| matches!((found, base), (Found::File(hash), Some(base)) if hash == base);
+            if self.follows(key) && !is_agreed(self.session.folder.find(key)?) {
+                self.session.state.newer.insert(key.to_owned());
+            }
             return Ok(());
         }
         let remote = last.version();
-        let (base, must_be_said_again) = self.base(key, &last);
+        let decide = if self.follows(key) { follow } else { decide };
         let mut ready = None;
         for _ in 0..DECISIONS_MAX {
             let local = match self.session.folder.find(key)? {
@@ -346,7 +378,8 @@ impl Merger<'_, '_> {
                 Found::Unknown(why) => return self.leave(key, &last, why),
             };
             let decision = decide(base, local, remote);
-            if matches!(decision, Decision::Write | Decision::Conflict) && ready.is_none() {
+            let takes_place = matches!(decision, Decision::Write | Decision::Conflict | Decision::SetAside);
+            if takes_place && remote.is_some() && ready.is_none() {
                 match self.fetch(key, &mut last)? {
                     Ok(content) => ready = Some(content),
                     Err(NotHad::Damaged(why)) => return self.miss(key, &last, why),
@@ -359,6 +392,10 @@ impl Merger<'_, '_> {
                 (Decision::Conflict, Some(hash)) => match self.keep_both(key, hash)? {
                     Done::Yes => self.put(key, ready.as_ref(), local)?,
                     not => not,
+                },
+                (Decision::SetAside, _) => match (self.set_aside(key)?, remote) {
+                    (Done::Yes, Some(_)) => self.put(key, ready.as_ref(), None)?,
+                    (done, _) => done,
                 },
                 (Decision::Write | Decision::Conflict, _) => self.put(key, ready.as_ref(), local)?,
             };
@@ -378,10 +415,21 @@ impl Merger<'_, '_> {
         self.leave(key, &last, "the file goes on changing".into())
     }
 
+    /// Whether the server is followed, and what is newer here set aside: it was taken back on purpose.
+    fn follows(&self, key: &str) -> bool {
+        self.reread.is_some_and(|reread| reread.is_rewind) || self.session.state.newer.contains(key)
+    }
+
     /// What the changes are measured by, and whether what is agreed on has to be said again.
     fn base(&self, key: &str, last: &Last) -> (Version, bool) {
         let state = &self.session.state;
+        if state.newer.contains(key) {
+            return (None, false);
+        }
         let Some(reread) = self.reread else { return (state.base(key), false) };
+        if reread.is_rewind {
+            return (reread.kept_base(state, key), false);
+        }
         let word = LastWord { version: last.version(), offset: &last.offset, was_put_back: last.was_put_back };
         (reread.base(state, key, &word), reread.must_be_said_again(state, key, &word))
     }
@@ -402,6 +450,15 @@ impl Merger<'_, '_> {
         Ok(Done::Yes)
     }
 
+    /// Takes what is here out of the server's way.
+    fn set_aside(&mut self, key: &str) -> Result<Done, Failure> {
+        let report = &mut self.session.report;
+        let to = report.set_aside_in.get_or_insert_with(|| aside::place(self.session.home));
+        let done = aside::put(self.session.folder, key, to)?;
+        report.set_aside += u64::from(done == Done::Yes);
+        Ok(done)
+    }
+
     fn put(&self, key: &str, content: Option<&Ready>, local: Version) -> Result<Done, Failure> {
         match content.expect("what is to be written was fetched before") {
             Ready::Bytes(bytes) => self.session.folder.write(key, bytes, local),
@@ -413,6 +470,8 @@ impl Merger<'_, '_> {
         let report = &mut self.session.report;
         match decision {
             Decision::Settled | Decision::Keep => {}
+            // What was set aside is counted by itself.
+            Decision::SetAside => {}
             Decision::Write => report.pulled += 1,
             Decision::Delete => report.deleted += 1,
             Decision::Conflict => {
@@ -439,6 +498,9 @@ impl Merger<'_, '_> {
     fn want(&mut self, key: &str, last: &Last) {
         let size = if let Said::Photo { size, .. } = last.said { Some(size) } else { None };
         let (offset, page) = (last.offset.clone(), last.page.clone());
+        if self.follows(key) {
+            self.session.state.newer.insert(key.to_owned());
+        }
         self.session.state.wanted.insert(key.to_owned(), Wanted { hash: last.version(), size, offset, page });
     }
 
@@ -493,7 +555,7 @@ impl Merger<'_, '_> {
 
     fn load(&mut self, page: &str) -> Result<bool, Failure> {
         let collection = self.session.collection;
-        let Page::Content { elements, next, at_end } = self.session.remote.read(collection, page)? else {
+        let Page::Content { elements, next, at_end, .. } = self.session.remote.read(collection, page)? else {
             return Ok(false);
         };
         let mut contents = BTreeMap::new();

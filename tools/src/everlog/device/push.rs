@@ -12,7 +12,7 @@ use super::clock;
 use super::collection::Collection;
 use super::digest::Digest;
 use super::folder::{self, Bytes, Scan};
-use super::heal::{NOTHING_KEPT, offset_after, offset_before};
+use super::heal::{Loss, NOTHING_KEPT, offset_after, offset_before};
 use super::history;
 use super::item::{Content, Operation, Stamp, encode};
 use super::merge::Version;
@@ -73,8 +73,11 @@ pub fn push(session: &mut Session<'_>) -> Result<Pushed, Failure> {
         session.report.skip(session.collection, key, why.clone());
     }
     let mut keys = changed(&session.state, &scan);
-    // What the server has in another version that could not be taken yet is left alone.
-    keys.retain(|key| !session.too_large.contains(key) && !session.state.wanted.contains_key(key));
+    // What the server has in another version that could not be taken yet is left alone, and what is to be set aside.
+    let state = &session.state;
+    keys.retain(|key| {
+        !session.too_large.contains(key) && !state.wanted.contains_key(key) && !state.newer.contains(key)
+    });
     let total = keys.len();
     let mut progress = Progress::new("pushing", total as u64);
     let mut plan = Plan { keys: keys.into_iter(), carried: None };
@@ -133,8 +136,9 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
         Append::Estranged => read_all_anew(session, None),
         Append::Forgotten => {
             // If it does not say what it has lost, it may be anything.
-            let cut = history::find_loss(session)?.unwrap_or(NOTHING_KEPT.to_owned());
-            read_all_anew(session, Some(cut))
+            let nothing_kept = || Loss { cut: NOTHING_KEPT.to_owned(), is_rewind: false };
+            let loss = history::find_loss(session)?.unwrap_or_else(nothing_kept);
+            read_all_anew(session, Some(loss))
         }
         Append::TooLarge => {
             let batch = state.outbox.remove(0);
@@ -151,11 +155,14 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
 }
 
 /// Has the next pull read the whole stream, also after a crash, and goes on under another name.
-fn read_all_anew(session: &mut Session<'_>, cut: Option<String>) -> Result<Pushed, Failure> {
+fn read_all_anew(session: &mut Session<'_>, loss: Option<Loss>) -> Result<Pushed, Failure> {
     session.become_another()?;
     session.state.cursor = None;
     // A loss that is not healed yet stays one.
-    session.state.cut = cut.or(session.state.cut.take());
+    if let Some(Loss { cut, is_rewind }) = loss {
+        session.state.cut = Some(cut);
+        session.state.is_rewind |= is_rewind;
+    }
     session.save()?;
     Ok(Pushed::Refused)
 }

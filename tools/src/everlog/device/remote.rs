@@ -33,12 +33,23 @@ pub enum Page {
         elements: Vec<Box<RawValue>>,
         next: String,
         at_end: bool,
+        /// All before this offset is in a cold store; None: the server offers none that counts.
+        cold: Option<String>,
     },
-    /// The server no longer has the history that the offset belongs to; past the cut, where it is known, it lost all.
-    Cut(Option<String>),
+    /// The server no longer has the history that the offset belongs to.
+    Cut(Told),
     /// What the offset points to is no longer kept.
     Trimmed,
-    Missing,
+    /// There is no such stream. `is_rewind`: and it was taken back on purpose since the offset.
+    Missing { is_rewind: bool },
+}
+
+/// What the server says of a history that it no longer has.
+pub struct Told {
+    /// Past this place it lost all, where it knows it.
+    pub cut: Option<String>,
+    /// It was taken back on purpose.
+    pub is_rewind: bool,
 }
 
 /// What became of a batch.
@@ -127,11 +138,22 @@ impl Remote {
         let answer = self.http.send(&Request { method: Method::GET, path, headers: Vec::new(), body: None })?;
         match answer.status {
             200 => page(&answer),
-            410 if answer.says("timeline") => Ok(Page::Cut(answer.header("everlog-cut").map(str::to_owned))),
+            410 if answer.says("timeline") => {
+                let cut = answer.header("everlog-cut").map(str::to_owned);
+                Ok(Page::Cut(Told { cut, is_rewind: is_rewind(&answer) }))
+            }
             410 => Ok(Page::Trimmed),
-            404 => Ok(Page::Missing),
+            404 => Ok(Page::Missing { is_rewind: is_rewind(&answer) }),
             _ => Err(answer.unexpected("a read")),
         }
+    }
+
+    /// Up to where the collection's stream is in a cold store; None: the server offers none that counts, or has no such
+    /// stream.
+    pub fn cold(&self, collection: Collection) -> Result<Option<String>, Failure> {
+        let request = Request { method: Method::HEAD, path: self.stream(collection), headers: Vec::new(), body: None };
+        let answer = self.http.send(&request)?;
+        if matches!(answer.status, 200 | 404 | 410) { Ok(cold(&answer)) } else { Err(answer.unexpected("HEAD")) }
     }
 
     pub fn append(&self, collection: Collection, producer: &str, epoch: u64, batch: &Batch) -> Result<Append, Failure> {
@@ -235,6 +257,14 @@ impl Remote {
     }
 }
 
+fn is_rewind(answer: &Answer) -> bool {
+    answer.header("everlog-timeline-cause") == Some("rewind")
+}
+
+fn cold(answer: &Answer) -> Option<String> {
+    answer.header("everlog-cold-offset").map(str::to_owned)
+}
+
 fn next_offset(answer: &Answer) -> Result<String, Failure> {
     let Some(next) = answer.header("stream-next-offset") else {
         return Err(answer.unexpected("a read, without the next offset,"));
@@ -250,7 +280,7 @@ fn page(answer: &Answer) -> Result<Page, Failure> {
         let cause = format!("the server answered a read with something that is no list of changes: {e}");
         Failure::new(1, cause, "see whether the address leads to everlog; nothing was changed")
     })?;
-    Ok(Page::Content { elements, next, at_end: answer.is_set("stream-up-to-date") })
+    Ok(Page::Content { elements, next, at_end: answer.is_set("stream-up-to-date"), cold: cold(answer) })
 }
 
 /// The elements of one page. There may be no more than a page of everlog has by far, however small they are.

@@ -3,8 +3,9 @@
 //! Invariant: whatever was left out is named with its reason, and then the exit code is not 0.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::collection::Collection;
 use everlog_server::failure::Failure;
@@ -24,6 +25,11 @@ pub struct Report {
     pub conflicts: u64,
     /// Deletions that went either way.
     pub deleted: u64,
+    /// Items that are newer than what the server was taken back to on purpose.
+    pub set_aside: u64,
+    /// Where they are.
+    #[serde(serialize_with = "shown")]
+    pub set_aside_in: Option<PathBuf>,
     pub photo_bytes_uploaded: u64,
     pub photo_bytes_downloaded: u64,
     pub skipped: Vec<Skipped>,
@@ -99,6 +105,14 @@ impl Report {
         }
         writeln!(out, "{}", self.line())?;
         let mut errors = io::stderr().lock();
+        if let Some(folder) = self.set_aside_in.as_ref().filter(|_| self.set_aside > 0) {
+            let (what, folder) = (items(self.set_aside as usize), folder.display());
+            writeln!(
+                errors,
+                "The server was taken back to an earlier moment on purpose: {what} newer than that set aside."
+            )?;
+            writeln!(errors, "Look into {folder}, and copy back what is still wanted.")?;
+        }
         self.skipped.iter().try_for_each(|item| {
             writeln!(errors, "Skipped {}/{}: {}.", item.collection, printable(&item.key), item.why)
         })?;
@@ -111,8 +125,9 @@ impl Report {
     }
 
     fn line(&self) -> String {
+        let set_aside = if self.set_aside > 0 { format!(", set aside {}", self.set_aside) } else { String::new() };
         format!(
-            "pushed {}, pulled {}, conflicts {}, deleted {}, photo bytes uploaded {}, downloaded {}, skipped {}",
+            "pushed {}, pulled {}, conflicts {}, deleted {}, photo bytes uploaded {}, downloaded {}, skipped {}{set_aside}",
             self.pushed,
             self.pulled,
             self.conflicts,
@@ -158,6 +173,10 @@ fn shortened(text: &str) -> String {
 fn printable(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
     text.chars().take(TEXT_CHARS_MAX).map(shown).collect()
+}
+
+fn shown<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_some(&path.as_ref().map(|path| path.to_string_lossy()))
 }
 
 /// What a failure says of its cause, as a clause.

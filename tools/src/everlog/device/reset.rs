@@ -1,24 +1,31 @@
 //! `everlog device reset`: forgets the items and the state but not the account, as a phone does that lost its battery.
 //!
-//! The next sync brings all back. Invariants: unless everything is given up, a file goes only if a sync has just ended
-//! after which the server has this very version; and the state is forgotten before the first file goes, because files
+//! The next sync brings all back. What was set aside after a rewind stays. Invariants: unless everything is given up, a file
+//! goes only if a sync has just ended after which the server has this very version, and has it in its cold store where it
+//! has one that counts; and the state is forgotten before the first file goes, because files
 //! that are gone while the state still knows them would be deletions, and the next sync would push them.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::account::{Device, random_id};
 use super::collection::ALL;
 use super::digest::Digest;
 use super::disk::{self, failed};
 use super::folder::{Done, Folder, Found};
+use super::http::Http;
+use super::remote::Remote;
 use super::report;
 use super::state::{self, State};
 use super::status;
 use super::sync::{self, Manner};
 use everlog_server::failure::Failure;
+
+/// A server ships about every second.
+const COLD_PAUSE: Duration = Duration::from_millis(200);
 
 /// What goes besides the state.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,6 +111,12 @@ fn prove_safe(device: &Device, patience: Duration) -> Result<Vec<Doomed>, Failur
     if let Some(left_out) = report.left_out() {
         return Err(refuse(&left_out));
     }
+    let not_cold = wait_until_cold(device, patience).map_err(|failure| refuse(&report::cause(&failure)))?;
+    if not_cold > 0 {
+        return Err(refuse(&format!(
+            "changes that are not in its cold store yet, but on its own disk alone: {not_cold}"
+        )));
+    }
     let mut doomed = Vec::new();
     for collection in ALL {
         let (folder, state) = status::look(device, collection)?;
@@ -115,6 +128,32 @@ fn prove_safe(device: &Device, patience: Duration) -> Result<Vec<Doomed>, Failur
         doomed.push(Doomed { folder, files });
     }
     Ok(doomed)
+}
+
+/// Waits until what was synced is in the server's cold store, if it has one that counts. So many changes are not after that
+/// time: were they removed here, one machine would hold the only copy.
+fn wait_until_cold(device: &Device, patience: Duration) -> Result<usize, Failure> {
+    let (home, account, begun) = (device.home(), &device.account, Instant::now());
+    let mut states = Vec::new();
+    for collection in ALL {
+        states.extend(state::load(&home, collection)?.map(|state| (collection, state)));
+    }
+    let store = states.iter().find_map(|(_, state)| state.store.clone());
+    let remote = Remote::new(Http::new(&account.server, account.token.as_deref(), patience, store), &account.user);
+    loop {
+        let mut left = 0;
+        for (collection, state) in &mut states {
+            if state.not_cold().is_some_and(|count| count > 0) {
+                state.cold = remote.cold(*collection)?;
+                left += state.not_cold().unwrap_or(0);
+                state::save(&home, *collection, state)?;
+            }
+        }
+        if left == 0 || begun.elapsed() > patience {
+            return Ok(left);
+        }
+        thread::sleep(COLD_PAUSE);
+    }
 }
 
 fn refuse(why: &str) -> Failure {

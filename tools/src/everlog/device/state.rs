@@ -5,7 +5,7 @@
 //! that cannot be proved intact is refused; it is never taken for an empty one, because a device without a memory would
 //! take the user's files for news and the server's deletions for nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,15 @@ pub struct State {
     /// With no cursor: the whole stream is to be read again, as one of which the server has lost all past this place.
     #[serde(default)]
     pub cut: Option<String>,
+    /// And it was taken back to there on purpose: what is newer here is set aside.
+    #[serde(default)]
+    pub is_rewind: bool,
+    /// Keys of files that are newer than what the server was taken back to, and could not be set aside yet.
+    #[serde(default)]
+    pub newer: BTreeSet<String>,
+    /// Everything in the stream before this offset is in a cold store, as the server last said. None: it offers none.
+    #[serde(default)]
+    pub cold: Option<String>,
     /// Under which name this device writes to the stream, and the number of its next batch.
     pub producer: String,
     pub epoch: u64,
@@ -109,6 +118,9 @@ impl State {
             marks: Vec::new(),
             heard: None,
             cut: None,
+            is_rewind: false,
+            newer: BTreeSet::new(),
+            cold: None,
             producer,
             epoch: 0,
             number: 0,
@@ -132,6 +144,7 @@ impl State {
     pub fn agree(&mut self, key: &str, version: Option<Digest>, offset: &str) {
         self.wanted.remove(key);
         self.unreadable.remove(key);
+        self.newer.remove(key);
         match version {
             Some(hash) => {
                 self.deleted.remove(key);
@@ -174,6 +187,14 @@ impl State {
         self.base(key) == Some(version) || self.merging.get(key).is_some_and(|intent| intent.hash == Some(version))
     }
 
+    /// How many of the changes agreed on the server has not in a cold store yet, as far as it said; None: it offers none, so
+    /// that no change ever is.
+    pub fn not_cold(&self) -> Option<usize> {
+        let cold = position(self.cold.as_deref()?);
+        let is_not = |offset: &&String| cold.is_none() || position(offset).is_none() || position(offset) > cold;
+        Some(self.items.values().map(|item| &item.offset).chain(self.deleted.values()).filter(is_not).count())
+    }
+
     /// Another writer to the stream, of whom the server has never heard. What was in the outbox is not sent under the
     /// new name: whether it arrived under the old one shows when the stream is read again.
     pub fn become_another(&mut self, producer: String) {
@@ -181,6 +202,8 @@ impl State {
         self.epoch = 0;
         self.number = 0;
         self.outbox.clear();
+        // What it says next may be of another history.
+        self.cold = None;
     }
 }
 
@@ -280,6 +303,23 @@ mod tests {
     #[test]
     fn a_state_comes_back_as_it_was() {
         assert_eq!(parse(&render(&sample())), Ok(sample()));
+    }
+
+    #[test]
+    fn what_lies_past_the_cold_offset_is_on_one_machine_only() {
+        let offset = |position: u64| format!("00000001000000ff_{position:016x}");
+        let mut state = State::new("d1".into());
+        state.agree("a.vcf", Some(Digest::of(b"a")), &offset(5));
+        state.agree("b.vcf", None, &offset(6));
+        assert_eq!(state.not_cold(), None, "no cold store");
+        for (cold, expected) in [(4, 2), (5, 1), (6, 0), (9, 0)] {
+            state.cold = Some(offset(cold));
+            assert_eq!(state.not_cold(), Some(expected), "{cold}");
+        }
+        state.cold = Some("odd".into());
+        assert_eq!(state.not_cold(), Some(2));
+        state.become_another("d2".into());
+        assert_eq!(state.cold, None);
     }
 
     #[test]

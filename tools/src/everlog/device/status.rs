@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::account::Device;
+use super::aside;
 use super::collection::{ALL, Collection};
 use super::folder::{self, Folder};
 use super::pull;
@@ -21,6 +22,11 @@ struct Report {
     device: String,
     store: Option<String>,
     pending: Option<usize>,
+    /// Changes that the server has on its own machine alone, as far as it said; null where it offers nothing else.
+    not_cold: Option<usize>,
+    /// Files that are newer than what the server was taken back to on purpose, and wait for the user.
+    set_aside: usize,
+    set_aside_in: Option<String>,
     collections: Vec<Row>,
 }
 
@@ -37,6 +43,10 @@ struct Row {
     unreadable: usize,
     cursor: Option<String>,
     level: Option<String>,
+    /// As in the report's head.
+    not_cold: Option<usize>,
+    /// Up to where the stream is in a cold store.
+    cold: Option<String>,
     last_sync: Option<String>,
 }
 
@@ -45,6 +55,7 @@ pub fn run(device: &Device, json: bool) -> Result<(), Failure> {
     let mut collections = Vec::new();
     for collection in ALL {
         let (folder, state) = look(device, collection)?;
+        let not_cold = state.not_cold();
         let pending = if folder.exists() { Some(pending(&folder, &state)?) } else { None };
         store = store.or(state.store);
         collections.push(Row {
@@ -56,16 +67,22 @@ pub fn run(device: &Device, json: bool) -> Result<(), Failure> {
             unreadable: state.unreadable.len(),
             cursor: state.cursor,
             level: state.level,
+            not_cold,
+            cold: state.cold,
             last_sync: state.synced,
         });
     }
     let account = &device.account;
+    let (set_aside, set_aside_in) = aside::left(&device.home())?.unzip();
     let report = Report {
         server: account.server.clone(),
         user: account.user.clone(),
         device: account.device.clone(),
         store,
         pending: collections.iter().map(|row| row.pending).sum(),
+        not_cold: collections.iter().filter_map(|row| row.not_cold).reduce(|all, more| all + more),
+        set_aside: set_aside.unwrap_or(0),
+        set_aside_in: set_aside_in.map(|path| path.to_string_lossy().into_owned()),
         collections,
     };
     output::print(&report, json)?;
