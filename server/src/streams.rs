@@ -262,10 +262,10 @@ impl Streams {
         if !self.store.has_cold() {
             return Ok(None);
         }
-        // In this order: what comes meanwhile is past the level.
+        // In this order: what comes meanwhile is past the level, and what is told here is durable by the last question.
         let level = self.store.cold_level();
         let info = self.info(name).await?;
-        if info.created != created || info.changed <= level {
+        if info.created != created || self.store.durable_level() <= level {
             return Ok((info.created == created).then(|| info.end()));
         }
         let (store, name) = (self.store.clone(), name.to_owned());

@@ -1,4 +1,4 @@
-//! Servers, devices and the way between them, for tests that need real processes.
+//! Servers, devices, the way between them and an S3 store, for tests that need real processes.
 //!
 //! Devices connect to the proxy, whose address stays the same while the server behind it comes and goes. Invariant:
 //! whatever is started here ends with its handle.
@@ -6,9 +6,11 @@
 mod device;
 mod http;
 mod proxy;
+mod s3;
 mod server;
 
 pub use device::{COLLECTIONS, Device, told};
 pub use http::{Answer, ask, try_ask};
 pub use proxy::Proxy;
+pub use s3::{BUCKET, CREDENTIALS, S3};
 pub use server::Server;

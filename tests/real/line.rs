@@ -27,6 +27,22 @@ pub enum Line {
         /// The log's next seq.
         next: u64,
     },
+    /// The append was acknowledged by a store that is shipped, where nothing but this was waited for.
+    Local {
+        /// Its log.
+        log: String,
+        /// The log's next seq.
+        next: u64,
+        /// Its LSN: that of its last entry in the log.
+        lsn: u64,
+        /// The wall clock then, in microseconds since 1970.
+        time_us: u64,
+    },
+    /// Everything up to this LSN was told to be cold.
+    Cold {
+        /// The LSN.
+        lsn: u64,
+    },
     /// The append was made half a second ago and is not answered yet.
     Waits {
         /// Its log.
@@ -47,6 +63,8 @@ pub enum Line {
     ReadsOk(u64),
     /// All logs were to be read, and the disk did not give one of them; what it said instead.
     ReadsFailed(String),
+    /// The time of the newest record that was read, in microseconds since 1970.
+    Newest(u64),
     /// What a log holds, each record of it read and proved.
     Holds {
         /// Its name.
@@ -66,11 +84,14 @@ impl fmt::Display for Line {
             Self::Ready(json) => write!(f, "ready {}", one_line(json)),
             Self::Sent { log, next } => write!(f, "sent {log} {next}"),
             Self::Acked { log, next } => write!(f, "acked {log} {next}"),
+            Self::Local { log, next, lsn, time_us } => write!(f, "local {log} {next} {lsn} {time_us}"),
+            Self::Cold { lsn } => write!(f, "cold {lsn}"),
             Self::Waits { log, next } => write!(f, "waits {log} {next}"),
             Self::Failed { kind, message } => write!(f, "failed {kind} {}", one_line(message)),
             Self::TurnedAway(kind) => write!(f, "turned-away {kind}"),
             Self::ReadsFailed(told) => write!(f, "reads-failed {}", one_line(told)),
             Self::ReadsOk(records) => write!(f, "reads-ok {records}"),
+            Self::Newest(time_us) => write!(f, "newest {time_us}"),
             Self::Holds { log, first, next } => write!(f, "holds {log} {first} {next}"),
         }
     }
@@ -89,6 +110,13 @@ impl FromStr for Line {
             ("ready", _) => Self::Ready(rest.to_owned()),
             ("sent", [log, next]) => Self::Sent { log: (*log).to_owned(), next: number(next)? },
             ("acked", [log, next]) => Self::Acked { log: (*log).to_owned(), next: number(next)? },
+            ("local", [log, next, lsn, time_us]) => Self::Local {
+                log: (*log).to_owned(),
+                next: number(next)?,
+                lsn: number(lsn)?,
+                time_us: number(time_us)?,
+            },
+            ("cold", [lsn]) => Self::Cold { lsn: number(lsn)? },
             ("waits", [log, next]) => Self::Waits { log: (*log).to_owned(), next: number(next)? },
             ("failed", [kind, ..]) => {
                 let message = rest[kind.len()..].trim_start().to_owned();
@@ -97,6 +125,7 @@ impl FromStr for Line {
             ("turned-away", [kind]) => Self::TurnedAway((*kind).to_owned()),
             ("reads-failed", _) => Self::ReadsFailed(rest.to_owned()),
             ("reads-ok", [records]) => Self::ReadsOk(number(records)?),
+            ("newest", [time_us]) => Self::Newest(number(time_us)?),
             ("holds", [log, first, next]) => {
                 Self::Holds { log: (*log).to_owned(), first: number(first)?, next: number(next)? }
             }
@@ -143,11 +172,14 @@ mod tests {
             Line::Ready(r#"{"clean": true}"#.to_owned()),
             Line::Sent { log: log(), next: 7 },
             Line::Acked { log: log(), next: 7 },
+            Line::Local { log: log(), next: 7, lsn: 31, time_us: 1_700_000_000_000_000 },
+            Line::Cold { lsn: 31 },
             Line::Waits { log: log(), next: 7 },
             Line::Failed { kind: "Poisoned".to_owned(), message: "it stopped; open it again".to_owned() },
             Line::TurnedAway("Overloaded".to_owned()),
             Line::ReadsOk(12),
             Line::ReadsFailed("reading failed: Input/output error".to_owned()),
+            Line::Newest(1_700_000_000_000_000),
             Line::Holds { log: log(), first: 0, next: 7 },
         ] {
             assert_eq!(line.to_string().parse(), Ok(line));

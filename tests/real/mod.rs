@@ -9,6 +9,7 @@
 //! Invariant: whatever a row starts, mounts or creates ends with its handle, also when the row fails or panics.
 
 pub mod content;
+pub mod contract;
 pub mod disk;
 pub mod leftovers;
 pub mod line;

@@ -33,13 +33,22 @@ pub struct Setting {
     pub stderr: PathBuf,
     /// More flags of `write` and of `check`: sizes.
     pub sizes: Vec<OsString>,
+    /// What their environment has beside this process's own.
+    pub env: Vec<(&'static str, String)>,
 }
 
 impl Setting {
     /// A store in `data`, with the victim's own sizes. `scratch` is a folder that nothing happens to.
     #[must_use]
     pub fn new(data: &Path, io: &'static str, seed: u64, scratch: &Path) -> Self {
-        Self { data: data.to_owned(), io, seed, stderr: scratch.join("victim.stderr"), sizes: Vec::new() }
+        Self {
+            data: data.to_owned(),
+            io,
+            seed,
+            stderr: scratch.join("victim.stderr"),
+            sizes: Vec::new(),
+            env: Vec::new(),
+        }
     }
 
     /// The command `victim write`, to which flags may be added.
@@ -57,7 +66,7 @@ impl Setting {
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(Program::Victim.path());
         command.arg(name).arg("--data").arg(&self.data).args(["--io", self.io, "--seed", &self.seed.to_string()]);
-        command.args(&self.sizes);
+        command.args(&self.sizes).envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

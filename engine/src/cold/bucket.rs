@@ -181,12 +181,9 @@ impl Bucket {
     fn put_in_parts(&self, key: &str, source: &dyn Source) -> Result<Put> {
         let (store, path) = (Arc::clone(&self.store), self.path(key));
         let begun = self.run(key, async move {
-            match store.get_opts(&path, GetOptions::new().with_head(true)).await {
-                Ok(_) => Ok(None),
-                Err(Failure::NotFound { .. }) => {
-                    store.put_multipart_opts(&path, PutMultipartOptions::default()).await.map(Some)
-                }
-                Err(failure) => Err(failure),
+            match get(&*store, &path, 0..1).await? {
+                Some(_) => Ok(None),
+                None => store.put_multipart_opts(&path, PutMultipartOptions::default()).await.map(Some),
             }
         })?;
         let Some(mut upload) = begun else { return Ok(Put::Exists) };
@@ -290,29 +287,24 @@ impl ColdStore for Bucket {
     }
 }
 
-/// The bytes of an object in `range`.
+/// The bytes of an object in `range`. That it is missing is believed of an answer to a GET alone: one to a HEAD has no
+/// body, and does not tell a missing object from a missing bucket.
 async fn get(store: &dyn ObjectStore, path: &Path, range: Range<u64>) -> Answer<Option<Part>> {
-    let start = range.start;
-    let mut refused = None;
-    if !range.is_empty() {
-        match store.get_opts(path, GetOptions::new().with_range(Some(range))).await {
-            Ok(found) => {
-                let len = found.meta.size;
-                return Ok(Some(Part { bytes: found.bytes().await?.into(), len }));
-            }
-            Err(failure) if is_missing(&failure) => return Ok(None),
-            // Stores refuse a range that begins at the end or past it. Was it that?
-            Err(failure @ Failure::Generic { .. }) if !causes(&failure).any(|cause| cause.is::<HttpError>()) => {
-                refused = Some(failure);
-            }
-            Err(failure) => return Err(failure),
+    let asked = if range.is_empty() { 0..1 } else { range.clone() };
+    let (start, is_empty) = (asked.start, range.is_empty());
+    let refused = match store.get_opts(path, GetOptions::new().with_range(Some(asked))).await {
+        Ok(found) => {
+            let (len, bytes) = (found.meta.size, found.bytes().await?);
+            return Ok(Some(Part { bytes: if is_empty { Vec::new() } else { bytes.into() }, len }));
         }
-    }
-    match (store.get_opts(path, GetOptions::new().with_head(true)).await, refused) {
-        (Ok(found), Some(failure)) if found.meta.size > start => Err(failure),
-        (Ok(found), _) => Ok(Some(Part { bytes: Vec::new(), len: found.meta.size })),
-        (Err(failure), _) if is_missing(&failure) => Ok(None),
-        (Err(failure), refused) => Err(refused.unwrap_or(failure)),
+        Err(failure) if is_missing(&failure) => return Ok(None),
+        // Stores refuse a range that begins at the end or past it. Was it that?
+        Err(failure @ Failure::Generic { .. }) if !causes(&failure).any(|cause| cause.is::<HttpError>()) => failure,
+        Err(failure) => return Err(failure),
+    };
+    match store.get_opts(path, GetOptions::new().with_head(true)).await {
+        Ok(found) if found.meta.size <= start => Ok(Some(Part { bytes: Vec::new(), len: found.meta.size })),
+        _ => Err(refused),
     }
 }
 

@@ -84,7 +84,8 @@ impl Source for &[u8] {
     }
 }
 
-/// An independent store of objects. Keys are made of `a`–`z`, `0`–`9`, `-` and `/`.
+/// An independent store of objects. Keys are made of `a`–`z`, `0`–`9`, `-` and `/`, and none goes on behind
+/// another one and a slash.
 ///
 /// Calls block, for as long as the store's own time-outs and retries allow, and may come from several threads at once. Each
 /// holds a few times [`PART_BYTES`] at most.

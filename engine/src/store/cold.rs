@@ -287,6 +287,12 @@ impl Store {
         self.inner.core.cold.standing.level()
     }
 
+    /// Everything up to this LSN is durable here: nothing is behind if that is no more than [`Self::cold_level`].
+    #[must_use]
+    pub fn durable_level(&self) -> Lsn {
+        self.inner.core.index.watermark()
+    }
+
     /// What is known of each cold store, the authority first.
     #[must_use]
     pub fn cold_stores(&self) -> Vec<ColdLevel> {

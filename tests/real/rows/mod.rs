@@ -5,6 +5,7 @@ pub mod failing_disk;
 pub mod flips;
 pub mod full_disk;
 pub mod kills;
+pub mod lost_disk;
 pub mod power;
 
 use super::{Counts, Row};
@@ -30,6 +31,26 @@ pub const ROWS: &[Row] = &[
         needs_root: false,
         at_least_once: &[],
         run: descriptors::run,
+    },
+    Row {
+        name: "lost-disk-folder",
+        shows: "killed and its directory removed under load, restored from a folder: all that was cold is back",
+        unit: "restores",
+        ci_count: 5,
+        weight: 2,
+        needs_root: false,
+        at_least_once: &[lost_disk::UNSHIPPED, lost_disk::COLD],
+        run: lost_disk::folder,
+    },
+    Row {
+        name: "lost-disk-bucket",
+        shows: "the same, restored from a bucket of SeaweedFS",
+        unit: "restores",
+        ci_count: 5,
+        weight: 2,
+        needs_root: false,
+        at_least_once: &[lost_disk::UNSHIPPED, lost_disk::COLD],
+        run: lost_disk::bucket,
     },
     Row {
         name: "flips",

@@ -145,13 +145,15 @@ fn orphans(store: &ReadOnly, cold: Lsn) -> Result<Vec<Orphan>, Failure> {
     loop {
         let logs = store.list("", after.as_deref(), 1000)?;
         let Some(last) = logs.last() else { return Ok(orphans) };
-        for log in logs.iter().filter(|log| log.changed > cold) {
+        for log in &logs {
             let first_seq = match store.info_as_of(&log.name, AsOf::Lsn(cold)) {
                 Ok(was) => was.next_seq,
                 Err(e) if e.kind() == ErrorKind::NotFound => 0,
                 Err(e) => return Err(e.into()),
             };
-            orphans.push(Orphan { log: log.name.clone(), first_seq, next_seq: log.next_seq });
+            if first_seq < log.next_seq {
+                orphans.push(Orphan { log: log.name.clone(), first_seq, next_seq: log.next_seq });
+            }
         }
         after = Some(last.name.clone());
     }

@@ -1,33 +1,22 @@
-//! The victim: a process that appends to a store, or looks at one, while a test does something to it or to its disk.
-//!
-//! It says what it is about to do and what it was told, line by line (`real/line.rs`), and whoever listens is the
-//! oracle. Its records follow from a seed (`real/content.rs`), so that any other victim can check them. The store is
-//! small in all its sizes: flushes, new journal files and their reuse happen all the time.
-//!
-//! What it does not do: it judges nothing but what it reads. Exit codes are the project's: 0 done, 1 something read is
-//! not what was appended, 4 damage, 5 the store stopped after a failed write or sync.
-#![forbid(unsafe_code)]
+//! Writing: threads that append, each waiting for its acknowledgements, until the victim is told to end or the store
+//! stops. Where the store is shipped, one more tells what is cold.
 
-use std::future::Future;
-use std::io::{BufRead, Write};
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::process::ExitCode;
-use std::sync::Arc;
+use std::io::BufRead;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::task::{Context, Poll, Wake};
-use std::thread::Thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use everlog::clock::{Clock, SystemClock};
-use everlog::io::{self, Io};
-use everlog::{Ack, Batch, Config, Error, ErrorKind, IoChoice, ReadLimit, Receipt, Store, WhenFull};
-use everlog_server::failure::{self, Failure};
+use clap::Args;
+use everlog::types::Lsn;
+use everlog::{Ack, Batch, Error, ErrorKind, Store};
+use everlog_server::failure::Failure;
 use everlog_tests::real::line::{Line, Order};
-use everlog_tests::real::mistake::{Mistake, Unsynced};
+use everlog_tests::real::mistake::Mistake;
 use everlog_tests::real::{Random, content};
+
+use crate::answer::Answer;
+use crate::check::read_log;
+use crate::{StoreArgs, say, wrong};
 
 /// How long a victim that was told to end waits for its appends before it closes the store over them.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,45 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LATE_AFTER: Duration = Duration::from_millis(500);
 /// How long it waits before it makes an append again, if the error does not say.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
-
-/// Appends to a store, or checks one, for tests that do something to it meanwhile.
-#[derive(Parser)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Appends until the end of its input, and closes the store
-    Write(WriteArgs),
-    /// Recovers the store, reads and proves every record, and closes it
-    Check(CheckArgs),
-}
+/// How often it is looked at what is cold.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// A client asks for what is cold after so many looks at most.
+const LOOKS_MAX: u64 = 500;
 
 #[derive(Args)]
-struct StoreArgs {
-    /// The store
-    #[arg(long)]
-    data: PathBuf,
-    /// The backend
-    #[arg(long, value_enum, default_value_t = Backend::Auto)]
-    io: Backend,
-    /// What the records follow from
-    #[arg(long)]
-    seed: u64,
-    #[arg(long, default_value_t = 512 << 10)]
-    journal_file_bytes: u64,
-    #[arg(long, default_value_t = 3)]
-    journal_files: usize,
-    #[arg(long, default_value_t = 1 << 20)]
-    memory_bytes: usize,
-    #[arg(long, default_value_t = 256 << 10)]
-    flush_bytes: usize,
-}
-
-#[derive(Args)]
-struct WriteArgs {
+pub struct WriteArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// Create the store if there is none
@@ -99,159 +56,17 @@ struct WriteArgs {
     mistake: Option<Mistake>,
 }
 
-#[derive(Args)]
-struct CheckArgs {
-    #[command(flatten)]
-    store: StoreArgs,
-    /// End without closing the store
-    #[arg(long)]
-    no_close: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Backend {
-    Auto,
-    Uring,
-    Posix,
-    Buffered,
-}
-
-impl StoreArgs {
-    fn config(&self) -> Config {
-        Config {
-            journal_file_bytes: self.journal_file_bytes,
-            journal_files_max: self.journal_files,
-            memory_pool_bytes: self.memory_bytes,
-            flush_bytes: self.flush_bytes,
-            io: match self.io {
-                Backend::Auto => IoChoice::Auto,
-                Backend::Uring => IoChoice::Uring,
-                Backend::Posix => IoChoice::Posix,
-                Backend::Buffered => IoChoice::Buffered,
-            },
-            // An append that finds no room says so, instead of waiting unseen.
-            when_full: WhenFull::Reject,
-            ..Config::default()
-        }
-    }
-
-    /// Opens the store; with `create` it is made if there is none, or if what is there is what a creation left that was
-    /// cut short.
-    fn open(&self, create: bool, mistake: Option<Mistake>) -> Result<Store, Failure> {
-        say(&Line::Opening);
-        let config = self.config();
-        let mut disk: Arc<dyn Io> = io::choose(config.io)?;
-        if mistake == Some(Mistake::Unsynced) {
-            disk = Arc::new(Unsynced(disk));
-        }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let open = || Store::open_on(Arc::clone(&disk), Arc::clone(&clock), &self.data, config.clone());
-        let store = match open() {
-            Err(refused) if create && refused.kind() == ErrorKind::Refused => {
-                match Store::create_on(Arc::clone(&disk), Arc::clone(&clock), &self.data, &config) {
-                    Err(e) if e.kind() == ErrorKind::Refused => return Err(refused.into()),
-                    created => created?,
-                };
-                open()?
-            }
-            opened => opened?,
-        };
-        let found = store.recovery();
-        let json = serde_json::json!({
-            "io": store.stats().io,
-            "clean": found.clean,
-            "timeline": found.timeline.to_string(),
-            "end": found.end.0,
-            "frames": found.frames,
-            "entries": found.entries,
-            "bytes": found.bytes,
-            "torn": found.torn.len(),
-            "possibly_acknowledged": found.possibly_acknowledged.map(|(first, last)| (first.0, last.map(|lsn| lsn.0))),
-            "took_us": found.took.as_micros() as u64,
-        });
-        say(&Line::Ready(json.to_string()));
-        Ok(store)
-    }
-}
-
-fn main() -> ExitCode {
-    if let Err(e) = everlog::io::view::install_sigbus_handler() {
-        eprintln!("the handler for damaged mappings could not be installed: {e}");
-    }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    failure::exit(match Cli::parse().command {
-        Command::Write(args) => write(&args),
-        Command::Check(args) => check(&args),
-    })
-}
-
-/// Says a line, by one system call. Ends the process if nobody listens any more.
-fn say(line: &Line) {
-    let text = format!("{line}\n");
-    let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        std::process::exit(1);
-    }
-}
-
-/// What was read is not what was appended.
-fn wrong(what: impl Into<String>) -> Failure {
-    Failure::new(1, what, "this is a defect of the engine or of the disk: keep the store and look into it")
-}
-
-fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let store = args.store.open(false, None)?;
-    for name in names(&store)? {
-        let (first, next) = read_log(&store, args.store.seed, &name)?;
-        say(&Line::Holds { log: name, first, next });
-    }
-    if args.no_close {
-        std::process::exit(0);
-    }
-    Ok(store.close()?)
-}
-
-/// The names of all logs.
-fn names(store: &Store) -> everlog::Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    loop {
-        let some = store.list(content::PREFIX, names.last().map(String::as_str), 1000)?;
-        if some.is_empty() {
-            return Ok(names);
-        }
-        names.extend(some.into_iter().map(|log| log.name));
-    }
-}
-
-/// Reads a log whole and proves each of its records. Gives its first and its next seq.
-fn read_log(store: &Store, seed: u64, name: &str) -> Result<(u64, u64), Failure> {
-    let first = store.info(name)?.first_seq;
-    let mut next = first;
-    loop {
-        let page = store.read(name, next, ReadLimit::default())?;
-        for record in &page.records {
-            if record.seq != next {
-                return Err(wrong(format!("log {name}: seq {} stands where {next} belongs", record.seq)));
-            }
-            content::check(seed, name, next, &record.payload).map_err(wrong)?;
-            next += 1;
-        }
-        if next != page.next_seq {
-            return Err(wrong(format!("log {name}: a page ends at {next} and says {}", page.next_seq)));
-        }
-        if next == page.head {
-            return Ok((first, next));
-        }
-    }
-}
-
 /// What the threads of a writing victim share.
 struct World<'a> {
     store: &'a Store,
     args: &'a WriteArgs,
     logs: Vec<Log>,
+    /// The greatest LSN of what was acknowledged.
+    acked: AtomicU64,
     /// No further append is begun.
     stop: AtomicBool,
+    /// All threads that append have ended.
+    over: AtomicBool,
 }
 
 /// A log of the victim's. One thread alone appends to it; others look at how far it is.
@@ -289,51 +104,6 @@ enum Outcome<'a> {
     Over,
 }
 
-/// An acknowledgement, and what it said.
-struct Answer {
-    ack: Ack,
-    result: Option<everlog::Result<Receipt>>,
-}
-
-/// Ends the sleep of a thread.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-impl Answer {
-    fn new(ack: Ack) -> Self {
-        Self { ack, result: None }
-    }
-
-    /// Whether the answer is there.
-    fn is_ready(&self) -> bool {
-        self.result.is_some()
-    }
-
-    /// Looks for the answer, and waits for it: for ever, or so long. Whether it is there.
-    fn wait(&mut self, patience: Option<Duration>) -> bool {
-        let waker = Arc::new(Unpark(std::thread::current())).into();
-        let until = patience.map(|patience| Instant::now() + patience);
-        while self.result.is_none() {
-            if let Poll::Ready(result) = Pin::new(&mut self.ack).poll(&mut Context::from_waker(&waker)) {
-                self.result = Some(result);
-            } else if let Some(until) = until {
-                match until.checked_duration_since(Instant::now()) {
-                    Some(left) if !left.is_zero() => std::thread::park_timeout(left),
-                    _ => break,
-                }
-            } else {
-                std::thread::park();
-            }
-        }
-        self.is_ready()
-    }
-}
-
 /// What the main thread waits for.
 enum Event {
     Order(Order),
@@ -342,7 +112,8 @@ enum Event {
     Done(Result<(), Failure>),
 }
 
-fn write(args: &WriteArgs) -> Result<(), Failure> {
+/// Appends until the end of the input.
+pub fn write(args: &WriteArgs) -> Result<(), Failure> {
     let store = args.store.open(args.create, args.mistake)?;
     let mut logs = Vec::with_capacity(args.logs);
     for name in (0..args.logs).map(content::log_name) {
@@ -354,7 +125,8 @@ fn write(args: &WriteArgs) -> Result<(), Failure> {
         let (missing, sent, acked) = (AtomicBool::new(missing), AtomicU64::new(next), AtomicU64::new(next));
         logs.push(Log { name, missing, sent, acked });
     }
-    let world = World { store: &store, args, logs, stop: AtomicBool::new(false) };
+    let (acked, stop, over) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
+    let world = World { store: &store, args, logs, acked, stop, over };
     let (events, heard) = channel();
     listen(events.clone());
     let done = std::thread::scope(|scope| {
@@ -369,7 +141,12 @@ fn write(args: &WriteArgs) -> Result<(), Failure> {
                 let _ = events.send(Event::Done(done));
             });
         }
-        world.oversee(&heard)
+        if args.store.cold.is_some() {
+            scope.spawn(|| world.tell_what_is_cold());
+        }
+        let done = world.oversee(&heard);
+        world.over.store(true, Ordering::SeqCst);
+        done
     });
     if store.stats().poisoned {
         return Err(world.poisoned()?);
@@ -425,8 +202,7 @@ impl World<'_> {
     fn append_until_stopped(&self, thread: usize) -> Result<(), Failure> {
         let own: Vec<&Log> = self.logs.iter().skip(thread).step_by(self.args.threads).collect();
         // Other logs at each start: what matters of a record follows from its place.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
-        let mut random = Random::new(self.args.store.seed ^ now ^ thread as u64);
+        let mut random = Random::new(self.args.store.seed ^ now().as_nanos() as u64 ^ thread as u64);
         let mut left = self.args.appends.unwrap_or(u64::MAX);
         // Logs whose last append is not answered yet.
         let mut late: Vec<Late> = Vec::new();
@@ -506,8 +282,40 @@ impl World<'_> {
         }
         log.missing.store(false, Ordering::SeqCst);
         log.acked.store(next, Ordering::SeqCst);
-        say(&Line::Acked { log: log.name.clone(), next });
+        self.acked.fetch_max(at.lsn.0, Ordering::SeqCst);
+        let name = log.name.clone();
+        say(&match self.args.store.cold {
+            None => Line::Acked { log: name, next },
+            Some(_) => Line::Local { log: name, next, lsn: at.lsn.0, time_us: now().as_micros() as u64 },
+        });
         Ok(Outcome::Acked)
+    }
+
+    /// Tells whenever more is cold, and asks for it now and then, as a client does who waits for that.
+    fn tell_what_is_cold(&self) {
+        let mut random = Random::new(self.args.store.seed ^ now().as_nanos() as u64);
+        let (mut told, mut asked, mut looks) = (0, None, 0);
+        while !self.over.load(Ordering::SeqCst) {
+            let mut level = self.store.cold_level().0;
+            if looks == 0 {
+                let lsn = self.acked.load(Ordering::SeqCst);
+                asked.get_or_insert_with(|| (lsn, self.store.cold(Lsn(lsn))));
+                looks = random.below(LOOKS_MAX);
+            }
+            if let Some((lsn, answer)) = asked.as_ref().and_then(|(lsn, ack)| Some((*lsn, ack.try_get()?))) {
+                asked = None;
+                match answer {
+                    Ok(()) => level = level.max(lsn),
+                    Err(error) => say(&failed(&error)),
+                }
+            }
+            if level > told {
+                told = level;
+                say(&Line::Cold { lsn: level });
+            }
+            looks = looks.saturating_sub(1);
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// An append that failed for good: the store stopped, or something is wrong.
@@ -529,7 +337,7 @@ impl World<'_> {
         for log in &self.logs {
             let acked = log.acked.load(Ordering::SeqCst);
             let next = match read_log(self.store, self.args.store.seed, &log.name) {
-                Ok((_, next)) => next,
+                Ok(read) => read.next,
                 Err(_) if acked == 0 && self.store.info(&log.name).is_err_and(|e| e.kind() == ErrorKind::NotFound) => 0,
                 Err(e) => return Err(e),
             };
@@ -574,4 +382,9 @@ impl World<'_> {
 
 fn failed(error: &Error) -> Line {
     Line::Failed { kind: format!("{:?}", error.kind()), message: error.to_string() }
+}
+
+/// The wall clock.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
