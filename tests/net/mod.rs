@@ -10,5 +10,5 @@ mod server;
 
 pub use device::{COLLECTIONS, Device, told};
 pub use http::{Answer, ask, try_ask};
-pub use proxy::Proxy;
+pub use proxy::{Appends, Proxy};
 pub use server::Server;

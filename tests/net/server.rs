@@ -50,7 +50,10 @@ impl Server {
                 command
             }
         };
-        command.args(["--cold", "none", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        if !flags.contains(&"--cold") {
+            command.args(["--cold", "none"]);
+        }
+        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command.arg("--data").arg(data).args(flags).stderr(Stdio::piped());
         // Settings of whoever runs the tests are none of theirs.
         command.current_dir(data.parent().expect("a store lies in a folder"));
