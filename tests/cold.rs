@@ -4,6 +4,8 @@
 //! `EVERLOG_SEEDS=n` runs the seeds from 0 to n − 1 instead of the number that stands here, `EVERLOG_SEED=s` the seed s
 //! alone. A seed that fails is printed with the end of its trace and the command that runs it again.
 
+use everlog::RestoreMode;
+use everlog::types::{AsOf, Lsn};
 use everlog_tests::oracle::Violation;
 use everlog_tests::sim::Crash;
 use everlog_tests::sim::cold::Misfortune;
@@ -77,7 +79,7 @@ fn kept<T>(result: Result<T, Violation>) -> T {
 /// A node that was restored from the cold store `from` and owns the store now.
 #[track_caller]
 fn taken_over(fleet: &mut Fleet, from: usize) -> usize {
-    let at = kept(fleet.restored(from, false)).expect("there is a store");
+    let at = kept(fleet.restored(from, RestoreMode::Heal, false)).expect("there is a store");
     assert_eq!(kept(fleet.open(at, false)), Opening::Opened);
     at
 }
@@ -231,6 +233,36 @@ mod simulated {
             for cold in [0, 1] {
                 let back = kept(fleet.drill(cold)).map(|batches| batches.len());
                 assert_eq!(back, Some(promised + 2), "{cold}, {n} destroyed");
+            }
+            kept(fleet.finish());
+        }
+    }
+
+    #[test]
+    fn a_store_that_was_put_back_is_what_it_was_and_its_owner_of_before_is_fenced() {
+        for stores in [1, 2] {
+            let mut fleet = kept(Fleet::new(8, stores));
+            let old = fleet.id(0);
+            kept(fleet.write(0, 4));
+            kept(fleet.level(0));
+            let moment = Lsn(fleet.verified());
+            kept(fleet.write(0, 3));
+            kept(fleet.flush(0, true));
+            kept(fleet.level(0));
+            assert_eq!(fleet.promised(0), 7);
+            let mode = RestoreMode::Rewind(Some(AsOf::Lsn(moment)));
+            let at = kept(fleet.restored(0, mode, false)).expect("it was verified");
+            assert_eq!(kept(fleet.drill(0)).map(|batches| batches.len()), Some(7));
+            assert_eq!(kept(fleet.open(at, false)), Opening::Opened);
+            assert_eq!((kept(fleet.drill(0)).map(|batches| batches.len()), fleet.promised(0)), (Some(4), 4));
+            let zombie = fleet.place(old).expect("it goes on");
+            kept(fleet.write(zombie, 1));
+            kept(fleet.ship(zombie, 0));
+            assert!(!fleet.is_live(zombie), "it was told");
+            kept(fleet.write(at, 2));
+            kept(fleet.level(at));
+            for cold in 0..stores {
+                assert_eq!(kept(fleet.drill(cold)).map(|batches| batches.len()), Some(6));
             }
             kept(fleet.finish());
         }

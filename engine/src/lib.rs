@@ -43,7 +43,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use finding::Finding;
 pub use poison::Failed;
 pub use read::{Page, ReadLimit, Record};
-pub use restore::RestoreReport;
+pub use restore::{RestoreMode, RestoreReport};
 pub use scrub::ScrubReport;
 pub use store::{
     ColdAck, ColdConfig, LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription, Summary,

@@ -10,15 +10,23 @@
 //! 3. A node that is cut off ([`SimCold::cut_off`]) reaches nothing; what it sent before may still land.
 //! 4. The first object (`store`) is neither spoilt nor said to be there when it is not: a cold store whose first object
 //!    is damaged is of no use until somebody takes that away, which is not what these worlds are about.
-//! 5. A store can be copied as it stands ([`SimCold::copy`]) and destroyed ([`SimCold::wipe`]), what is still to land
+//! 5. One request can be struck ([`Strike`]), by its number: it meets that misfortune whatever the odds are, also those
+//!    that chance has for requests of another method alone.
+//! 6. A store can be copied as it stands ([`SimCold::copy`]) and destroyed ([`SimCold::wipe`]), what is still to land
 //!    included.
 //!
-//! It knows keys by their bytes alone, but for that of the first object and that claims begin with `epoch/`, which tell
-//! whose store it is. Invariant: everything follows from the seed and the requests; the same give the same trace.
+//! It knows keys by their bytes alone, but for that of the first object and that claims begin with `epoch/` and
+//! versions with `manifest/`, which tell whose store it is. Invariant: everything follows from the seed and the
+//! requests; the same give the same trace.
+
+mod misfortune;
+
+pub use misfortune::{Method, Misfortune, Odds, Strike};
 
 use super::Rng;
 use everlog::Result;
 use everlog::cold::{ColdStore, PART_BYTES, Part, Put, Source, failed};
+use misfortune::{GET, LIST, PUT, PUT_HOME};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -28,111 +36,19 @@ use std::sync::Arc;
 pub const HOME: &str = "store";
 /// What the keys of claims begin with.
 const CLAIMS: &str = "epoch/";
+/// What the keys of versions begin with.
+const VERSIONS: &str = "manifest/";
 /// Keys that a listing gives at most.
 const LISTED_MAX: usize = 5;
 /// Requests after which a late put has landed.
 const LATE_MAX: u64 = 60;
+/// What comes in place of an object.
+const ERROR: &[u8] = b"<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>";
 /// By how many requests a listing is old at most.
 const STALE_MAX: u64 = 60;
 
 /// What happened, one line an event.
 pub type Trace = Arc<Mutex<Vec<String>>>;
-
-/// What a request may meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Misfortune {
-    /// It fails, and did nothing.
-    Fails,
-    /// It is answered with 5xx, and did nothing.
-    Unavailable,
-    /// A put did what was asked, and its answer is lost.
-    AnswerLost,
-    /// A put fails, and lands later.
-    Late,
-    /// A put is said to have created an object, and stored nothing: an error in a 200.
-    Hollow,
-    /// A put stored its object with one bit flipped, or cut short.
-    Spoilt,
-    /// A get's answer is cut short: it has fewer bytes than it says, or says that there are no more.
-    Truncated,
-    /// A get's answer has one bit flipped.
-    Flipped,
-    /// A listing is old: what was put lately is missing.
-    Stale,
-    /// The node is cut off.
-    CutOff,
-}
-
-impl Misfortune {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Fails,
-        Self::Unavailable,
-        Self::AnswerLost,
-        Self::Late,
-        Self::Hollow,
-        Self::Spoilt,
-        Self::Truncated,
-        Self::Flipped,
-        Self::Stale,
-        Self::CutOff,
-    ];
-
-    /// In a few words.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fails => "requests that failed",
-            Self::Unavailable => "requests answered with 5xx",
-            Self::AnswerLost => "answers lost",
-            Self::Late => "puts that landed late",
-            Self::Hollow => "errors in a 200",
-            Self::Spoilt => "objects spoilt on the way",
-            Self::Truncated => "answers truncated",
-            Self::Flipped => "answers with a flipped bit",
-            Self::Stale => "listings that were old",
-            Self::CutOff => "requests of nodes cut off",
-        }
-    }
-}
-
-const PUT: [Misfortune; 6] = [
-    Misfortune::Fails,
-    Misfortune::Unavailable,
-    Misfortune::AnswerLost,
-    Misfortune::Late,
-    Misfortune::Hollow,
-    Misfortune::Spoilt,
-];
-const PUT_HOME: [Misfortune; 4] =
-    [Misfortune::Fails, Misfortune::Unavailable, Misfortune::AnswerLost, Misfortune::Late];
-const GET: [Misfortune; 4] = [Misfortune::Fails, Misfortune::Unavailable, Misfortune::Truncated, Misfortune::Flipped];
-const LIST: [Misfortune; 3] = [Misfortune::Fails, Misfortune::Unavailable, Misfortune::Stale];
-
-/// How often requests meet each misfortune, in a thousand of those that can.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Odds([u64; Misfortune::ALL.len()]);
-
-impl Odds {
-    /// All alike.
-    #[must_use]
-    pub fn all(per_mille: u64) -> Self {
-        Self([per_mille; Misfortune::ALL.len()])
-    }
-
-    /// Those, and `per_mille` for one.
-    #[must_use]
-    pub fn with(mut self, kind: Misfortune, per_mille: u64) -> Self {
-        self.0[kind as usize] = per_mille;
-        self
-    }
-
-    /// How often it is this one.
-    #[must_use]
-    pub fn of(&self, kind: Misfortune) -> u64 {
-        self.0[kind as usize]
-    }
-}
 
 /// A cold store as one node reaches it. Clones and [`SimCold::handle`]s share the objects.
 #[derive(Clone)]
@@ -148,6 +64,9 @@ struct State {
     objects: BTreeMap<String, Object>,
     late: Vec<Late>,
     requests: u64,
+    /// What was asked, request by request.
+    asked: Vec<Method>,
+    strike: Option<Strike>,
     cut_off: BTreeSet<usize>,
     met: [u64; Misfortune::ALL.len()],
     /// Objects that came to be here, by who sent them.
@@ -184,6 +103,8 @@ impl SimCold {
             objects: BTreeMap::new(),
             late: Vec::new(),
             requests: 0,
+            asked: Vec::new(),
+            strike: None,
             cut_off: BTreeSet::new(),
             met: [0; Misfortune::ALL.len()],
             stored: BTreeMap::new(),
@@ -220,6 +141,24 @@ impl SimCold {
         self.state.lock().odds = odds;
     }
 
+    /// Strikes one request.
+    pub fn strike(&self, strike: Strike) {
+        self.state.lock().strike = Some(strike);
+    }
+
+    /// What was asked so far, request by request.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Method> {
+        self.state.lock().asked.clone()
+    }
+
+    /// Takes the first object away if it was spoilt on its way, as an operator does. Whether it was.
+    pub fn remove_spoilt_home(&self) -> bool {
+        let objects = &mut self.state.lock().objects;
+        let is_spoilt = objects.get(HOME).is_some_and(|object| object.spoilt);
+        is_spoilt && objects.remove(HOME).is_some()
+    }
+
     /// Whether the node reaches it.
     pub fn cut_off(&self, node: usize, is_cut_off: bool) {
         let cut_off = &mut self.state.lock().cut_off;
@@ -240,6 +179,7 @@ impl SimCold {
     pub fn heal(&self) {
         let mut state = self.state.lock();
         state.odds = Odds::default();
+        state.strike = None;
         state.cut_off.clear();
         state.land(u64::MAX);
     }
@@ -248,7 +188,7 @@ impl SimCold {
     #[must_use]
     pub fn is_foul(&self) -> bool {
         let state = self.state.lock();
-        state.odds != Odds::default() || !state.late.is_empty()
+        state.odds != Odds::default() || state.strike.is_some() || !state.late.is_empty()
     }
 
     /// Requests that met this misfortune.
@@ -281,6 +221,19 @@ impl SimCold {
         self.state.lock().objects.iter().any(|(key, object)| key.starts_with("tail/") && object.spoilt)
     }
 
+    /// Whether a version that can be read lies there which this node sent.
+    #[must_use]
+    pub fn holds_version_of(&self, node: usize) -> bool {
+        let is_its = |object: &Object| object.node == node && !object.spoilt;
+        self.state.lock().objects.iter().any(|(key, object)| key.starts_with(VERSIONS) && is_its(object))
+    }
+
+    /// Whether a version that this node sent is still to land.
+    #[must_use]
+    pub fn awaits_version_of(&self, node: usize) -> bool {
+        self.state.lock().late.iter().any(|late| late.node == node && late.key.starts_with(VERSIONS))
+    }
+
     /// Who sent the newest claim that can be read.
     #[must_use]
     pub fn newest_owner(&self) -> Option<usize> {
@@ -292,9 +245,14 @@ impl SimCold {
 
 impl State {
     /// A request arrives: what it meets, of those that it can.
-    fn arrive(&mut self, node: usize, among: &[Misfortune]) -> Option<Misfortune> {
+    fn arrive(&mut self, node: usize, method: Method, among: &[Misfortune]) -> Option<Misfortune> {
         self.requests += 1;
+        self.asked.push(method);
         self.land(self.requests);
+        if let Some(strike) = self.strike.filter(|strike| strike.request == self.requests) {
+            self.rng = Rng::new(strike.luck);
+            return Some(strike.kind);
+        }
         if self.cut_off.contains(&node) {
             return Some(Misfortune::CutOff);
         }
@@ -343,15 +301,38 @@ impl State {
         self.trace.lock().push(line);
     }
 
-    /// An object as it is after something went wrong on its way.
-    fn spoil(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
-        if self.rng.chance(50) {
+    /// An object as it is after something went wrong on its way: one bit is flipped, or it is cut short.
+    fn spoil(&mut self, mut bytes: Vec<u8>, kind: Misfortune) -> Vec<u8> {
+        if kind == Misfortune::Flipped || kind == Misfortune::Spoilt && self.rng.chance(50) {
             let at = self.rng.below(bytes.len() as u64) as usize;
             bytes[at] ^= 1 << self.rng.below(8);
         } else {
             bytes.truncate(self.rng.below(bytes.len() as u64) as usize);
         }
         bytes
+    }
+}
+
+impl State {
+    /// A listing as it comes after something went wrong with it, other than that it is old.
+    fn spoil_listing(&mut self, keys: &mut Vec<String>, fate: Option<Misfortune>) {
+        let len = match fate {
+            Some(Misfortune::Hollow) => 0,
+            Some(Misfortune::Truncated) if !keys.is_empty() => self.rng.below(keys.len() as u64) as usize,
+            Some(Misfortune::Flipped) if !keys.is_empty() => keys.len(),
+            _ => return,
+        };
+        keys.truncate(len);
+        if fate == Some(Misfortune::Flipped)
+            && let Some(key) = keys.pop()
+        {
+            // In the digits, and such that it is text still.
+            let mut bytes = key.into_bytes();
+            let at = bytes.len() - 1 - self.rng.below(16.min(bytes.len() as u64)) as usize;
+            bytes[at] ^= 1 << self.rng.below(4);
+            keys.extend(String::from_utf8(bytes));
+        }
+        self.met[fate.expect("it was looked at") as usize] += 1;
     }
 }
 
@@ -375,10 +356,12 @@ impl ColdStore for SimCold {
         let (node, len) = (self.node, bytes.len());
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let fate = state.arrive(node, if key == HOME { &PUT_HOME[..] } else { &PUT[..] });
+        let fate = state.arrive(node, Method::Put, if key == HOME { &PUT_HOME[..] } else { &PUT[..] });
         let answer = match fate {
             None => Ok(state.store(node, key, bytes, false)),
-            Some(Misfortune::Spoilt) if len == 0 || state.objects.contains_key(key) => {
+            Some(Misfortune::Spoilt | Misfortune::Truncated | Misfortune::Flipped)
+                if len == 0 || state.objects.contains_key(key) =>
+            {
                 Ok(state.store(node, key, bytes, false))
             }
             Some(kind) => {
@@ -394,8 +377,8 @@ impl ColdStore for SimCold {
                         Err(why)
                     }
                     Misfortune::Hollow => Ok(Put::Created),
-                    Misfortune::Spoilt => {
-                        let spoilt = state.spoil(bytes);
+                    Misfortune::Spoilt | Misfortune::Truncated | Misfortune::Flipped => {
+                        let spoilt = state.spoil(bytes, kind);
                         Ok(state.store(node, key, spoilt, true))
                     }
                     _ => Err(why),
@@ -409,7 +392,7 @@ impl ColdStore for SimCold {
     fn get(&self, key: &str, range: Range<u64>) -> Result<Option<Part>> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let fate = state.arrive(self.node, &GET);
+        let fate = state.arrive(self.node, Method::Get, &GET);
         let part = state.objects.get(key).map(|object| {
             let len = object.bytes.len();
             let start = (range.start as usize).min(len);
@@ -418,6 +401,12 @@ impl ColdStore for SimCold {
         });
         let answer = match (fate, part) {
             (None, part) => Ok(part),
+            (Some(kind @ Misfortune::Hollow), _) => {
+                state.meets(kind);
+                let (start, end) = (range.start.min(ERROR.len() as u64), range.end.min(ERROR.len() as u64));
+                let bytes = ERROR[start as usize..end.max(start) as usize].to_vec();
+                Ok(Some(Part { bytes, len: ERROR.len() as u64 }))
+            }
             (Some(kind @ (Misfortune::Truncated | Misfortune::Flipped)), part) => {
                 let Some(mut part) = part.filter(|part| !part.bytes.is_empty()) else {
                     // There is nothing of it that could go wrong.
@@ -446,9 +435,9 @@ impl ColdStore for SimCold {
     fn list(&self, prefix: &str, after: &str) -> Result<Vec<String>> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let fate = state.arrive(self.node, &LIST);
+        let fate = state.arrive(self.node, Method::List, &LIST);
         let until = match fate {
-            None => u64::MAX,
+            None | Some(Misfortune::Hollow | Misfortune::Truncated | Misfortune::Flipped) => u64::MAX,
             Some(Misfortune::Stale) => state.requests.saturating_sub(1 + state.rng.below(STALE_MAX)),
             Some(kind) => {
                 let why = state.meets(kind);
@@ -459,7 +448,8 @@ impl ColdStore for SimCold {
         let matching = state.objects.iter().filter(|(key, _)| key.starts_with(prefix) && key.as_str() > after);
         let (told, hidden) = matching.partition::<Vec<_>, _>(|(_, object)| object.at <= until);
         let is_old = !hidden.is_empty();
-        let keys: Vec<String> = told.into_iter().take(LISTED_MAX).map(|(key, _)| key.clone()).collect();
+        let mut keys: Vec<String> = told.into_iter().take(LISTED_MAX).map(|(key, _)| key.clone()).collect();
+        state.spoil_listing(&mut keys, fate);
         if is_old {
             state.meets(Misfortune::Stale);
         }
@@ -474,99 +464,4 @@ impl ColdStore for SimCold {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use everlog::ErrorKind;
-
-    fn cold(seed: u64) -> SimCold {
-        SimCold::new("cold", seed, &Trace::default())
-    }
-
-    fn put(cold: &SimCold, key: &str, bytes: &[u8]) -> Result<Put> {
-        cold.put(key, &bytes)
-    }
-
-    fn get(cold: &SimCold, key: &str) -> Result<Option<Vec<u8>>> {
-        Ok(cold.get(key, 0..PART_BYTES as u64)?.map(|part| part.bytes))
-    }
-
-    #[test]
-    fn a_sound_one_keeps_what_was_put_first() {
-        let cold = cold(1);
-        assert_eq!(put(&cold, "a/b", b"one").expect("reached"), Put::Created);
-        assert_eq!(put(&cold.handle(2), "a/b", b"two").expect("reached"), Put::Exists);
-        assert_eq!(get(&cold, "a/b").expect("reached"), Some(b"one".to_vec()));
-        assert_eq!(cold.get("a/b", 1..2).expect("reached"), Some(Part { bytes: b"n".to_vec(), len: 3 }));
-        assert_eq!(cold.get("a/b", 7..9).expect("reached"), Some(Part { bytes: Vec::new(), len: 3 }));
-        assert_eq!(get(&cold, "a/c").expect("reached"), None);
-        assert_eq!(cold.list("a/", "").expect("reached"), ["a/b"]);
-        let copy = cold.copy();
-        cold.wipe();
-        assert!(!cold.holds("a/b") && copy.holds("a/b") && copy.url() == cold.url());
-    }
-
-    #[test]
-    fn a_late_put_lands_if_nothing_bears_its_key_by_then() {
-        let cold = cold(2);
-        cold.set_odds(Odds::default().with(Misfortune::Late, 1000));
-        for key in ["a/1", "a/2"] {
-            assert_eq!(put(&cold, key, b"late").expect_err("late").kind(), ErrorKind::Cold);
-        }
-        cold.set_odds(Odds::default());
-        assert_eq!(get(&cold, "a/2").expect("reached").filter(|bytes| bytes != b"late"), None);
-        put(&cold, "a/1", b"soon").expect("reached");
-        for _ in 0..LATE_MAX {
-            get(&cold, "a/3").expect("reached");
-        }
-        assert!(cold.holds("a/1") && cold.holds("a/2") && !cold.is_foul());
-    }
-
-    #[test]
-    fn each_misfortune_does_what_it_says() {
-        use Misfortune::{AnswerLost, CutOff, Fails, Flipped, Hollow, Spoilt, Stale, Truncated, Unavailable};
-        let only = |kind| {
-            let cold = cold(3);
-            put(&cold, "a/0", b"object").expect("reached");
-            cold.set_odds(Odds::default().with(kind, 1000));
-            cold
-        };
-        for kind in [Fails, Unavailable] {
-            let cold = only(kind);
-            assert!(
-                put(&cold, "a/1", b"object").is_err() && get(&cold, "a/0").is_err() && cold.list("a/", "").is_err()
-            );
-            assert!(!cold.holds("a/1") && cold.met(kind) == 3);
-        }
-        let lost = only(AnswerLost);
-        assert!(put(&lost, "a/1", b"object").is_err() && lost.holds("a/1"));
-        let hollow = only(Hollow);
-        assert_eq!(put(&hollow, "a/1", b"object").expect("so it says"), Put::Created);
-        assert!(!hollow.holds("a/1"));
-        let spoilt = only(Spoilt);
-        assert_eq!(put(&spoilt, "a/1", b"object").expect("so it says"), Put::Created);
-        spoilt.set_odds(Odds::default());
-        assert_ne!(get(&spoilt, "a/1").expect("reached"), Some(b"object".to_vec()));
-        for kind in [Truncated, Flipped] {
-            assert_ne!(get(&only(kind), "a/0").expect("reached"), Some(b"object".to_vec()));
-        }
-        assert!(only(Stale).list("a/", "").expect("reached").is_empty());
-        let cut = cold(4);
-        cut.cut_off(7, true);
-        assert!(get(&cut.handle(7), "a/0").is_err() && get(&cut.handle(8), "a/0").is_ok());
-        assert_eq!(cut.met(CutOff), 1);
-        cut.heal();
-        assert!(get(&cut.handle(7), "a/0").is_ok());
-    }
-
-    #[test]
-    fn the_newest_claim_that_can_be_read_says_whose_it_is() {
-        let cold = cold(5);
-        assert_eq!(cold.newest_owner(), None);
-        put(&cold.handle(1), "epoch/1", b"claim").expect("reached");
-        put(&cold.handle(2), "epoch/2", b"claim").expect("reached");
-        cold.set_odds(Odds::default().with(Misfortune::Spoilt, 1000));
-        put(&cold.handle(3), "epoch/3", b"claim").expect("so it says");
-        assert_eq!(cold.newest_owner(), Some(2));
-        assert_eq!((cold.stored(), cold.stored_by(3)), (3, 1));
-    }
-}
+mod tests;

@@ -283,3 +283,39 @@ fn a_store_comes_back_from_its_cold_store() {
     let bad = everlog(&["restore", "--cold", "nowhere", "--to", text(&dir.path().join("elsewhere"))]);
     assert_eq!(code(&bad), 2, "{}", stderr(&bad));
 }
+
+#[test]
+fn a_store_comes_back_as_it_was_if_devices_are_to_set_aside_what_is_newer() {
+    let dir = scratch();
+    let (store_dir, url) = (sample(dir.path()), format!("file://{}", dir.path().join("cold").display()));
+    let cold = everlog::ColdConfig {
+        stores: vec![everlog::cold::connect(&url, dir.path()).expect("a folder")],
+        allow_dependent: true,
+        ..Default::default()
+    };
+    let store = Store::open_shipping(&store_dir, Config::small(), &cold).expect("it is sound");
+    let lsns = [b"good", b"evil"].map(|payload| {
+        let mut batch = Batch::new();
+        batch.log("users/a/notes").record(payload);
+        let lsn = store.append(batch).expect("it is staged").wait().expect("it is durable").logs[0].lsn;
+        store.cold(lsn).wait().expect("it is shipped");
+        lsn
+    });
+    store.close().expect("nothing is under way");
+
+    let to = dir.path().join("as-it-was");
+    let (moment, past) = (lsns[0].0.to_string(), (lsns[1].0 + 1).to_string());
+    let restore = |rest: &[&str]| everlog(&[&["restore", "--cold", &url, "--to", text(&to)], rest].concat());
+    let unsaid = restore(&["--as-of", &moment]);
+    assert_eq!((code(&unsaid), stderr(&unsaid).lines().count()), (2, 2), "{}", stderr(&unsaid));
+    assert!(stderr(&unsaid).contains("devices") && !to.exists(), "{}", stderr(&unsaid));
+    let later = restore(&["--as-of", &past, "--mode", "rewind"]);
+    assert_eq!((code(&later), to.exists()), (3, false), "{}", stderr(&later));
+    assert!(stderr(&later).contains(&format!("as of LSN {} or an earlier moment", lsns[1])), "{}", stderr(&later));
+
+    let report = json(&restore(&["--as-of", &moment, "--mode", "rewind", "--json"]));
+    assert_eq!((report["mode"].as_str(), report["last_lsn"].as_u64()), (Some("rewind"), Some(lsns[0].0)));
+    assert!(report["time_us"].is_u64() && report.get("local_unknown_after_us").is_none(), "{report}");
+    let dump = stdout(&everlog(&["dump", text(&to), "--log", "users/a/notes"]));
+    assert!(dump.contains("good") && !dump.contains("evil"), "{dump}");
+}

@@ -100,6 +100,7 @@ impl ColdStore for DirStore {
 
     fn get(&self, key: &str, range: Range<u64>) -> Result<Option<Part>> {
         let path = self.root.join(key);
+        let range = range.start..range.end.min(range.start.saturating_add(PART_BYTES as u64));
         match read(&PosixIo::new(false), &path, &range) {
             // A file system that reads through the page cache alone.
             Err(e) if e.os_error().is_some_and(|e| e.kind() == OsKind::InvalidInput) => {

@@ -1,13 +1,13 @@
 //! Where the tails of older epochs end, as their successors found it.
 
-use super::{ColdStore, fetch};
+use super::{ColdStore, fetch, newest};
 use crate::error::Result;
 use crate::format::cold::{TailEnd, Version, Whose};
 use crate::types::Epoch;
 
-/// The ends that are known behind the version `base`, of epochs from that on in which its tails begin, by epoch; epochs up to
-/// `newest` have spoken. Who named one in a newer epoch is believed: it knew what the one before had to say, and what that one
-/// says later does not count.
+/// The ends that are known behind the version `base`, of epochs from that on in which its tails begin, by epoch; epochs
+/// up to `newest` have spoken, in versions and in tail objects. Who named one in a newer epoch is believed: it knew
+/// what the one before had to say, and what that one says later does not count.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Cold`], [`crate::ErrorKind::Refused`].
@@ -22,7 +22,9 @@ pub fn known(cold: &dyn ColdStore, whose: Whose, base: &Version, newest: Epoch) 
         hear(first_tail(cold, whose, epoch)?);
     }
     hear(base.ends.clone());
-    for epoch in (base.epoch.0.max(first.0 + 1)..=newest.0).map(Epoch) {
+    for epoch in (base.epoch.0 + 1..=newest.0).map(Epoch) {
+        let version = newest::version_of(cold, whose, epoch, &mut |_| Ok(true))?;
+        hear(version.map(|version| version.ends).unwrap_or_default());
         hear(first_tail(cold, whose, epoch)?);
     }
     ends.sort_unstable_by_key(|end| end.epoch);

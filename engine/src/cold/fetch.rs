@@ -4,10 +4,12 @@ use super::{ColdStore, PART_BYTES, damaged, failed, keys};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Malformed;
 use crate::format::cold::{Claim, Tail, Taken, Unsealed, Version, Whose};
+use crate::limits;
 use crate::types::Epoch;
 
-/// The longest object that is read whole, in bytes: a tail, whose frames are bounded, or a version of the manifest.
-pub const WHOLE_BYTES_MAX: u64 = 256 << 20;
+/// The longest object that is read whole, in bytes: a tail, which ends with the frame that fills it, or a version of the
+/// manifest.
+pub const WHOLE_BYTES_MAX: u64 = limits::frame_bytes_max(limits::JOURNAL_FILE_BYTES_MAX) as u64 + (64 << 20);
 
 /// A whole object as `decode` understands it. It is read twice before it is called damaged, since what spoils an answer on its
 /// way must not make a sound object count for nothing.

@@ -1,8 +1,9 @@
 //! Cold stores: independent places for objects, each written once and never changed.
 //!
 //! [`ColdStore`] is the narrow waist: `dir` keeps objects as files, `bucket` (behind features) in an object store, and
-//! simulations in memory. What the objects are called is [`keys`]; reading one whole, and proving it, is [`fetch`]; finding
-//! the end of what is numbered is [`search`]. What is put when is the business of `ship`.
+//! simulations in memory. What the objects are called is [`keys`]; reading one whole, and proving it, is [`fetch`];
+//! finding the end of what is numbered is [`search`]; whether it is part of a history is [`history`]. What is put when
+//! is the business of `ship`.
 //!
 //! Invariants: nothing here takes the answer to a put for a proof that the object is there; nothing decides by a listing
 //! alone, which may be old.
@@ -13,6 +14,7 @@ mod connect;
 mod dir;
 pub mod ends;
 pub mod fetch;
+pub mod history;
 pub mod keys;
 pub mod lag;
 pub mod newest;

@@ -26,14 +26,27 @@ pub fn version(
     cold: &dyn ColdStore, whose: Whose, epoch: Epoch, accept: &mut dyn FnMut(&Version) -> Result<bool>,
 ) -> Result<Option<Version>> {
     for epoch in (1..=epoch.0).rev().map(Epoch) {
-        let key = |number| keys::version(epoch, number);
-        let begin = search::begin(cold, &keys::versions(epoch), 0, &key)?;
-        for number in (0..search::end(cold, begin, &key)?).rev() {
-            if let Some(Ok(version)) = fetch::version(cold, whose, epoch, number)?
-                && accept(&version)?
-            {
-                return Ok(Some(version));
-            }
+        if let Some(version) = version_of(cold, whose, epoch, accept)? {
+            return Ok(Some(version));
+        }
+    }
+    Ok(None)
+}
+
+/// The newest version of that very epoch that `accept` takes. It is asked newest first.
+///
+/// # Errors
+/// As [`version`].
+pub fn version_of(
+    cold: &dyn ColdStore, whose: Whose, epoch: Epoch, accept: &mut dyn FnMut(&Version) -> Result<bool>,
+) -> Result<Option<Version>> {
+    let key = |number| keys::version(epoch, number);
+    let begin = search::begin(cold, &keys::versions(epoch), 0, &key)?;
+    for number in (0..search::end(cold, begin, &key)?).rev() {
+        if let Some(Ok(version)) = fetch::version(cold, whose, epoch, number)?
+            && accept(&version)?
+        {
+            return Ok(Some(version));
         }
     }
     Ok(None)

@@ -3,7 +3,7 @@
 //! A listing may be an hour old, so that it can only say where to begin to ask. The numbers are dense, so that from one that
 //! is there the end is found by doubling steps and then halving them.
 
-use super::{ColdStore, keys};
+use super::{ColdStore, failed, keys};
 use crate::error::Result;
 
 /// The first number from `from` on under which nothing lies, where everything below it down to `from` is there. `key_of`
@@ -34,7 +34,8 @@ pub fn end(cold: &dyn ColdStore, from: u64, key_of: &dyn Fn(u64) -> String) -> R
             high = middle;
         }
     }
-    Ok(high)
+    // What answers with an error as if it were the object is not to be believed: a gap would hide what comes behind it.
+    if there(low)? { Ok(high) } else { Err(failed(cold.url(), format!("{} was there, and is not", key_of(low)))) }
 }
 
 /// A number to begin to ask at: the greatest that a listing of `prefix` names and that is there, else `first`.

@@ -139,6 +139,12 @@ impl Standing {
         now.saturating_sub(self.state.lock().contact)
     }
 
+    /// Whether appends are ever held back; asks no lock.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.bounds != Bounds::default()
+    }
+
     /// How far what is durable is ahead of what is cold, if that is more than may be.
     #[must_use]
     pub fn is_behind(&self, now: Duration) -> Option<Duration> {

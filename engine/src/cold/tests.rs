@@ -1,8 +1,10 @@
 //! What each cold store does alike, and how numbered objects are found.
 
 use super::testing::MemCold;
-use super::{ColdStore, DirStore, PART_BYTES, Put, fetch, search};
-use crate::error::ErrorKind;
+use super::{ColdStore, DirStore, PART_BYTES, Part, Put, Source, fetch, search};
+use crate::error::{ErrorKind, Result};
+use crate::sync::plain::Mutex;
+use std::ops::Range;
 
 fn each(test: impl Fn(&dyn ColdStore)) {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -21,8 +23,9 @@ fn an_object_is_put_once_and_comes_back_in_parts() {
         let len = bytes.len() as u64;
         for range in [0..1, 0..len, 5000..5001, 4095..8193, len - 1..len + 5, len..len + 1, len + 9..len + 10] {
             let part = get(range.clone()).expect("it is there");
-            let end = range.end.min(len);
-            let expected = &bytes[range.start.min(end) as usize..end as usize];
+            let start = range.start.min(len);
+            let end = range.end.clamp(start, len).min(start + PART_BYTES as u64);
+            let expected = &bytes[start as usize..end as usize];
             assert!(part.len == len && part.bytes == expected, "{range:?} of {}", cold.url());
         }
         assert_eq!(fetch::whole(cold, "a/b", len).expect("reached"), Some(bytes.clone()));
@@ -111,6 +114,48 @@ fn a_listing_that_is_old_or_wrong_only_says_where_to_begin() {
     assert_eq!(search::end(&cold, 1, &key).expect("reached"), 8);
 }
 
+/// One of whose answers to a get is the text of an error.
+struct Lies {
+    cold: MemCold,
+    /// How many gets are answered before.
+    after: Mutex<u64>,
+}
+
+impl ColdStore for Lies {
+    fn url(&self) -> &str {
+        self.cold.url()
+    }
+
+    fn put(&self, key: &str, source: &dyn Source) -> Result<Put> {
+        self.cold.put(key, source)
+    }
+
+    fn get(&self, key: &str, range: Range<u64>) -> Result<Option<Part>> {
+        let mut after = self.after.lock();
+        *after = after.wrapping_sub(1);
+        if *after == u64::MAX { Ok(Some(Part { bytes: b"<".to_vec(), len: 60 })) } else { self.cold.get(key, range) }
+    }
+
+    fn list(&self, prefix: &str, after: &str) -> Result<Vec<String>> {
+        self.cold.list(prefix, after)
+    }
+}
+
+#[test]
+fn an_error_that_comes_as_an_object_leaves_no_gap_in_front_of_the_end() {
+    let key = |n: u64| format!("n/{n:016x}");
+    for count in [0, 1, 2, 5, 9] {
+        for after in 0..12 {
+            let lies = Lies { cold: MemCold::new("cold"), after: Mutex::new(after) };
+            (0..count).for_each(|n| drop(lies.put(&key(n), &&b"x"[..])));
+            match search::end(&lies, 0, &key) {
+                Ok(end) => assert_eq!(end, count, "after {after} gets"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Cold, "after {after} gets"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_folder_on_the_datas_device_depends_on_it() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -125,11 +170,11 @@ fn a_folder_on_the_datas_device_depends_on_it() {
 #[test]
 fn a_put_that_fails_leaves_no_object() {
     struct Failing;
-    impl super::Source for Failing {
+    impl Source for Failing {
         fn len(&self) -> u64 {
             PART_BYTES as u64 + 1
         }
-        fn read(&self, offset: u64, len: usize) -> crate::error::Result<Vec<u8>> {
+        fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
             if offset == 0 { Ok(vec![0; len]) } else { Err(crate::Error::new(ErrorKind::Io, "the disk fails")) }
         }
     }

@@ -67,7 +67,7 @@ impl Throttle {
     /// # Errors
     /// [`crate::ErrorKind::Cold`].
     pub(super) fn check_contact(&self) -> Result<()> {
-        self.standing.check_contact(self.clock.monotonic())
+        if self.standing.is_bounded() { self.standing.check_contact(self.clock.monotonic()) } else { Ok(()) }
     }
 
     /// The turn of an append of `bytes`.
@@ -76,7 +76,9 @@ impl Throttle {
         if due >= self.hard {
             return Turn::Full(LOOK_AGAIN, Behind::Merges(due));
         }
-        if let Some(lag) = self.standing.is_behind(self.clock.monotonic()) {
+        if self.standing.is_bounded()
+            && let Some(lag) = self.standing.is_behind(self.clock.monotonic())
+        {
             return Turn::Full(LOOK_AGAIN, Behind::Cold(lag));
         }
         let pressure = self.pressure(due);

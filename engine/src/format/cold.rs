@@ -123,7 +123,7 @@ pub struct Version {
     pub number: u64,
     /// The epoch and the number of the first tail object that may hold frames past [`Manifest::flushed`].
     pub tail_from: (Epoch, u64),
-    /// Where the older epochs' tails ended; empty in the first version of an epoch, which is put before that is known.
+    /// Where the older epochs' tails ended.
     pub ends: Vec<TailEnd>,
     /// The manifest.
     pub manifest: Manifest,
@@ -147,7 +147,7 @@ pub struct Epochs {
 pub enum Restored {
     /// Devices are to put back what is missing.
     Heal = 1,
-    /// Devices are to set aside what is newer.
+    /// Devices are to set aside what is newer, and so are cold stores.
     Rewind = 2,
 }
 

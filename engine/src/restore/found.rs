@@ -1,13 +1,20 @@
-//! What a cold store has of its store: the newest version that counts, and the frames behind it.
+//! What a cold store has of its store: the newest version that counts, and the frames behind it; or, of a moment of the
+//! past, the newest version that is not past it, and the frames behind it up to the moment.
 //!
 //! Everything is found by names that follow from numbers; a listing only says where to begin. Objects that are damaged are
 //! passed over: an older version of the manifest has the same records, with more of them in the tail.
+//!
+//! Invariant: a moment is had exactly or refused. What a version has that a frame's file was used again for lies in
+//! segments alone, and those cannot be cut.
 
+use super::RestoreMode;
+use crate::cold::history::History;
 use crate::cold::{ColdStore, damaged, ends, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cold::{Home, TailEnd, Unsealed, Version};
 use crate::format::frame::{FrameHeader, FrameRef};
-use crate::types::{Epoch, TimeUs};
+use crate::format::manifest::Manifest;
+use crate::types::{AsOf, Epoch, Lsn, TimeUs};
 
 /// What there is.
 #[derive(Clone, Debug)]
@@ -16,7 +23,9 @@ pub struct Found {
     pub home: Home,
     /// The newest claim.
     pub claim: (Epoch, [u8; 16]),
-    /// The newest version that counts and can be read.
+    /// What is to be restored.
+    pub mode: RestoreMode,
+    /// The newest version that counts, can be read, and is not past the moment.
     pub base: Version,
     /// Where tails of epochs end, as far as their successors said so.
     ends: Vec<TailEnd>,
@@ -25,12 +34,22 @@ pub struct Found {
 /// Takes the frames behind the version, in their order: the header, and all bytes of the frame.
 pub type Sink<'a> = dyn FnMut(&FrameHeader, Vec<u8>) -> Result<()> + 'a;
 
+/// The frames behind a version.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Frames {
+    /// The last one that counts, and its time.
+    pub last: Option<(FrameRef, TimeUs)>,
+    /// The last LSN of the first frame past the moment.
+    pub past: Option<Lsn>,
+}
+
 /// Looks for what a cold store has.
 ///
 /// # Errors
-/// [`ErrorKind::Refused`] if no store lies there, or one of a later version of everlog; [`ErrorKind::Cold`];
+/// [`ErrorKind::Refused`] if no store lies there, or one of a later version of everlog, or if the moment cannot be had;
+/// [`ErrorKind::Cold`];
 /// [`ErrorKind::Damaged`] if its first object, or every version of the manifest, cannot be read.
-pub fn look(cold: &dyn ColdStore) -> Result<Found> {
+pub fn look(cold: &dyn ColdStore, mode: RestoreMode) -> Result<Found> {
     let Some(home) = fetch::object(cold, keys::HOME, Home::decode)? else {
         return Err(Error::new(ErrorKind::Refused, format!("there is no store in {}", cold.url()))
             .remedy("check the URL: bucket, prefix and path"));
@@ -47,7 +66,11 @@ pub fn look(cold: &dyn ColdStore) -> Result<Found> {
             .remedy("another cold store may have one"));
     };
     let ends = ends::known(cold, whose, &base, last)?;
-    Ok(Found { home, claim: (last, claim), base, ends })
+    let found = Found { home, claim: (last, claim), mode, base, ends };
+    match mode.as_of() {
+        Some(moment) => found.at(cold, moment),
+        None => Ok(found),
+    }
 }
 
 impl Found {
@@ -57,17 +80,69 @@ impl Found {
         (self.claim, self.base.epoch, self.base.number) == (other.claim, other.base.epoch, other.base.number)
     }
 
-    /// Gives the frames behind the version to `sink`. Gives the last one, if there is one, and its time; what cannot be had
-    /// is added to `lost`.
+    /// What there is as of a moment, where this is what there is in all.
+    fn at(self, cold: &dyn ColdStore, moment: AsOf) -> Result<Self> {
+        let covers = |version: &Version| moment.covers(version.manifest.flushed.last_lsn, version.manifest.time);
+        let (whose, newest) = (self.home.whose(), self.claim.0);
+        let is_of_tail = covers(&self.base);
+        // What the oldest version past the moment has.
+        let mut past = None;
+        let base = if is_of_tail {
+            Some(self.base.clone())
+        } else {
+            let history = History::new(self.base.manifest.timelines.clone(), self.base.manifest.flushed);
+            newest::version(cold, whose, newest, &mut |version| {
+                let (is_held, is_covered) = (history.holds_all(&version.manifest), covers(version));
+                if is_held && !is_covered {
+                    past = Some(version.manifest.flushed.last_lsn);
+                }
+                Ok(is_held && is_covered)
+            })?
+        };
+        let refused = |what: String, remedy: String| Err(Error::new(ErrorKind::Refused, what).remedy(remedy));
+        let next =
+            |past: Option<Lsn>| past.map_or_else(String::new, |lsn| format!(", or as of LSN {lsn} or a later moment"));
+        let before = |past| {
+            let what = format!("{moment} lies before everything that {} has", cold.url());
+            refused(what, format!("restore the newest state{}", next(past)))
+        };
+        let Some(base) = base else { return before(past) };
+        let ends = ends::known(cold, whose, &base, newest)?;
+        let found = Self { base, ends, ..self };
+        let frames = found.frames(cold, &mut |_, _| Ok(()), &mut Vec::new())?;
+        let Manifest { flushed, time, .. } = found.base.manifest;
+        let (last, time) = frames.last.unwrap_or((flushed, time));
+        let past = frames.past.or(past);
+        match moment {
+            _ if last.last_lsn == Lsn(0) => before(past),
+            AsOf::Lsn(lsn) if lsn == last.last_lsn => Ok(found),
+            AsOf::Time(at) if is_of_tail && at == time => Ok(found),
+            _ if frames.past.is_some() => Ok(found),
+            _ if is_of_tail => {
+                let Lsn(end) = last.last_lsn;
+                let what = format!(
+                    "{moment} lies past LSN {end} of {} µs, the last that can be read in {}",
+                    time.0,
+                    cold.url()
+                );
+                refused(what, format!("restore the newest state, or as of LSN {end} or an earlier moment"))
+            }
+            _ => {
+                let Lsn(end) = last.last_lsn;
+                let what = format!("what lies between LSN {end} and {moment} is in no tail object of {}", cold.url());
+                refused(what, format!("restore as of LSN {end}{}", next(past)))
+            }
+        }
+    }
+
+    /// Gives the frames behind the version to `sink`, up to the moment. What cannot be had is added to `lost`.
     ///
     /// # Errors
     /// [`ErrorKind::Cold`]; what `sink` says.
-    pub fn frames(
-        &self, cold: &dyn ColdStore, sink: &mut Sink<'_>, lost: &mut Vec<Error>,
-    ) -> Result<Option<(FrameRef, TimeUs)>> {
+    pub fn frames(&self, cold: &dyn ColdStore, sink: &mut Sink<'_>, lost: &mut Vec<Error>) -> Result<Frames> {
         let (identity, whose) = (self.home.identity, self.home.whose());
         let mut at = self.base.manifest.flushed;
-        let mut end = None;
+        let (mut end, moment) = (Frames::default(), self.mode.as_of());
         // An object that cannot be read, in front of none that goes on behind it yet.
         let mut unread = None;
         let (first, from) = self.base.tail_from;
@@ -105,9 +180,13 @@ impl Found {
                         lost.push(damaged(cold.url(), &key, what).lsns(lsns));
                         return Ok(end);
                     }
+                    if moment.is_some_and(|moment| !moment.covers(header.last_lsn(), header.time)) {
+                        end.past = Some(frame.last_lsn);
+                        return Ok(end);
+                    }
                     sink(&header, bytes)?;
                     at = frame;
-                    end = Some((frame, header.time));
+                    end.last = Some((frame, header.time));
                     unread = None;
                 }
             }

@@ -1,13 +1,16 @@
-//! Restoring a store from one of its cold stores into a directory.
+//! Restoring a store from one of its cold stores into a directory, as it is or as it was.
 //!
-//! [`found`] looks for what the cold store has: the newest version of the manifest that counts and the tail behind it.
-//! [`frames`] writes the tail's frames as journal files, each at its own place, so that the open that follows recovers them
-//! as it would after a crash. This file brings the segments and puts the rest around them.
+//! [`found`] looks for what the cold store has: the newest version of the manifest that counts and the tail behind it,
+//! or those of a moment of the past. [`frames`] writes the tail's frames as journal files, each at its own place, so
+//! that the open that follows recovers them as it would after a crash. This file brings the segments and puts the rest
+//! around them.
 //!
-//! The steps, and what a crash leaves: a file RESTORE, which says what is being restored, and without which a directory with
-//! anything in it is refused; segments, each under its name only once it was proved whole; journal files; EPOCH; the
-//! manifest; IDENTITY, which makes it a store; then RESTORE goes. Begun again, it finds which segments are there, and writes
-//! the rest anew. A restored store that was never opened is brought up to date in the same way.
+//! The steps, and what a crash leaves: a file RESTORE, which says what is being restored, and without which a directory
+//! with anything in it is refused; segments, each under its name only once it was proved whole; journal files; EPOCH;
+//! the manifest; IDENTITY, which makes it a store; then RESTORE goes. Begun again, it finds which segments are there,
+//! and writes the rest anew, also if another moment is wanted by then. A restored store that was never opened is
+//! brought up to date in the same way. Nothing is changed in the cold store; what lies past the moment there is left
+//! aside by the first open (`ship/tenant.rs`).
 //!
 //! What cannot be read is named: of a segment that is damaged there, what is sound can be read, if its ends are; a tail ends
 //! where it cannot be read on. A store that lacks a whole segment does not open.
@@ -26,21 +29,55 @@ use crate::format::manifest::{Manifest, SegmentMeta};
 use crate::io::{AlignedBuf, Io, OpenMode};
 use crate::journal::names;
 use crate::segment::ReadBack;
-use crate::types::{BLOCK, Epoch, Lsn, StoreId, TimeUs};
+use crate::types::{AsOf, BLOCK, Epoch, Lsn, StoreId, TimeUs};
 use crate::{manifest, segment};
 use frames::Frames;
 use std::path::Path;
 
+/// What a restore brings, and what devices are to do about what they have and it has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestoreMode {
+    /// The newest state. Devices are to put back what is missing.
+    #[default]
+    Heal,
+    /// The store as of a moment, or its newest state. Devices are to set aside what is newer, and from the store's
+    /// first open on what the cold stores have past it counts no more. An LSN amid a frame stands for the end of the
+    /// frame before.
+    Rewind(Option<AsOf>),
+}
+
+impl RestoreMode {
+    /// The moment, if it is one of the past.
+    #[must_use]
+    pub fn as_of(self) -> Option<AsOf> {
+        match self {
+            Self::Heal => None,
+            Self::Rewind(as_of) => as_of,
+        }
+    }
+
+    /// How the directory says that.
+    fn restored(self) -> Restored {
+        match self {
+            Self::Heal => Restored::Heal,
+            Self::Rewind(_) => Restored::Rewind,
+        }
+    }
+}
+
 /// What a restore brought.
 #[derive(Clone, Debug)]
 pub struct RestoreReport {
+    /// What was to be brought.
+    pub mode: RestoreMode,
     /// The store.
     pub store: StoreId,
     /// The epoch of the owner whose work it is.
     pub epoch: Epoch,
     /// The last LSN that is back.
     pub last_lsn: Lsn,
-    /// The time of the last frame that is back: what was acknowledged `local` after it is unknown to the cold store.
+    /// The time of the last frame that is back. Of the newest state: what was acknowledged `local` after it is unknown
+    /// to the cold store.
     pub time: TimeUs,
     /// Segments, those that were there from an attempt of before included.
     pub segments: u64,
@@ -67,6 +104,7 @@ pub fn restore(
     let identity = found.home.identity;
     prepare(io, dir, found)?;
     let mut report = RestoreReport {
+        mode: found.mode,
         store: identity.store,
         epoch: found.claim.0,
         last_lsn: found.base.manifest.flushed.last_lsn,
@@ -102,11 +140,12 @@ pub fn restore(
     };
     let end = found.frames(cold, &mut take, &mut report.lost)?;
     report.frames = frames.finish()?;
-    if let Some((end, time)) = end {
+    if let Some((end, time)) = end.last {
         (report.last_lsn, report.time) = (end.last_lsn, time);
     }
     let tenancy = Tenancy { url: cold.url().to_owned(), cold: found.home.cold, held: found.claim, pending: Vec::new() };
-    let epochs = Epochs { restored: Some(Restored::Heal), fenced: None, tenancies: vec![tenancy] };
+    let restored = Some(found.mode.restored());
+    let epochs = Epochs { restored, fenced: None, tenancies: vec![tenancy] };
     io.replace(&dir.join(Epochs::FILE_NAME), &epochs.encode(identity.store))?;
     manifest::commit(io, dir, &Manifest { version, ..found.base.manifest.clone() })?;
     io.replace(&dir.join(IDENTITY), &identity.encode())?;

@@ -5,26 +5,36 @@
 //! 2. It is put as the next epoch. From here on the older owner finds it, and stops. If the answer is lost, the claim is put
 //!    again, and knows itself; if the process dies, the next one draws another for the epoch behind, since a copy of the
 //!    directory knows the first one as well.
-//! 3. A version of that epoch is put, with what the newest one says. From here on versions of older epochs do not count.
-//! 4. The older tails are read to their ends, and a second version names these. What lies past them does not count, so that
-//!    whatever the older owner puts later changes nothing.
+//! 3. The newest version is looked for, and the older tails are read to their ends. What an older owner puts meanwhile
+//!    it tells nobody, since it asks for a newer claim before that. Nothing is changed by this.
+//! 4. A version of the new epoch is put, with what that newest one says and with those ends. From here on versions of
+//!    older epochs do not count, and neither does what lies past the ends, so that whatever the older owner puts later
+//!    changes nothing.
 //! 5. EPOCH says that the epoch is held. Only now is anything else put.
 //!
 //! In the first cold store, the authority, everything that counts must be part of this store's history: a directory that
 //! lacks some of it is an old one put back, or another node went on, and is refused. The right to the others follows from
 //! that to the first, so that what they have beyond this history is left aside there.
 //!
+//! A directory that was restored to have devices set aside what is newer leaves it aside in the authority as well, at
+//! its first open. The newest version that is part of its history takes the place of the newest of all, and each older
+//! tail ends where this history does. It is step 4 that leaves things aside, by one object: a crash before it leaves
+//! the store there as it was, one after it as it was restored, the tail up to the moment included. Until EPOCH says
+//! that the store was opened, an open after such a crash does the same again, and finds its own version. In the others
+//! the same happens when the right to them is taken; until then they have what they had, and whoever restores from one
+//! of them gets that.
+//!
 //! A claim that is there and cannot be read is nobody's: its put was spoilt on the way, and whoever put it found that out.
 
 use super::epochs::EpochFile;
-use super::history::History;
 use super::put::{There, put};
 use super::tenure::Tenure;
 use crate::clock::Clock;
+use crate::cold::history::History;
 use crate::cold::standing::Standing;
 use crate::cold::{ColdStore, Put, damaged, failed, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::cold::{Claim, Home, Tenancy, Unsealed, Version, Whose};
+use crate::format::cold::{Claim, Home, Restored, Tenancy, Unsealed, Version, Whose};
 use crate::format::frame::FrameRef;
 use crate::format::identity::Identity;
 use crate::format::manifest::{Manifest, Mark};
@@ -267,26 +277,32 @@ impl Tenant {
         self.settle()
     }
 
-    /// Puts the first versions of the epoch: one without and one with the ends of older tails.
+    /// Reads the older tails to their ends, and puts the first version of the epoch, with what the newest one that
+    /// counts says, unless one is there.
     fn begin(&self, epoch: Epoch) -> Result<Tenure> {
         loop {
-            let (base, next_version) = self.version(epoch)?;
-            let mut tenure = self.read_tails(epoch, base, next_version)?;
-            if tenure.ends == tenure.base.ends {
-                return Ok(tenure);
-            }
-            let tail_from = tenure.tail_from(tenure.base.manifest.flushed.frame);
-            let (number, ends) = (next_version, tenure.ends.clone());
-            let named = Version { number, ends, tail_from, ..Version::clone(&tenure.base) };
-            match self.put_version(named) {
+            let base = match self.newest_held(epoch)? {
+                Some(newest) if newest.epoch == epoch => {
+                    let next = newest.number + 1;
+                    return self.read_tails(epoch, newest, next);
+                }
+                Some(newest) => newest,
+                None => {
+                    let (tail_from, ends) = ((Epoch(1), 0), Vec::new());
+                    Version { epoch: Epoch(0), number: 0, tail_from, ends, manifest: self.nothing() }
+                }
+            };
+            let mut tenure = self.read_tails(epoch, base, 0)?;
+            let Version { manifest, .. } = Version::clone(&tenure.base);
+            let (tail_from, ends) = (tenure.tail_from(manifest.flushed.frame), tenure.ends.clone());
+            match self.put_version(Version { epoch, number: 0, tail_from, ends, manifest }) {
                 Ok((base, next_version)) => {
                     (tenure.base, tenure.next_version) = (Arc::new(base), next_version);
                     return Ok(tenure);
                 }
-                // An attempt of before has come there late.
+                // An attempt of before has come there late, with what was there then.
                 Err(e)
-                    if e.kind() == ErrorKind::Fenced
-                        && self.newest_held(epoch)?.is_some_and(|v| v.epoch == epoch && v.number >= number) => {}
+                    if e.kind() == ErrorKind::Fenced && self.newest_held(epoch)?.is_some_and(|v| v.epoch == epoch) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -309,8 +325,11 @@ impl Tenant {
                 let home = Home { identity: *identity, cold: ColdId(self.parts.io.random_bytes()?) };
                 match put(cold, keys::HOME, &home.encode())? {
                     There::This => {
-                        // Everything rests on this: a store that replaces what is there gives an epoch to two owners.
-                        if cold.put(keys::HOME, &home.encode().as_slice())? != Put::Exists {
+                        // Everything rests on this: a store that replaces what is there gives an epoch to two owners. One
+                        // answer may be wrong.
+                        let replaces =
+                            || cold.put(keys::HOME, &home.encode().as_slice()).map(|put| put == Put::Created);
+                        if replaces()? && replaces()? {
                             let what = format!("the cold store {} replaces an object that is there", cold.url());
                             return Err(Error::new(ErrorKind::Refused, what)
                                 .remedy("use one that heeds If-None-Match, as S3 and its present clones do"));
@@ -414,30 +433,6 @@ impl Tenant {
         )
     }
 
-    /// Puts the first version of the epoch, with what the newest one that counts says, unless it is there. Gives the epoch's
-    /// newest, and the number of the next.
-    fn version(&self, epoch: Epoch) -> Result<(Version, u64)> {
-        loop {
-            let first = match self.newest_held(epoch)? {
-                Some(newest) if newest.epoch == epoch => {
-                    let next = newest.number + 1;
-                    return Ok((newest, next));
-                }
-                Some(newest) => Version { epoch, number: 0, ..newest },
-                None => {
-                    let (tail_from, ends) = ((Epoch(1), 0), Vec::new());
-                    Version { epoch, number: 0, tail_from, ends, manifest: self.nothing() }
-                }
-            };
-            match self.put_version(first) {
-                // An attempt of before has come there late, with what the newest one said then.
-                Err(e)
-                    if e.kind() == ErrorKind::Fenced && self.newest_held(epoch)?.is_some_and(|v| v.epoch == epoch) => {}
-                put => return put,
-            }
-        }
-    }
-
     /// Puts a version under its number, or under the next one where something damaged lies. Gives it, and the number after.
     ///
     /// # Errors
@@ -459,12 +454,18 @@ impl Tenant {
         }
     }
 
-    /// The newest version of the epoch `epoch` or an older one that is part of this history. In the authority, the newest of
-    /// all has to be.
+    /// Whether what this history lacks there refuses the store: in the authority, unless it was restored to have that
+    /// left aside.
+    pub(super) fn must_hold_all(&self) -> bool {
+        self.n == 0 && self.parts.epochs.get().restored != Some(Restored::Rewind)
+    }
+
+    /// The newest version of the epoch `epoch` or an older one that is part of this history. Where all must be, the
+    /// newest of all has to.
     fn newest_held(&self, epoch: Epoch) -> Result<Option<Version>> {
         newest::version(self.cold(), self.whose(), epoch, &mut |version| {
             let is_held = self.parts.history.holds_all(&version.manifest);
-            if !is_held && self.n == 0 {
+            if !is_held && self.must_hold_all() {
                 return Err(self.behind(version.manifest.flushed.last_lsn));
             }
             Ok(is_held)

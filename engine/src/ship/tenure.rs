@@ -1,8 +1,8 @@
 //! What the holder of an epoch knows of a cold store, and how it comes to know that: by reading the tails of older epochs to
 //! their ends.
 //!
-//! What is not part of this store's history is left aside; in the authority it refuses the store. A tail ends where a frame
-//! does not go on from the one before.
+//! What is not part of this store's history is left aside; in the authority it refuses the store, unless that was
+//! restored to have it left aside. A tail ends where a frame does not go on from the one before.
 
 use super::tenant::Tenant;
 use crate::cold::{damaged, ends, fetch, keys};
@@ -63,11 +63,19 @@ impl Tenure {
 }
 
 impl Tenant {
-    /// Reads the tails behind `base` to their ends, those of epochs before `epoch`.
+    /// Reads the tails behind `base` to their ends, those of epochs before `epoch`. The older owner may go on putting
+    /// objects until it finds the claim of that epoch, and tells nobody that they are cold.
     pub(super) fn read_tails(&self, epoch: Epoch, base: Version, next_version: u64) -> Result<Tenure> {
+        let (first, from) = base.tail_from;
+        // A version of this epoch names them for good.
+        let ends = if base.epoch == epoch {
+            base.ends.clone()
+        } else {
+            ends::known(self.cold(), self.whose(), &base, Epoch(epoch.0 - 1))?
+        };
         let mut tenure = Tenure {
             epoch,
-            ends: base.ends.clone(),
+            ends,
             tails: VecDeque::new(),
             last: base.manifest.flushed,
             is_anchored: base.manifest.flushed == self.parts.history.flushed(),
@@ -75,29 +83,25 @@ impl Tenant {
             next_version,
             base: Arc::new(base),
         };
-        let (first, from) = tenure.base.tail_from;
-        tenure.ends = ends::known(self.cold(), self.whose(), &tenure.base, Epoch(epoch.0 - 1))?;
         let mut at = tenure.last;
-        for older in first.0..epoch.0 {
-            let older = Epoch(older);
+        for older in (first.0..epoch.0).map(Epoch) {
             let known = tenure.ends.iter().find(|end| end.epoch == older).copied();
             let from = if older == first { from } else { 0 };
             let end = self.read_tail(&mut tenure, &mut at, older, from, known)?;
-            if known.is_none() {
-                tenure.ends.push(end);
-                tenure.ends.sort_unstable_by_key(|end| end.epoch);
-            }
+            tenure.ends.retain(|end| end.epoch != older);
+            tenure.ends.push(end);
         }
+        tenure.ends.sort_unstable_by_key(|end| end.epoch);
         Ok(tenure)
     }
 
     /// Reads the tail of an older epoch from the object `from` on, as far as it counts, to its end, which is `known` if a
-    /// successor of it has found it before.
+    /// successor of it has found it before. Where this history ends before that, what lies past it counts no more.
     fn read_tail(
         &self, tenure: &mut Tenure, at: &mut FrameRef, older: Epoch, from: u64, known: Option<TailEnd>,
     ) -> Result<TailEnd> {
         let cold = self.cold();
-        let mut end = known.unwrap_or(TailEnd { epoch: older, objects: from, last: FrameRef::default() });
+        let mut seen = TailEnd { epoch: older, objects: from, last: FrameRef::default() };
         let mut number = from;
         while known.is_none_or(|known| number < known.objects) {
             let key = keys::tail(older, number);
@@ -106,24 +110,27 @@ impl Tenant {
             // The writer of one that is damaged found that out, and put the frames again under the next number.
             let Ok(tail) = tail else { continue };
             let headers = tail.headers(self.identity()).map_err(|why| damaged(cold.url(), &key, why))?;
-            let (mut last, mut is_over) = (None, false);
+            // The last frame in it that counts; and whether what comes behind it is part of this history, if the tail
+            // is over.
+            let (mut last, mut over) = (None, None);
             for (header, frame) in &headers {
                 if known.is_some_and(|known| frame.frame > known.last.frame) {
                     break;
                 }
                 let is_before = frame.frame <= at.frame;
+                let is_held = self.parts.history.holds(header.timeline, frame.last_lsn);
                 if !is_before && !header.continues(at) {
                     tracing::warn!(cold = cold.url(), key, "what lies in front of this tail object is missing");
-                    is_over = true;
+                    over = Some(is_held);
                     break;
                 }
-                if !self.parts.history.holds(header.timeline, frame.last_lsn) {
-                    if self.n == 0 {
+                if !is_held {
+                    if self.must_hold_all() {
                         return Err(self.behind(frame.last_lsn));
                     }
                     let lsn = frame.last_lsn;
                     tracing::warn!(cold = cold.url(), %lsn, "what lies there is no part of this history; it is left aside");
-                    is_over = true;
+                    over = Some(is_held);
                     break;
                 }
                 if !is_before {
@@ -136,18 +143,15 @@ impl Tenant {
                 if !is_before {
                     (tenure.last, tenure.is_anchored) = (*frame, true);
                 }
-                if known.is_none() && frame.frame > end.last.frame {
-                    end = TailEnd { objects: number, last: *frame, ..end };
+                if frame.frame > seen.last.frame {
+                    seen = TailEnd { objects: number, last: *frame, ..seen };
                 }
             }
             tenure.tails.extend(last.map(|last| (older, number - 1, last)));
-            if is_over {
-                return Ok(end);
+            if let Some(is_held) = over {
+                return Ok(known.filter(|_| is_held).unwrap_or(seen));
             }
         }
-        if known.is_none() {
-            end.objects = number;
-        }
-        Ok(end)
+        Ok(known.unwrap_or(TailEnd { objects: number, ..seen }))
     }
 }

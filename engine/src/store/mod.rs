@@ -31,6 +31,8 @@ mod tests_ahead;
 mod tests_as_of;
 #[cfg(test)]
 mod tests_as_of_cases;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_cold;
 #[cfg(test)]
 mod tests_cursor;
 #[cfg(test)]
@@ -53,6 +55,8 @@ mod tests_open;
 mod tests_reclaim;
 #[cfg(all(test, not(everlog_loom)))]
 mod tests_rest;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_rewind;
 #[cfg(all(test, not(everlog_loom)))]
 mod tests_rewound;
 #[cfg(all(test, not(everlog_loom)))]

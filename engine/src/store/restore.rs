@@ -5,22 +5,22 @@ use crate::cold::ColdStore;
 use crate::config::Config;
 use crate::error::Result;
 use crate::io::{self, Io};
-use crate::restore::{Progress, RestoreReport, look};
+use crate::restore::{Progress, RestoreMode, RestoreReport, look};
 use crate::sync::Arc;
 use std::path::Path;
 
-/// Restores the store that `cold` holds into `dir`, which is missing, empty, or holds a restore that did not end or was never
-/// opened; `progress` is told bytes of segments that are there, and of how many. The store's first open, with the same cold
-/// store, takes the ownership over.
+/// Restores the store that `cold` holds, as `mode` says, into `dir`, which is missing, empty, or holds a restore that
+/// did not end or was never opened; `progress` is told bytes of segments that are there, and of how many. The store's
+/// first open, with the same cold store, takes the ownership over.
 ///
-/// # Errors
-/// [`crate::ErrorKind::Refused`] if there is something else in `dir`, or no store in `cold`;
-/// [`crate::ErrorKind::Locked`]; [`crate::ErrorKind::Cold`], [`crate::ErrorKind::Io`]: it can be begun again;
-/// [`crate::ErrorKind::Damaged`] if nothing can be restored. What is damaged in part stands in the report.
+/// # Errors [`crate::ErrorKind::Refused`] if there is something else in `dir`, or no store in `cold`, or the moment
+/// cannot be had from it, with the next ones that can; [`crate::ErrorKind::Locked`]; [`crate::ErrorKind::Cold`],
+/// [`crate::ErrorKind::Io`]: it can be begun again; [`crate::ErrorKind::Damaged`] if nothing can be restored. What is
+/// damaged in part stands in the report.
 pub fn restore(
-    cold: &dyn ColdStore, dir: impl AsRef<Path>, config: &Config, progress: &mut Progress<'_>,
+    cold: &dyn ColdStore, dir: impl AsRef<Path>, config: &Config, mode: RestoreMode, progress: &mut Progress<'_>,
 ) -> Result<RestoreReport> {
-    restore_on(&io::choose(config.io)?, cold, &absolute(dir.as_ref())?, config, progress)
+    restore_on(&io::choose(config.io)?, cold, &absolute(dir.as_ref())?, config, mode, progress)
 }
 
 /// [`restore`] on another disk.
@@ -28,10 +28,10 @@ pub fn restore(
 /// # Errors
 /// As there.
 pub fn restore_on(
-    io: &Arc<dyn Io>, cold: &dyn ColdStore, dir: &Path, config: &Config, progress: &mut Progress<'_>,
+    io: &Arc<dyn Io>, cold: &dyn ColdStore, dir: &Path, config: &Config, mode: RestoreMode, progress: &mut Progress<'_>,
 ) -> Result<RestoreReport> {
     config.check()?;
-    let mut found = look(cold)?;
+    let mut found = look(cold, mode)?;
     io.create_dir(dir)?;
     let _lock = lock::take(&**io, dir)?;
     loop {
@@ -40,7 +40,7 @@ pub fn restore_on(
             return Ok(report);
         }
         // An owner that goes on meanwhile puts what the tail lacks into segments of a newer version.
-        let now = look(cold)?;
+        let now = look(cold, mode)?;
         if now.is_as(&found) {
             return Ok(report);
         }

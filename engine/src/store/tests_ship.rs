@@ -2,8 +2,8 @@
 
 use super::testing::{DIR, clock, small};
 use super::{ColdConfig, Steps, Store, restore_on};
-use crate::cold::ColdStore;
 use crate::cold::testing::{Fate, MemCold};
+use crate::cold::{ColdStore, Part, Put, Source};
 use crate::config::Config;
 use crate::error::{ErrorKind, Result};
 use crate::io::Io;
@@ -11,13 +11,14 @@ use crate::io::mem::MemIo;
 use crate::read::ReadLimit;
 use crate::sync::Arc;
 use crate::types::Lsn;
-use crate::{Batch, RestoreReport};
+use crate::{Batch, RestoreMode, RestoreReport};
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     // What a watermark proves is shipped: an empty frame brings it at once.
     Config { idle_frame_after: Duration::ZERO, journal_file_bytes: 1 << 20, memory_pool_bytes: 2 << 20, ..small() }
 }
@@ -45,7 +46,7 @@ pub(super) fn restored(cold: &MemCold) -> (MemIo, RestoreReport) {
 
 fn restore(io: &MemIo, cold: &MemCold) -> Result<RestoreReport> {
     let io: Arc<dyn Io> = Arc::new(io.clone());
-    restore_on(&io, cold, Path::new(DIR), &config(), &mut |_, _| {})
+    restore_on(&io, cold, Path::new(DIR), &config(), RestoreMode::Heal, &mut |_, _| {})
 }
 
 pub(super) fn append(store: &Store, steps: &mut Steps, log: &str, payload: &[u8]) -> Lsn {
@@ -60,12 +61,12 @@ pub(super) fn ship(steps: &mut Steps, n: usize) {
     while steps.ship(n).expect("reached") {}
 }
 
-fn flush(store: &Store, steps: &mut Steps) {
+pub(super) fn flush(store: &Store, steps: &mut Steps) {
     store.flush().expect("asked");
     while steps.flush().expect("a sound disk") {}
 }
 
-fn read(store: &Store, log: &str) -> Vec<Vec<u8>> {
+pub(super) fn read(store: &Store, log: &str) -> Vec<Vec<u8>> {
     match store.read(log, 0, ALL) {
         Ok(page) => page.records.into_iter().map(|record| record.payload).collect(),
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
@@ -73,12 +74,12 @@ fn read(store: &Store, log: &str) -> Vec<Vec<u8>> {
     }
 }
 
-fn payload(n: u32) -> Vec<u8> {
+pub(super) fn payload(n: u32) -> Vec<u8> {
     n.to_le_bytes().repeat(1 + n as usize % 200)
 }
 
 /// Appends `range` to three logs in turn.
-fn fill(store: &Store, steps: &mut Steps, range: std::ops::Range<u32>) -> Lsn {
+pub(super) fn fill(store: &Store, steps: &mut Steps, range: std::ops::Range<u32>) -> Lsn {
     let mut lsn = Lsn(0);
     for n in range {
         lsn = append(store, steps, ["a/b", "a/c", "d"][n as usize % 3], &payload(n));
@@ -123,7 +124,7 @@ fn what_is_told_to_be_cold_comes_back_from_tails_and_segments() {
     check(&again, 0..done);
 }
 
-fn copy(of: &MemCold) -> MemCold {
+pub(super) fn copy(of: &MemCold) -> MemCold {
     let copy = MemCold::new("cold");
     copy.objects.lock().clone_from(&of.objects.lock());
     copy
@@ -359,6 +360,38 @@ fn one_cold_store_holds_one_store() {
     let (one, other) = (created(), created());
     drop(open(&one, &cold(&[&cold_store])).expect("a sound disk"));
     assert_eq!(open(&other, &cold(&[&cold_store])).expect_err("another store's").kind(), ErrorKind::Refused);
+}
+
+/// What a bucket does whose store does not know the condition of a put.
+struct Replacing(MemCold);
+
+impl ColdStore for Replacing {
+    fn url(&self) -> &str {
+        self.0.url()
+    }
+
+    fn put(&self, key: &str, source: &dyn Source) -> Result<Put> {
+        self.0.objects.lock().remove(key);
+        self.0.put(key, source)
+    }
+
+    fn get(&self, key: &str, range: Range<u64>) -> Result<Option<Part>> {
+        self.0.get(key, range)
+    }
+
+    fn list(&self, prefix: &str, after: &str) -> Result<Vec<String>> {
+        self.0.list(prefix, after)
+    }
+}
+
+#[test]
+fn a_cold_store_that_replaces_what_is_there_is_refused() {
+    let cold: Arc<dyn ColdStore> = Arc::new(Replacing(MemCold::new("cold")));
+    let config = ColdConfig { stores: vec![Arc::clone(&cold)], ..ColdConfig::default() };
+    let error = open(&created(), &config).expect_err("it gives an epoch to two owners");
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(error.to_string().contains("If-None-Match"), "{error}");
+    assert!(cold.list("epoch/", "").expect("reached").is_empty(), "nothing is claimed there");
 }
 
 #[test]

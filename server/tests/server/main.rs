@@ -1,5 +1,6 @@
 //! The program everlogd from outside: how it ends, and what a client of its streams sees.
 
+mod cold;
 mod exits;
 mod program;
 mod streams;

@@ -109,7 +109,7 @@ impl Fleet {
                 return Ok(());
             }
         };
-        if from > 0 || self.rng.chance(30) || !self.restore(at, 0, true)? {
+        if from > 0 || self.rng.chance(30) || !self.restore(at, 0, RestoreMode::Heal, true)? {
             self.lose(at);
             return Ok(());
         }
@@ -127,7 +127,8 @@ impl Fleet {
         }
         let second = self.colds.len() > 1 && self.colds[1].holds(HOME);
         let from = usize::from(second && (!self.colds[0].holds(HOME) || self.rng.chance(15)));
-        match self.restored(from, true)? {
+        let mode = self.draw_mode(from);
+        match self.restored(from, mode, true)? {
             Some(at) if self.rng.chance(75) => self.bring_up(at),
             _ => Ok(()),
         }

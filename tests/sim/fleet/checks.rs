@@ -90,6 +90,7 @@ impl Fleet {
         self.tally.count("take-overs", u64::from(self.top.is_some_and(|(.., owner)| owner != id)));
         self.top = Some((life, epoch, id));
         self.heir = id;
+        self.settle_rewinds();
         let (line, must) = (&self.lines[self.nodes[at].line], &self.must[0]);
         if !line.starts_with(must) {
             let there = common(line, must);
@@ -107,6 +108,10 @@ impl Fleet {
         let id = self.nodes[at].id;
         if !self.is_top(at) {
             return violation(format!("node {id} verifies in {n}, and the owner is {:?}", self.top));
+        }
+        self.settle_rewinds();
+        if n == 0 {
+            self.told.push(level.verified);
         }
         let covered = |batch: &&usize| self.appended[**batch].lsn.is_some_and(|lsn| lsn <= level.verified);
         let told: Vec<usize> = self.lines[self.nodes[at].line].iter().take_while(covered).copied().collect();
@@ -177,17 +182,19 @@ impl Fleet {
     /// If what must be there is not, or what is there was never so.
     pub fn drill(&mut self, n: usize) -> Result<Option<Vec<usize>>, Violation> {
         self.note(|| format!("a drill of {n}"));
+        self.settle_rewinds();
         let copy = self.colds[n].copy();
         let (disk, clock) = (SimDisk::new(self.rng.draw()), Arc::new(SimClock::default()));
         clock.advance(self.elapsed);
         let (config, io) = (self.config(), disk.io());
-        let report: RestoreReport = match restore_on(&io, &copy, Path::new(DIR), &config, &mut |_, _| {}) {
-            Ok(report) => report,
-            Err(e) if matches!(e.kind(), ErrorKind::Refused | ErrorKind::Damaged) && self.must[n].is_empty() => {
-                return Ok(None);
-            }
-            Err(e) => return violation(format!("a drill of {n}: {e}")),
-        };
+        let report: RestoreReport =
+            match restore_on(&io, &copy, Path::new(DIR), &config, RestoreMode::Heal, &mut |_, _| {}) {
+                Ok(report) => report,
+                Err(e) if matches!(e.kind(), ErrorKind::Refused | ErrorKind::Damaged) && self.must[n].is_empty() => {
+                    return Ok(None);
+                }
+                Err(e) => return violation(format!("a drill of {n}: {e}")),
+            };
         if !may_be_lost(&report, &copy) {
             if n > 0 && self.contested {
                 return Ok(None);

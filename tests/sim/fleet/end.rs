@@ -77,7 +77,7 @@ impl Fleet {
 
     /// A new node, restored from the authority, or from the second store if that has nothing. None if nothing is left.
     pub(super) fn last_restored(&mut self) -> Result<Option<usize>, Violation> {
-        if let Some(at) = self.restored(0, false)? {
+        if let Some(at) = self.restored(0, RestoreMode::Heal, false)? {
             return Ok(Some(at));
         }
         if !self.must[0].is_empty() {
@@ -90,7 +90,7 @@ impl Fleet {
         if self.colds[0].holds(HOME) {
             self.wipe(0)?;
         }
-        let restored = self.restored(1, false)?;
+        let restored = self.restored(1, RestoreMode::Heal, false)?;
         match restored.is_none() && !self.must[1].is_empty() {
             true => violation("what is told cold cannot be restored from the second store"),
             false => Ok(restored),

@@ -2,9 +2,9 @@
 //!
 //! A node is a simulated disk, a clock and a store driven step by step, which ships to the cold stores; the first of
 //! them is the authority. Chance draws what comes next: batches, steps of the engine's background work, crashes, disks
-//! that are lost, restores into new nodes that then take the store over, nodes that stand still meanwhile and go on
-//! later, old copies of a disk put back, requests to cold stores that go wrong ([`super::cold`]), nodes cut off from
-//! them, a cold store destroyed.
+//! that are lost, restores into new nodes that then take the store over, as it is or as it was, nodes that stand still
+//! meanwhile and go on later, old copies of a disk put back, requests to cold stores that go wrong ([`super::cold`]),
+//! nodes cut off from them, a cold store destroyed.
 //!
 //! # What the oracle knows
 //! Each batch is known by a number that stands in its records, so that what a store holds can be read as a sequence of
@@ -22,7 +22,9 @@
 //!    is a second owner. An owner whose line lacks some of what must be in the second store was restored from
 //!    elsewhere: it leaves that aside there, so that nothing is promised of that store until its new owner has verified
 //!    something. Destroying a store ends its promises, and what its owner says of it before the store is opened again
-//!    is worth nothing.
+//!    is worth nothing. A node that was restored as of a moment ends the authority's promises of what lies past that,
+//!    and no others, with the first version that it puts there, whenever that comes to be there: before, everything is
+//!    there, from then on nothing past the moment is.
 //! 3. What is told to be cold is covered by what some cold store has verified.
 //! 4. A node's level rises in no cold store once a later epoch was taken by another one; once a node was told that it
 //!    is not the owner any more it acknowledges nothing.
@@ -30,7 +32,10 @@
 //!    there since. An old copy that is refused has put nothing there.
 //! 6. Nothing is lost in a restore, since nothing is damaged at rest but what its writer puts again; until it has, what the
 //!    spoilt object held is called unknown. What a line has beyond a restore has a later LSN than the report says.
-//! 7. Once all is well the last owner gets level with each cold store in a bounded number of steps, what is restored
+//! 7. The end of whatever an owner said that it had verified in the authority is a moment to which the store can be put
+//!    back exactly, unless an earlier one has been gone back to. Other moments are had to the end of the frame before,
+//!    or refused.
+//! 8. Once all is well the last owner gets level with each cold store in a bounded number of steps, what is restored
 //!    from each is what it holds, and whoever else still runs is fenced.
 //!
 //! What it leaves out: objects that rot at rest, and time limits of requests. Invariant: everything follows from the
@@ -40,6 +45,7 @@ mod chance;
 mod checks;
 mod end;
 mod nodes;
+mod past;
 mod steps;
 
 use super::cold::{HOME, Misfortune, Odds, SimCold, Trace};
@@ -47,9 +53,10 @@ use super::{Crash, Rng, SimClock, SimDisk};
 use crate::oracle::Violation;
 use everlog::cold::ColdStore;
 use everlog::io::Io;
+use everlog::types::{AsOf, Lsn};
 use everlog::{
-    Ack, Batch, ColdAck, ColdConfig, Config, Error, ErrorKind, ReadLimit, Record, RestoreReport, Steps, Store,
-    WhenFull, restore_on,
+    Ack, Batch, ColdAck, ColdConfig, Config, Error, ErrorKind, ReadLimit, Record, RestoreMode, RestoreReport, Steps,
+    Store, WhenFull, restore_on,
 };
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,7 +81,7 @@ const IDLE: Duration = Duration::from_millis(10);
 const NUMBERS_LEN: usize = 16;
 
 /// What happened in worlds and was not a misfortune of one request.
-pub const EVENTS: [&str; 23] = [
+pub const EVENTS: [&str; 26] = [
     "appended",
     "acknowledged",
     "told cold",
@@ -97,6 +104,9 @@ pub const EVENTS: [&str; 23] = [
     "nodes cut off",
     "cold stores destroyed",
     "histories left aside",
+    "restores of the past",
+    "moments refused",
+    "rewinds",
     "drills",
 ];
 
@@ -164,6 +174,8 @@ struct Restored {
     /// Objects of other nodes in the authority when it began, in that of its lives.
     others: u64,
     life: u64,
+    /// Whether what lies past it in the cold stores is to count no more.
+    rewinds: bool,
 }
 
 /// What a node says of a cold store.
@@ -224,6 +236,10 @@ pub struct Fleet {
     appended: Vec<Appended>,
     lines: Vec<Vec<usize>>,
     must: Vec<Vec<usize>>,
+    /// LSNs up to which the authority was said to have verified everything, in what is its history now.
+    told: Vec<u64>,
+    /// Nodes that are to put the store back, and have put no version there yet, with the last LSN of each.
+    rewinds: Vec<(usize, u64)>,
     /// Whether the second store has a new owner who leaves aside what is there, and has verified nothing yet.
     contested: bool,
     /// The newest epoch that was taken: the authority's life, the epoch, the node.
@@ -337,6 +353,18 @@ impl Fleet {
     }
 
     fn traced(seed: u64, stores: usize, trace: &Trace) -> Result<Self, Violation> {
+        let mut fleet = Self::unopened(seed, stores, trace)?;
+        match fleet.open(0, false)? {
+            Opening::Opened => Ok(fleet),
+            other => violation(format!("a new store does not open: {other:?}")),
+        }
+    }
+
+    /// A fleet of one node that was never opened.
+    ///
+    /// # Errors
+    /// If its store cannot be created.
+    pub fn unopened(seed: u64, stores: usize, trace: &Trace) -> Result<Self, Violation> {
         let mut rng = Rng::new(seed);
         let colds = ["authority", "second"].iter().take(stores);
         let colds: Vec<_> = colds.map(|name| SimCold::new(name, rng.draw(), trace)).collect();
@@ -344,6 +372,8 @@ impl Fleet {
             rng,
             lives: vec![0; colds.len()],
             must: vec![Vec::new(); colds.len()],
+            told: Vec::new(),
+            rewinds: Vec::new(),
             colds,
             nodes: Vec::new(),
             nodes_made: 0,
@@ -364,10 +394,7 @@ impl Fleet {
         if let Err(e) = Store::create_on(node.disk.io(), node.clock.clone(), Path::new(DIR), &config) {
             return violation(format!("a store cannot be created: {e}"));
         }
-        match fleet.open(at, false)? {
-            Opening::Opened => Ok(fleet),
-            other => violation(format!("a new store does not open: {other:?}")),
-        }
+        Ok(fleet)
     }
 
     /// What was seen.
@@ -396,6 +423,12 @@ impl Fleet {
     #[must_use]
     pub fn promised(&self, n: usize) -> usize {
         self.must[n].len()
+    }
+
+    /// The last LSN that was said to be verified in the authority.
+    #[must_use]
+    pub fn verified(&self) -> u64 {
+        self.told.last().copied().unwrap_or_default()
     }
 
     /// Where the node with this id is among the nodes.

@@ -164,13 +164,13 @@ impl Fleet {
         if whole { Ok(()) } else { violation(format!("what came back was never so: {found:?}")) }
     }
 
-    /// Restores a node with an empty disk, or one that was restored and never opened, from the cold store `from`; if
-    /// `disturbed`, the machine may crash meanwhile, and it is begun again. False if it could not be reached, or there
-    /// is nothing.
+    /// Restores a node with an empty disk, or one that was restored and never opened, from the cold store `from`, as
+    /// `mode` says; if `disturbed`, the machine may crash meanwhile, and it is begun again. False if it could not be
+    /// reached, or there is nothing.
     ///
     /// # Errors
     /// If it fails without a reason, or something is lost.
-    pub fn restore(&mut self, at: usize, from: usize, disturbed: bool) -> Result<bool, Violation> {
+    pub fn restore(&mut self, at: usize, from: usize, mode: RestoreMode, disturbed: bool) -> Result<bool, Violation> {
         let id = self.nodes[at].id;
         for attempt in 0..6 {
             let config = self.config();
@@ -179,11 +179,11 @@ impl Fleet {
                 let kind = *self.rng.pick(&[Crash::Process, Crash::Power]);
                 node.disk.crash_at(node.disk.ops() + 1 + self.rng.below(50), kind);
             }
-            self.note(|| format!("node {id} is restored from {from}, attempt {attempt}"));
+            self.note(|| format!("node {id} is restored from {from}, {mode:?}, attempt {attempt}"));
             let others = self.colds[0].stored() - self.colds[0].stored_by(id);
             let spoilt = self.spoilt_answers(from);
             let (io, cold) = (node.disk.io(), node.colds[from].clone());
-            let result = restore_on(&io, &cold, Path::new(DIR), &config, &mut |_, _| {});
+            let result = restore_on(&io, &cold, Path::new(DIR), &config, mode, &mut |_, _| {});
             if self.is_down(at) {
                 self.tally.count("restores interrupted", 1);
                 self.reboot(at);
@@ -194,6 +194,12 @@ impl Fleet {
                 Ok(report) => report,
                 Err(error) => {
                     self.note(|| format!("node {id} is not restored: {error}"));
+                    // What was read twice, and was spoilt on its way each time, is taken for damaged.
+                    let is_unlucky = self.spoilt_answers(from) >= spoilt + 2;
+                    if error.kind() == ErrorKind::Refused && (is_unlucky || self.may_be_past(from, mode, &error)) {
+                        self.tally.count("moments refused", 1);
+                        return Ok(false);
+                    }
                     if self.not_restored(at, from, &error)? {
                         continue;
                     }
@@ -210,9 +216,15 @@ impl Fleet {
             }
             self.note(|| format!("node {id} is restored: {report:?}"));
             self.tally.count(if from == 0 { "restores" } else { "restores of the second store" }, 1);
-            let (must, last_lsn, life) = (self.must[from].clone(), report.last_lsn.0, self.lives[0]);
+            self.settle_rewinds();
+            let (last_lsn, life, rewinds) = (report.last_lsn.0, self.lives[0], mode != RestoreMode::Heal);
+            let must = self.must_of(from, mode, last_lsn)?;
             self.nodes[at].was_open = false;
-            self.nodes[at].origin = Origin::Restored(Restored { from, must, last_lsn, others, life });
+            self.nodes[at].origin = Origin::Restored(Restored { from, must, last_lsn, others, life, rewinds });
+            if rewinds {
+                self.tally.count("restores of the past", 1);
+                self.rewinds.push((id, last_lsn));
+            }
             return Ok(true);
         }
         Ok(false)
@@ -234,13 +246,13 @@ impl Fleet {
         [Misfortune::Flipped, Misfortune::Truncated].map(|kind| self.colds[from].met(kind)).iter().sum()
     }
 
-    /// A new node, restored from the cold store `from` and not opened. None if that could not be.
+    /// A new node, restored from the cold store `from`, as `mode` says, and not opened. None if that could not be.
     ///
     /// # Errors
     /// As [`Self::restore`].
-    pub fn restored(&mut self, from: usize, disturbed: bool) -> Result<Option<usize>, Violation> {
+    pub fn restored(&mut self, from: usize, mode: RestoreMode, disturbed: bool) -> Result<Option<usize>, Violation> {
         let at = self.new_node(Vec::new(), Origin::Owner);
-        if self.restore(at, from, disturbed)? {
+        if self.restore(at, from, mode, disturbed)? {
             return Ok(Some(at));
         }
         self.lose(at);
@@ -313,6 +325,7 @@ impl Fleet {
             self.contested = false;
             return Ok(());
         }
+        self.told.clear();
         self.copies.clear();
         let heir = self.heir;
         while let Some(at) = self.nodes.iter().position(|node| node.id != heir) {

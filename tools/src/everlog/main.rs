@@ -37,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   everlog dump ./store --as-of 2026-11-28T14:00:00Z
   everlog verify ./store --json
   everlog restore --cold file:///mnt/cold --to ./store
+  everlog restore --cold s3://bucket/store --to ./store --as-of 2026-11-28T14:00:00Z --mode rewind
   everlog clock ./store
   everlog device init ./phone --server http://127.0.0.1:4437 --user alice
   everlog device sync ./phone

@@ -1,23 +1,33 @@
 //! `everlog restore`: brings a store back from a cold store. The same command goes on with one that did not end.
 //!
-//! What a restore does is the engine's business. Invariant: the exit code is 0 if and only if everything that the cold store
-//! has could be read.
+//! What a restore does is the engine's business. Invariants: the exit code is 0 if and only if everything that was
+//! asked for of what the cold store has could be read; the past is restored only where devices are told to set aside
+//! what is newer.
 
 use std::path::PathBuf;
 
-use everlog::{Config, RestoreReport};
+use clap::ValueEnum;
+use everlog::types::AsOf;
+use everlog::{Config, RestoreMode, RestoreReport};
 use everlog_server::failure::Failure;
 use serde::Serialize;
 
+use crate::moment;
 use crate::output;
 use crate::progress::Progress;
 
 pub const EXAMPLES: &str = "Examples:
   everlog restore --cold file:///mnt/cold --to ./store
   everlog restore --cold file:///mnt/cold --to ./store --json
+  everlog restore --cold s3://bucket/store --to ./store --as-of 2026-11-28T14:00:00Z --mode rewind
+  everlog restore --cold s3://bucket/store --to ./store --as-of 4711 --mode rewind
 
 Begun again, it goes on where it was. What is restored has no owner: its first open, with the same cold store, takes it over,
-and whoever owned it before stops. Exits 4 if the cold store holds something that cannot be read; the rest is there then.";
+and whoever owned it before stops. Exits 4 if the cold store holds something that cannot be read; the rest is there then.
+
+With --mode heal, devices put back what they have and the store has not. With --mode rewind they set it aside, and from the first
+open on the cold store holds what was restored and nothing later. --as-of restores the store as it was at that moment, or is
+refused with the nearest moments that can be had; the report says which LSN and time it went to.";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -27,18 +37,52 @@ pub struct Args {
     /// Where to; missing, empty, or a restore of the same store that did not end
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
+    /// As it was then: an LSN, or a time such as 2026-11-28T14:00:00Z; with --mode rewind alone
+    #[arg(long, value_name = "TIME|LSN", value_parser = moment::parse)]
+    as_of: Option<AsOf>,
+    /// What devices do with what they have and the restored store has not
+    #[arg(long, value_enum, default_value_t = Mode::Heal)]
+    mode: Mode,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    /// They put it back
+    Heal,
+    /// They set it aside
+    Rewind,
+}
+
+impl Args {
+    fn mode(&self) -> Result<RestoreMode, Failure> {
+        match (self.mode, self.as_of) {
+            (Mode::Heal, None) => Ok(RestoreMode::Heal),
+            (Mode::Rewind, as_of) => Ok(RestoreMode::Rewind(as_of)),
+            (Mode::Heal, Some(_)) => Err(Failure::new(
+                2,
+                "--as-of without --mode rewind: devices would put back what is newer than that moment",
+                "add --mode rewind, so that they set it aside, or leave out --as-of",
+            )),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Report {
+    mode: Mode,
     store: String,
     epoch: u64,
     last_lsn: u64,
-    /// What was acknowledged as local after this time is unknown to the cold store.
-    local_unknown_after_us: u64,
+    /// Of the last frame that is back.
+    time_us: u64,
+    /// What was acknowledged as local after this time is unknown to the cold store. Nobody asks for that of a moment of
+    /// the past.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_unknown_after_us: Option<u64>,
     segments: u64,
     segment_bytes: u64,
     segment_bytes_there_before: u64,
@@ -54,13 +98,14 @@ struct Lost {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    let mode = args.mode()?;
     let here = std::env::current_dir()?;
     let cold = everlog::cold::connect(&args.cold, &here)?;
     let mut progress: Option<Progress> = None;
     let mut advance = |done, total| {
         progress.get_or_insert_with(|| Progress::new("restoring", total)).reached_of(done, total);
     };
-    let report = everlog::restore(&*cold, &args.to, &Config::default(), &mut advance)?;
+    let report = everlog::restore(&*cold, &args.to, &Config::default(), mode, &mut advance)?;
     drop(progress);
     let lost = report.lost.len();
     output::print(&Report::from(report), args.json)?;
@@ -78,10 +123,15 @@ impl From<RestoreReport> for Report {
             }
         });
         Self {
+            mode: match report.mode {
+                RestoreMode::Heal => Mode::Heal,
+                RestoreMode::Rewind(_) => Mode::Rewind,
+            },
             store: report.store.to_string(),
             epoch: report.epoch.0,
             last_lsn: report.last_lsn.0,
-            local_unknown_after_us: report.time.0,
+            time_us: report.time.0,
+            local_unknown_after_us: report.mode.as_of().is_none().then_some(report.time.0),
             segments: report.segments,
             segment_bytes: report.segment_bytes.0,
             segment_bytes_there_before: report.segment_bytes.1,

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use everlog::{Ack, Batch, Stats, Store};
+use everlog::{Ack, Batch, ColdConfig, Stats, Store};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -21,6 +21,7 @@ pub const EXAMPLES: &str = "Examples:
   everlog bench append --data ./scratch --batch 64 --record-bytes 1024 --threads 16 --json
   everlog bench append --data ./scratch --pipeline 256 --json
   everlog bench append --data ./scratch --logs 1000000 --hot --pipeline 64 --payload-bytes 17179869184 --json
+  everlog bench append --data ./scratch --threads 16 --rate 10000 --cold file:///dev/shm/cold --json
 
 Every acknowledgement means: on stable storage.";
 
@@ -52,6 +53,13 @@ pub struct Args {
     /// Appends that each thread has under way; 1 waits for each acknowledgement
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pipeline: u64,
+    /// Appends a second that are asked for, of all threads together, instead of as many as there can be; latencies count from
+    /// the moment at which an append was to begin
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "pipeline")]
+    rate: Option<u64>,
+    /// A cold store to ship to meanwhile, empty before; may be repeated
+    #[arg(long, value_name = "URL")]
+    cold: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -65,6 +73,10 @@ struct Report {
     logs: u64,
     hot: bool,
     pipeline: u64,
+    rate: Option<u64>,
+    cold: Vec<String>,
+    /// How far the slowest cold store was behind at the end.
+    cold_lag_ms: f64,
     seconds: f64,
     appends_per_s: f64,
     records_per_s: f64,
@@ -86,8 +98,11 @@ struct Report {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let config = args.common.config();
-    Store::create(&args.common.data, &config)?;
-    let store = Store::open(&args.common.data, config)?;
+    let here = std::env::current_dir()?;
+    let stores = args.cold.iter().map(|url| everlog::cold::connect(url, &here)).collect::<Result<_, _>>()?;
+    let cold = ColdConfig { stores, allow_dependent: true, ..ColdConfig::default() };
+    Store::create_shipping(&args.common.data, &config, &cold)?;
+    let store = Store::open_shipping(&args.common.data, config, &cold)?;
     let names: Vec<String> = (0..args.logs).map(log_name).collect();
     create_logs(&store, &names)?;
     let payloads = Payloads::new(args.record_bytes);
@@ -95,6 +110,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let before = store.stats();
     let Measured { latencies, elapsed, course } = measure(args, &store, &names, &payloads)?;
     let after = store.stats();
+    let lags = store.cold_stores();
     let memory = process::memory();
     let (drained, drained_s) = drain(&store)?;
     let per_s = |n: u64| n as f64 / elapsed.as_secs_f64();
@@ -109,6 +125,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         logs: args.logs,
         hot: args.hot,
         pipeline: args.pipeline,
+        rate: args.rate,
+        cold: args.cold.clone(),
+        cold_lag_ms: lags.iter().map(|level| level.lag).max().unwrap_or_default().as_secs_f64() * 1e3,
         seconds: elapsed.as_secs_f64(),
         appends_per_s: per_s(appends),
         records_per_s: per_s(appends * args.batch),
@@ -275,6 +294,7 @@ fn append(
 ) -> Result<Histogram<u64>, Failure> {
     let mut random = Random::new(thread << 32);
     let mut latencies = histogram();
+    let mut pace = Pace::new(args, thread);
     let mut under_way: VecDeque<(Instant, Ack)> = VecDeque::with_capacity(args.pipeline as usize);
     let mut take = |under_way: &mut VecDeque<(Instant, Ack)>| -> Result<(), Failure> {
         if let Some((begun, ack)) = under_way.pop_front() {
@@ -292,12 +312,13 @@ fn append(
         if ended {
             break;
         }
+        let due = pace.due();
         let mut batch = Batch::new();
         let log = batch.log(&names[choose(args, names.len() as u64, &mut random) as usize]);
         for _ in 0..args.batch {
             log.record(payloads.record(&mut random));
         }
-        let begun = Instant::now();
+        let begun = due.unwrap_or_else(Instant::now);
         under_way.push_back((begun, store.append(batch)?));
         if under_way.len() as u64 >= args.pipeline {
             take(&mut under_way)?;
@@ -307,6 +328,33 @@ fn append(
         take(&mut under_way)?;
     }
     Ok(latencies)
+}
+
+/// When one thread's appends are to begin, where that is asked for.
+struct Pace(Option<(Instant, Duration)>);
+
+impl Pace {
+    fn new(args: &Args, thread: u64) -> Self {
+        Self(args.rate.map(|rate| {
+            let each = Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX);
+            // The threads take turns.
+            (Instant::now() + each * thread as u32, each * args.threads as u32)
+        }))
+    }
+
+    /// Waits until the next append is to begin; gives when it was to have begun, if that was before.
+    fn due(&mut self) -> Option<Instant> {
+        let (next, every) = self.0.as_mut()?;
+        let due = *next;
+        *next += *every;
+        match due.checked_duration_since(Instant::now()) {
+            Some(left) => {
+                std::thread::sleep(left);
+                None
+            }
+            None => Some(due),
+        }
+    }
 }
 
 /// The log of the next append, of so many.

@@ -1,10 +1,10 @@
-//! Whether this store's history has what a cold store has: by timelines, whose random bits no two histories share.
+//! Whether a history of the store has what a cold store has: by timelines, whose random bits no two histories share.
 
 use crate::format::frame::FrameRef;
 use crate::format::manifest::{Manifest, TimelineStart};
 use crate::types::{Lsn, Timeline};
 
-/// The history of an open store.
+/// The history of a store: an open one's, or that which a version of the manifest tells.
 #[derive(Clone, Debug)]
 pub struct History {
     timelines: Vec<TimelineStart>,
@@ -30,8 +30,8 @@ impl History {
         &self.timelines
     }
 
-    /// Whether the entry `lsn`, written on `timeline`, is part of it. What was written on the present timeline is, since nobody
-    /// else writes on it; so is what comes before all entries, LSN 0, on any of its timelines or on none.
+    /// Whether the entry `lsn`, written on `timeline`, is part of it. What was written on the present timeline is,
+    /// since nobody else writes on it; so is what comes before all entries, LSN 0, on any of its timelines or on none.
     #[must_use]
     pub fn holds(&self, timeline: Timeline, lsn: Lsn) -> bool {
         let at = self.timelines.iter().position(|start| start.timeline == timeline);
