@@ -1,8 +1,9 @@
 //! A server that is lost and comes back from its cold store as it was earlier, and the devices that had gone on meanwhile:
 //! all as real processes, the devices' ways drawn from seeds.
 //!
-//! Healed, the server and all devices have everything again, each thing once. Invariant: what a user wrote and did not
-//! delete is in every folder at the end; what a user deleted is in none.
+//! Healed, the server and all devices have everything again, each thing once. Taken back on purpose, they have what there was
+//! then, and what was newer lies aside on each device. Invariant: what a user wrote and did not delete is in a folder at the
+//! end.
 
 use everlog_tests::folders::{files, fixtures};
 use everlog_tests::net::{Appends, COLLECTIONS, Device, Proxy, Server, ask, told};
@@ -111,6 +112,15 @@ impl World {
                 std::thread::yield_now();
             }
         }
+    }
+
+    /// The LSN of the newest entry.
+    fn end_lsn(&self) -> u64 {
+        let mut inspect = Command::new(Program::Everlog.path());
+        let output = inspect.arg("inspect").arg(self.path("store")).arg("--json").output().expect("everlog starts");
+        assert!(output.status.success(), "{}", told(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        report["end_lsn"].as_u64().expect("a number")
     }
 
     /// All messages of a collection.
@@ -315,5 +325,47 @@ fn a_server_restored_as_it_was_earlier_is_healed_by_its_devices() {
         world.until_cold();
         order.iter().for_each(Device::sync);
         assert!(order.iter().all(|device| device.status()["not_cold"] == 0));
+    }
+}
+
+#[test]
+fn a_server_taken_back_on_purpose_takes_its_devices_back_and_nothing_of_theirs_is_lost() {
+    for seed in 0..3 {
+        eprintln!("seed {seed}");
+        let mut world = World::new(seed);
+        world.go_on();
+        world.devices.iter().chain(&world.devices[..2]).for_each(Device::sync);
+        let (then, moment, before) = (world.devices[0].items(), world.end_lsn(), world.counts());
+        world.go_on();
+        world.devices.iter().for_each(Device::sync);
+        (0..DEVICES).for_each(|device| world.change(device));
+        if seed % 3 > 0 {
+            let appends = if seed % 3 == 1 { Appends::Refused } else { Appends::Unanswered };
+            world.leave_in_outbox(0, appends);
+        }
+        world.until_cold();
+        world.lose();
+        world.restore("cold", &["--as-of", &moment.to_string(), "--mode", "rewind"]);
+        check_told(&world, "rewind");
+
+        for device in world.order() {
+            let newer = device.items();
+            device.sync();
+            assert!(device.items() == then, "{}", device.dir().display());
+            let aside = files(&device.dir().join(".everlog/set-aside"));
+            let aside: BTreeSet<(&str, &[u8])> =
+                aside.iter().map(|(name, content)| (name.split_once('/').expect("a time").1, &content[..])).collect();
+            let differs = newer.iter().filter(|(name, content)| then.get(*name) != Some(content));
+            let expected: BTreeSet<(&str, &[u8])> = differs.map(|(name, content)| (&name[..], &content[..])).collect();
+            assert!(aside == expected, "{}", device.dir().display());
+            assert_eq!(device.status()["set_aside"], aside.len());
+        }
+        assert_eq!(world.counts(), before, "nothing is pushed");
+        assert!(world.agreed() == then);
+        // From there on they sync as ever.
+        world.add(2, "notes");
+        world.devices[2].sync();
+        world.devices[..2].iter().for_each(Device::sync);
+        assert!(world.devices.iter().all(|device| device.items() == world.devices[2].items()));
     }
 }
