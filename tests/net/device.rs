@@ -76,6 +76,20 @@ impl Device {
         assert!(output.status.success(), "{}: {}", self.dir.display(), told(&output));
     }
 
+    /// Syncs with a server that answers only in part. Panics if it does not give up.
+    pub fn sync_in_vain(&self) {
+        let output = self.command("sync").args(["--retry-seconds", "1"]).output().expect("everlog starts");
+        assert_eq!(output.status.code(), Some(1), "{}: {}", self.dir.display(), told(&output));
+    }
+
+    /// What it knows of itself.
+    #[must_use]
+    pub fn status(&self) -> serde_json::Value {
+        let output = self.command("status").arg("--json").output().expect("everlog starts");
+        assert!(output.status.success(), "{}", told(&output));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
+    }
+
     /// Forgets items and state. Panics if that is refused.
     pub fn reset(&self) {
         let output = self.command("reset").output().expect("everlog starts");

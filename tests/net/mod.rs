@@ -11,6 +11,6 @@ mod server;
 
 pub use device::{COLLECTIONS, Device, told};
 pub use http::{Answer, ask, try_ask};
-pub use proxy::Proxy;
+pub use proxy::{Appends, Proxy};
 pub use s3::{BUCKET, CREDENTIALS, S3};
 pub use server::Server;

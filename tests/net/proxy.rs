@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 /// The proxy. Its threads end with the test's process.
@@ -18,11 +18,24 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
+/// What becomes of appends on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Appends {
+    /// They arrive, and so do their answers.
+    #[default]
+    Pass,
+    /// The connection breaks before the server hears of them.
+    Refused,
+    /// They arrive, and the connection breaks instead of the answer.
+    Unanswered,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     /// Where the server is, while there is one.
     server: Mutex<Option<SocketAddr>>,
     in_flight: AtomicUsize,
+    appends: Mutex<Appends>,
 }
 
 impl Proxy {
@@ -59,6 +72,11 @@ impl Proxy {
         *self.shared.server.lock() = address;
     }
 
+    /// What becomes of appends from now on.
+    pub fn let_appends(&self, become_of_them: Appends) {
+        *self.shared.appends.lock() = become_of_them;
+    }
+
     /// Requests in flight at this moment.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -77,9 +95,21 @@ impl Shared {
             let _ = stream.set_nodelay(true);
         }
         let waiting = Arc::new(Mutex::new(false));
-        let (of_answers, this) = (Arc::clone(&waiting), Arc::clone(&self));
-        let answers = thread::spawn(move || pass(from_server, to_client, |_| this.note(&of_answers, false)));
-        pass(from_client, to_server, |_| self.note(&waiting, true));
+        // Set before the server hears of the append whose answer it is about.
+        let answer_is_lost = Arc::new(AtomicBool::new(false));
+        let (of_answers, this, is_lost) = (Arc::clone(&waiting), Arc::clone(&self), Arc::clone(&answer_is_lost));
+        let answers = thread::spawn(move || {
+            pass(from_server, to_client, |_| {
+                this.note(&of_answers, false);
+                !is_lost.load(Ordering::SeqCst)
+            });
+        });
+        pass(from_client, to_server, |piece| {
+            self.note(&waiting, true);
+            let appends = if piece.starts_with(b"POST ") { *self.appends.lock() } else { Appends::Pass };
+            answer_is_lost.fetch_or(appends == Appends::Unanswered, Ordering::SeqCst);
+            appends != Appends::Refused
+        });
         // A thread that panicked has said so already.
         let _ = answers.join();
         self.note(&waiting, false);
@@ -99,12 +129,12 @@ impl Shared {
     }
 }
 
-/// Passes on what comes, telling of each piece before it is sent, until either side is closed; then closes both.
-fn pass(mut from: TcpStream, mut to: TcpStream, told: impl Fn(usize)) {
+/// Passes on what comes, telling of each piece before it is sent, until either side is closed or a piece is not to be sent;
+/// then closes both.
+fn pass(mut from: TcpStream, mut to: TcpStream, may_pass: impl Fn(&[u8]) -> bool) {
     let mut buf = vec![0; 64 << 10];
     while let Ok(len @ 1..) = from.read(&mut buf) {
-        told(len);
-        if to.write_all(&buf[..len]).is_err() {
+        if !may_pass(&buf[..len]) || to.write_all(&buf[..len]).is_err() {
             break;
         }
     }

@@ -50,8 +50,9 @@ impl Server {
                 command
             }
         };
-        let ships = flags.contains(&"--cold");
-        command.args(if ships { &[][..] } else { &["--cold", "none"] });
+        if !flags.contains(&"--cold") {
+            command.args(["--cold", "none"]);
+        }
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command.arg("--data").arg(data).args(flags).stderr(Stdio::piped());
         // Settings of whoever runs the tests are none of theirs.

@@ -1,16 +1,14 @@
 //! What a reader is told that followed a history which the store was taken back from.
 
-use super::load::identity;
 use super::testing::DIR;
-use super::tests_ship::{append, cold, created, open, restored, ship};
-use super::{Steps, Store};
+use super::tests_ship::{append, cold, config, created, open, ship};
+use super::{Steps, Store, restore_on};
 use crate::cold::testing::MemCold;
 use crate::error::{Error, ErrorKind};
-use crate::format::cold::Restored;
 use crate::io::Io;
 use crate::io::mem::MemIo;
 use crate::read::ReadLimit;
-use crate::ship::EpochFile;
+use crate::restore::RestoreMode;
 use crate::sync::Arc;
 use crate::types::{Cursor, Position};
 use std::path::Path;
@@ -22,13 +20,11 @@ fn end(store: &Store, log: &str) -> Cursor {
     store.read(log, Position::End, ALL).expect("readable").next
 }
 
-/// Restores, as one that wants this, and opens what is there then.
-fn taken_over(cold_store: &Arc<MemCold>, wanted: Restored) -> (MemIo, Store, Steps) {
-    let (io, _) = restored(cold_store);
+/// What is restored so, at its first open.
+fn taken_over(cold_store: &Arc<MemCold>, mode: RestoreMode) -> (MemIo, Store, Steps) {
+    let io = MemIo::new();
     let shared: Arc<dyn Io> = Arc::new(io.clone());
-    let identity = identity(&*shared, Path::new(DIR)).expect("restored");
-    let epochs = EpochFile::load(shared, Path::new(DIR), identity).expect("restored");
-    epochs.change(|epochs| epochs.restored = Some(wanted)).expect("a sound disk");
+    restore_on(&shared, &**cold_store, Path::new(DIR), &config(), mode, &mut |_, _| {}).expect("sound");
     let (store, steps) = open(&io, &cold(&[cold_store])).expect("taken over");
     (io, store, steps)
 }
@@ -42,8 +38,7 @@ fn refused(store: &Store, log: &str, cursor: Cursor) -> Error {
 
 #[test]
 fn a_cursor_of_what_a_restore_took_back_is_told_so_for_ever_after() {
-    for wanted in [Restored::Heal, Restored::Rewind] {
-        let is_rewind = wanted == Restored::Rewind;
+    for (mode, is_rewind) in [(RestoreMode::Heal, false), (RestoreMode::Rewind(None), true)] {
         let cold_store = Arc::new(MemCold::new("cold"));
         let to = cold(&[&cold_store]);
         let (store, mut steps) = open(&created(), &to).expect("a sound disk");
@@ -55,7 +50,7 @@ fn a_cursor_of_what_a_restore_took_back_is_told_so_for_ever_after() {
         append(&store, &mut steps, "new", b"lost with its log");
         let (ahead, new) = (end(&store, "log"), end(&store, "new"));
 
-        let (io, store, mut steps) = taken_over(&cold_store, wanted);
+        let (io, store, mut steps) = taken_over(&cold_store, mode);
         append(&store, &mut steps, "log", b"since then");
         ship(&mut steps, 0);
         let since = end(&store, "log");
@@ -83,7 +78,7 @@ fn a_cursor_of_what_a_restore_took_back_is_told_so_for_ever_after() {
         check(&store);
         drop((store, steps));
         // Its successor knows it too.
-        let (_, store, _steps) = taken_over(&cold_store, Restored::Heal);
+        let (_, store, _steps) = taken_over(&cold_store, RestoreMode::Heal);
         let error = refused(&store, "log", ahead);
         assert_eq!(error.is_taken_back(), is_rewind);
     }
