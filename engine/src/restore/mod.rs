@@ -146,7 +146,10 @@ pub fn restore(
     let tenancy = Tenancy { url: cold.url().to_owned(), cold: found.home.cold, held: found.claim, pending: Vec::new() };
     let epochs = Epochs { restored: Some(found.mode.restored()), tenancies: vec![tenancy] };
     io.replace(&dir.join(Epochs::FILE_NAME), &epochs.encode(identity.store))?;
-    manifest::commit(io, dir, &Manifest { version, ..found.base.manifest.clone() })?;
+    let mut manifest = Manifest { version, ..found.base.manifest.clone() };
+    // It may tell of those that began behind what was flushed, and what they wrote is not here.
+    manifest.timelines.retain(|start| start.first_lsn <= report.last_lsn.next());
+    manifest::commit(io, dir, &manifest)?;
     io.replace(&dir.join(IDENTITY), &identity.encode())?;
     io.remove(&dir.join(RESTORE_FILE_NAME))?;
     io.sync_dir(dir)?;
