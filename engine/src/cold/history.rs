@@ -38,8 +38,9 @@ impl History {
         if lsn == Lsn(0) {
             return timeline == Timeline::default() || at.is_some();
         }
-        // The next timeline begins behind the last entry of this one.
-        at.is_some_and(|at| self.timelines.get(at + 1).is_none_or(|next| lsn < next.first_lsn))
+        // The next timeline begins behind the last entry of this one. Not the next alone: a manifest may tell of one that
+        // began behind what was flushed, in a part of the history that was cut off since.
+        at.is_some_and(|at| self.timelines[at + 1..].iter().all(|later| lsn < later.first_lsn))
     }
 
     /// Whether everything that a manifest says was flushed is part of it.
@@ -81,5 +82,8 @@ mod tests {
         assert!(holds(3, 19) && !holds(3, 20));
         assert!(holds(4, 20) && holds(4, 1000));
         assert!(!holds(9, 5) && !holds(9, 0) && holds(0, 0) && holds(2, 0));
+        let rewound = History::new(vec![start(1, 1), start(2, 37), start(3, 33)], FrameRef::default());
+        let holds = |random, lsn| rewound.holds(Timeline { counter: random, random }, Lsn(lsn));
+        assert!(holds(1, 32) && !holds(1, 33) && !holds(1, 36) && !holds(2, 37) && holds(3, 33));
     }
 }

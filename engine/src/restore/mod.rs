@@ -147,7 +147,10 @@ pub fn restore(
     let restored = Some(found.mode.restored());
     let epochs = Epochs { restored, fenced: None, tenancies: vec![tenancy] };
     io.replace(&dir.join(Epochs::FILE_NAME), &epochs.encode(identity.store))?;
-    manifest::commit(io, dir, &Manifest { version, ..found.base.manifest.clone() })?;
+    let mut manifest = Manifest { version, ..found.base.manifest.clone() };
+    // It may tell of those that began behind what was flushed, and what they wrote is not here.
+    manifest.timelines.retain(|start| start.first_lsn <= report.last_lsn.next());
+    manifest::commit(io, dir, &manifest)?;
     io.replace(&dir.join(IDENTITY), &identity.encode())?;
     io.remove(&dir.join(RESTORE_FILE_NAME))?;
     io.sync_dir(dir)?;

@@ -99,8 +99,8 @@ impl Tenant {
         Ok(tenure)
     }
 
-    /// Reads the tail of an older epoch, as far as it counts, to its end, which is `known` if a successor of it has found it
-    /// before; from behind `end` on, which is the end if there is nothing.
+    /// Reads the tail of an older epoch, as far as it counts, to its end, which is `known` if a successor of it has found
+    /// it before; from behind `end` on, which is the end if there is nothing.
     fn read_tail(
         &self, tenure: &mut Tenure, at: &mut FrameRef, mut end: TailEnd, known: Option<TailEnd>,
     ) -> Result<TailEnd> {

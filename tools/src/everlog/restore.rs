@@ -25,9 +25,9 @@ pub const EXAMPLES: &str = "Examples:
 Begun again, it goes on where it was. What is restored has no owner: its first open, with the same cold store, takes it over,
 and whoever owned it before stops. Exits 4 if the cold store holds something that cannot be read; the rest is there then.
 
-With --mode heal, devices put back what they have and the store has not. With --mode rewind they set it aside, and from the first
-open on the cold store holds what was restored and nothing later. --as-of restores the store as it was at that moment, or is
-refused with the nearest moments that can be had; the report says which LSN and time it went to.";
+With --mode heal, devices put back what they have and the store has not. With --mode rewind they set it aside, and from
+the first open on the cold store holds what was restored and nothing later. --as-of restores the store as it was at that
+moment, or is refused with the nearest moments that can be had; the report says which LSN and time it went to.";
 
 #[derive(clap::Args)]
 pub struct Args {
