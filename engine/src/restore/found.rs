@@ -1,13 +1,15 @@
 //! What a cold store has of its store: the newest version that counts, and the frames behind it.
 //!
 //! Everything is found by names that follow from numbers; a listing only says where to begin. Objects that are damaged are
-//! passed over: an older version of the manifest has the same records, with more of them in the tail.
+//! passed over: an older version of the manifest has the same records, with more of them in the tail. Where no version can be
+//! read, the newest one is made again from what describes itself (`cold/rebuild`).
 
+use crate::cold::rebuild::{self, Rebuilt, rebuild};
 use crate::cold::{ColdStore, damaged, ends, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cold::{Home, TailEnd, Unsealed, Version};
 use crate::format::frame::{FrameHeader, FrameRef};
-use crate::types::{Epoch, TimeUs};
+use crate::types::{Epoch, Lsn, TimeUs};
 
 /// What there is.
 #[derive(Clone, Debug)]
@@ -16,8 +18,10 @@ pub struct Found {
     pub home: Home,
     /// The newest claim.
     pub claim: (Epoch, [u8; 16]),
-    /// The newest version that counts and can be read.
+    /// The newest version that counts and can be read, or what was made in its place.
     pub base: Version,
+    /// Where no version can be read: up to which LSN there are segments that count, and those that cannot be read.
+    made: Option<(Lsn, Vec<Error>)>,
     /// Where tails of epochs end, as far as their successors said so.
     ends: Vec<TailEnd>,
 }
@@ -29,7 +33,8 @@ pub type Sink<'a> = dyn FnMut(&FrameHeader, Vec<u8>) -> Result<()> + 'a;
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] if no store lies there, or one of a later version of everlog; [`ErrorKind::Cold`];
-/// [`ErrorKind::Damaged`] if its first object, or every version of the manifest, cannot be read.
+/// [`ErrorKind::Damaged`] if its first object cannot be read, or if there is neither a version of the manifest nor a segment
+/// nor a tail.
 pub fn look(cold: &dyn ColdStore) -> Result<Found> {
     let Some(home) = fetch::object(cold, keys::HOME, Home::decode)? else {
         return Err(Error::new(ErrorKind::Refused, format!("there is no store in {}", cold.url()))
@@ -42,12 +47,19 @@ pub fn look(cold: &dyn ColdStore) -> Result<Found> {
     let last = Epoch(search::end(cold, begin, &claim_of)? - 1);
     // A claim that cannot be read is nobody's, and the next epoch is open to anybody.
     let claim = newest::claim(cold, whose, last)?.map(|(_, claim)| claim).unwrap_or_default();
-    let Some(base) = newest::version(cold, whose, last, &mut |_| Ok(true))? else {
-        return Err(Error::new(ErrorKind::Damaged, format!("there is no version of the manifest in {}", cold.url()))
-            .remedy("another cold store may have one"));
+    let (base, made) = match newest::version(cold, whose, last, &mut |_| Ok(true))? {
+        Some(base) => (base, None),
+        None => {
+            let Some(Rebuilt { version, reaches, unread }) = rebuild(cold, &home, last)? else {
+                let what = format!("there is no version of the manifest in {}, no segment and no tail", cold.url());
+                return Err(Error::new(ErrorKind::Damaged, what).remedy("another cold store may have one"));
+            };
+            tracing::warn!(cold = cold.url(), "no version of the manifest can be read; it is made again");
+            (version, Some((reaches, unread)))
+        }
     };
     let ends = ends::known(cold, whose, &base, last)?;
-    Ok(Found { home, claim: (last, claim), base, ends })
+    Ok(Found { home, claim: (last, claim), base, made, ends })
 }
 
 impl Found {
@@ -55,6 +67,18 @@ impl Found {
     #[must_use]
     pub fn is_as(&self, other: &Self) -> bool {
         (self.claim, self.base.epoch, self.base.number) == (other.claim, other.base.epoch, other.base.number)
+    }
+
+    /// Whether no version of the manifest could be read.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        self.made.is_some()
+    }
+
+    /// What is lost beside what the tail lacks, if `last` is the last LSN that is back and no version could be read.
+    pub fn unaccounted(&self, cold: &dyn ColdStore, last: Lsn) -> impl Iterator<Item = Error> {
+        let made = self.made.iter();
+        made.flat_map(move |(reaches, unread)| unread.iter().cloned().chain(rebuild::lost(cold, *reaches, last)))
     }
 
     /// Gives the frames behind the version to `sink`. Gives the last one, if there is one, and its time; what cannot be had

@@ -15,7 +15,6 @@
 //! cold store never stops the store, only a newer owner does.
 
 mod epochs;
-mod history;
 mod put;
 mod segments;
 mod tail;
@@ -23,7 +22,6 @@ mod tenant;
 mod tenure;
 
 pub use epochs::EpochFile;
-pub use history::History;
 pub use segments::SegmentShipper;
 pub use tail::TailShipper;
 pub use tenant::{Tenant, TenantParts};
