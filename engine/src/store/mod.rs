@@ -31,6 +31,8 @@ mod tests_ahead;
 mod tests_as_of;
 #[cfg(test)]
 mod tests_as_of_cases;
+#[cfg(all(test, not(everlog_loom)))]
+mod tests_bring;
 #[cfg(test)]
 mod tests_cursor;
 #[cfg(test)]

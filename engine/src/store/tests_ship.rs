@@ -15,40 +15,40 @@ use crate::{Batch, RestoreReport};
 use std::path::Path;
 use std::time::Duration;
 
-const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
+pub(super) const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     // What a watermark proves is shipped: an empty frame brings it at once.
     Config { idle_frame_after: Duration::ZERO, journal_file_bytes: 1 << 20, memory_pool_bytes: 2 << 20, ..small() }
 }
 
-fn cold(stores: &[&Arc<MemCold>]) -> ColdConfig {
+pub(super) fn cold(stores: &[&Arc<MemCold>]) -> ColdConfig {
     let stores = stores.iter().map(|store| Arc::clone(store) as Arc<dyn ColdStore>).collect();
     ColdConfig { stores, ..ColdConfig::default() }
 }
 
-fn created() -> MemIo {
+pub(super) fn created() -> MemIo {
     let io = MemIo::new();
     Store::create_on(Arc::new(io.clone()), clock(), Path::new(DIR), &config()).expect("an empty disk");
     io
 }
 
-fn open(io: &MemIo, cold: &ColdConfig) -> Result<(Store, Steps)> {
+pub(super) fn open(io: &MemIo, cold: &ColdConfig) -> Result<(Store, Steps)> {
     Store::open_stepped_shipping(Arc::new(io.clone()), clock(), Path::new(DIR), config(), cold)
 }
 
-fn restored(cold: &MemCold) -> (MemIo, RestoreReport) {
+pub(super) fn restored(cold: &MemCold) -> (MemIo, RestoreReport) {
     let io = MemIo::new();
     let report = restore(&io, cold).expect("sound");
     (io, report)
 }
 
-fn restore(io: &MemIo, cold: &MemCold) -> Result<RestoreReport> {
+pub(super) fn restore(io: &MemIo, cold: &MemCold) -> Result<RestoreReport> {
     let io: Arc<dyn Io> = Arc::new(io.clone());
     restore_on(&io, cold, Path::new(DIR), &config(), &mut |_, _| {})
 }
 
-fn append(store: &Store, steps: &mut Steps, log: &str, payload: &[u8]) -> Lsn {
+pub(super) fn append(store: &Store, steps: &mut Steps, log: &str, payload: &[u8]) -> Lsn {
     let mut batch = Batch::new();
     batch.log(log).create_if_missing().record(payload);
     let ack = store.append(batch).expect("there is room");
@@ -56,16 +56,16 @@ fn append(store: &Store, steps: &mut Steps, log: &str, payload: &[u8]) -> Lsn {
     ack.try_get().expect("committed").expect("durable").logs[0].lsn
 }
 
-fn ship(steps: &mut Steps, n: usize) {
+pub(super) fn ship(steps: &mut Steps, n: usize) {
     while steps.ship(n).expect("reached") {}
 }
 
-fn flush(store: &Store, steps: &mut Steps) {
+pub(super) fn flush(store: &Store, steps: &mut Steps) {
     store.flush().expect("asked");
     while steps.flush().expect("a sound disk") {}
 }
 
-fn read(store: &Store, log: &str) -> Vec<Vec<u8>> {
+pub(super) fn read(store: &Store, log: &str) -> Vec<Vec<u8>> {
     match store.read(log, 0, ALL) {
         Ok(page) => page.records.into_iter().map(|record| record.payload).collect(),
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
@@ -73,12 +73,12 @@ fn read(store: &Store, log: &str) -> Vec<Vec<u8>> {
     }
 }
 
-fn payload(n: u32) -> Vec<u8> {
+pub(super) fn payload(n: u32) -> Vec<u8> {
     n.to_le_bytes().repeat(1 + n as usize % 200)
 }
 
 /// Appends `range` to three logs in turn.
-fn fill(store: &Store, steps: &mut Steps, range: std::ops::Range<u32>) -> Lsn {
+pub(super) fn fill(store: &Store, steps: &mut Steps, range: std::ops::Range<u32>) -> Lsn {
     let mut lsn = Lsn(0);
     for n in range {
         lsn = append(store, steps, ["a/b", "a/c", "d"][n as usize % 3], &payload(n));
@@ -86,7 +86,7 @@ fn fill(store: &Store, steps: &mut Steps, range: std::ops::Range<u32>) -> Lsn {
     lsn
 }
 
-fn check(store: &Store, range: std::ops::Range<u32>) {
+pub(super) fn check(store: &Store, range: std::ops::Range<u32>) {
     for (at, log) in ["a/b", "a/c", "d"].into_iter().enumerate() {
         let expected: Vec<_> = range.clone().filter(|n| *n as usize % 3 == at).map(payload).collect();
         assert!(read(store, log) == expected, "{log}");
@@ -123,7 +123,7 @@ fn what_is_told_to_be_cold_comes_back_from_tails_and_segments() {
     check(&again, 0..done);
 }
 
-fn copy(of: &MemCold) -> MemCold {
+pub(super) fn copy(of: &MemCold) -> MemCold {
     let copy = MemCold::new("cold");
     copy.objects.lock().clone_from(&of.objects.lock());
     copy
