@@ -49,4 +49,4 @@ pub use store::{
     ColdAck, ColdConfig, LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription, Summary,
     restore, restore_on,
 };
-pub use verify::verify;
+pub use verify::{ColdReport, verify, verify_cold};

@@ -5,6 +5,11 @@
 //! stays. Invariant: a damaged byte of the identity, of a manifest, of a segment, of the header of a journal file in
 //! use, or of a journal frame that is proved and not flushed gives a finding.
 
+mod cold;
+mod object;
+
+pub use cold::{ColdReport, verify_cold};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::finding::Finding;
 use crate::format::identity::{FILE_NAME as IDENTITY, Identity};

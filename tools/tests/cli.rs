@@ -272,6 +272,9 @@ fn a_store_comes_back_from_its_cold_store() {
     store.close().expect("nothing is under way");
     fs::remove_dir_all(&store_dir).expect("it is lost");
 
+    let verified = json(&everlog(&["verify", "--cold", &url, "--json"]));
+    assert_eq!((verified["intact"].as_bool(), verified["last_lsn"].as_u64()), (Some(true), Some(lsn.0)));
+    assert_eq!(code(&everlog(&["verify"])), 2, "one of both is to be named");
     let report = json(&everlog(&["restore", "--cold", &url, "--to", text(&store_dir), "--json"]));
     assert_eq!((report["last_lsn"].as_u64(), report["lost"].as_array().map(Vec::len)), (Some(lsn.0), Some(0)));
     let dump = everlog(&["dump", text(&store_dir), "--log", "users/a/notes"]);
@@ -280,6 +283,13 @@ fn a_store_comes_back_from_its_cold_store() {
     let nothing = format!("file://{}", dir.path().join("nothing").display());
     let refused = everlog(&["restore", "--cold", &nothing, "--to", text(&dir.path().join("elsewhere"))]);
     assert_eq!((code(&refused), stderr(&refused).lines().count()), (3, 2), "{}", stderr(&refused));
+    let tails = dir.path().join("cold/tail/0000000000000001");
+    fs::write(tails.join(format!("{:016x}", 0)), b"rotten").expect("it is there");
+    let verified = everlog(&["verify", "--cold", &url, "--json"]);
+    assert_eq!(code(&verified), 4, "{}", stderr(&verified));
+    let damage: Value = serde_json::from_slice(&verified.stdout).expect("one JSON object");
+    assert!(damage["damaged"][0]["file"].as_str().is_some_and(|file| file.starts_with("tail/")), "{damage}");
+
     let bad = everlog(&["restore", "--cold", "nowhere", "--to", text(&dir.path().join("elsewhere"))]);
     assert_eq!(code(&bad), 2, "{}", stderr(&bad));
 }

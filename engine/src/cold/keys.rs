@@ -2,13 +2,15 @@
 //! numbers do.
 
 use crate::format::manifest::SegmentMeta;
-use crate::types::Epoch;
+use crate::types::{Epoch, SegmentId};
 use std::fmt::Write;
 
 /// Whose cold store it is: the first object.
 pub const HOME: &str = "store";
 /// Under which claims lie.
 pub const CLAIMS: &str = "epoch/";
+/// Under which segments lie.
+pub const SEGMENTS: &str = "segment/";
 
 /// The claim of an epoch.
 #[must_use]
@@ -47,7 +49,7 @@ pub const SEGMENT_ATTEMPTS: u32 = 4;
 /// from the second attempt on which attempt, since nothing that is damaged there is ever replaced.
 #[must_use]
 pub fn segment(meta: &SegmentMeta, attempt: u32) -> String {
-    let mut key = format!("segment/{:016x}-", meta.id.0);
+    let mut key = format!("{SEGMENTS}{:016x}-", meta.id.0);
     for byte in meta.digest {
         let _infallible = write!(key, "{byte:02x}");
     }
@@ -55,6 +57,20 @@ pub fn segment(meta: &SegmentMeta, attempt: u32) -> String {
         let _infallible = write!(key, "-{attempt}");
     }
     key
+}
+
+/// The id and the digest that the key of a segment has; None if it is no segment's.
+#[must_use]
+pub fn segment_of(key: &str) -> Option<(SegmentId, [u8; 32])> {
+    let (id, rest) = key.strip_prefix(SEGMENTS)?.split_once('-')?;
+    let hex = rest.get(..64)?;
+    let mut digest = [0; 32];
+    for (n, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * n..2 * n + 2)?, 16).ok()?;
+    }
+    let meta = SegmentMeta { id: SegmentId(u64::from_str_radix(id, 16).ok()?), digest, ..SegmentMeta::default() };
+    let is_key = |attempt| segment(&meta, attempt) == key;
+    (0..SEGMENT_ATTEMPTS).any(is_key).then_some((meta.id, digest))
 }
 
 /// The number that the last part of a key is.
@@ -68,7 +84,6 @@ pub fn number(key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::SegmentId;
 
     #[test]
     fn keys_sort_as_their_numbers_and_give_them_back() {
@@ -81,5 +96,14 @@ mod tests {
         let meta = SegmentMeta { id: SegmentId(16), digest: [0xab; 32], ..SegmentMeta::default() };
         assert_eq!(segment(&meta, 0), format!("segment/0000000000000010-{}", "ab".repeat(32)));
         assert_eq!(segment(&meta, 2), format!("segment/0000000000000010-{}-2", "ab".repeat(32)));
+        for attempt in 0..SEGMENT_ATTEMPTS {
+            assert_eq!(segment_of(&segment(&meta, attempt)), Some((meta.id, meta.digest)));
+        }
+        let of = |key: &str| segment_of(&format!("segment/{key}"));
+        let digest = "ab".repeat(32);
+        assert!(of(&format!("10-{digest}")).is_none() && of(&format!("0000000000000010-{digest}-9")).is_none());
+        assert!(
+            of("0000000000000010-ab").is_none() && of(&format!("0000000000000010-{}", digest.to_uppercase())).is_none()
+        );
     }
 }

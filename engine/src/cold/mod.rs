@@ -18,7 +18,9 @@ pub mod history;
 pub mod keys;
 pub mod lag;
 pub mod newest;
+pub mod rebuild;
 pub mod search;
+pub mod segments;
 pub mod standing;
 
 #[cfg(all(test, not(everlog_loom)))]
@@ -142,9 +144,10 @@ pub fn failed(store: &str, what: impl std::fmt::Display) -> Error {
         .remedy("see that it can be reached; it is tried again")
 }
 
-/// An object that is not what its name says.
+/// An object that is not what its name says. The error names it as its file.
 #[must_use]
 pub fn damaged(store: &str, key: &str, what: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Damaged, format!("the object {key} of the cold store {store}: {what}"))
+    Error::new(ErrorKind::Damaged, format!("an object of the cold store {store}: {what}"))
+        .file(Path::new(key))
         .remedy("bring it back from another cold store or an older version of the object")
 }

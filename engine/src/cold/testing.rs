@@ -3,7 +3,7 @@
 use super::{ColdStore, PART_BYTES, Part, Put, Source, failed};
 use crate::error::Result;
 use crate::sync::plain::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -26,6 +26,8 @@ pub struct MemCold {
     url: String,
     /// The objects.
     pub objects: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// What listings show at most, if they are old.
+    pub listed: Mutex<Option<BTreeSet<String>>>,
     /// Asked before each request, with its method (`put`, `get`, `list`) and key.
     pub rule: Mutex<Option<Rule>>,
     /// Whether it is to count as a folder on the data's own device.
@@ -35,7 +37,13 @@ pub struct MemCold {
 impl MemCold {
     /// An empty one.
     pub fn new(name: &str) -> Self {
-        Self { url: format!("mem://{name}"), objects: Mutex::default(), rule: Mutex::default(), dependent: false }
+        Self {
+            url: format!("mem://{name}"),
+            objects: Mutex::default(),
+            listed: Mutex::default(),
+            rule: Mutex::default(),
+            dependent: false,
+        }
     }
 
     /// Has each request meet what `rule` says.
@@ -95,7 +103,9 @@ impl ColdStore for MemCold {
     fn list(&self, prefix: &str, after: &str) -> Result<Vec<String>> {
         self.meet("list", prefix, || {
             let objects = self.objects.lock();
-            let keys = objects.keys().filter(|key| key.starts_with(prefix) && key.as_str() > after);
+            let listed = self.listed.lock();
+            let is_told = |key: &&String| listed.as_ref().is_none_or(|listed| listed.contains(*key));
+            let keys = objects.keys().filter(|key| key.starts_with(prefix) && key.as_str() > after).filter(is_told);
             Ok(keys.take(3).cloned().collect())
         })
     }

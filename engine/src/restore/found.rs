@@ -2,13 +2,15 @@
 //! past, the newest version that is not past it, and the frames behind it up to the moment.
 //!
 //! Everything is found by names that follow from numbers; a listing only says where to begin. Objects that are damaged are
-//! passed over: an older version of the manifest has the same records, with more of them in the tail.
+//! passed over: an older version of the manifest has the same records, with more of them in the tail. Where no version can be
+//! read, the newest one is made again from what describes itself (`cold/rebuild`).
 //!
 //! Invariant: a moment is had exactly or refused. What a version has that a frame's file was used again for lies in
 //! segments alone, and those cannot be cut.
 
 use super::RestoreMode;
 use crate::cold::history::History;
+use crate::cold::rebuild::{self, Rebuilt, rebuild};
 use crate::cold::{ColdStore, damaged, ends, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cold::{Home, TailEnd, Unsealed, Version};
@@ -25,8 +27,10 @@ pub struct Found {
     pub claim: (Epoch, [u8; 16]),
     /// What is to be restored.
     pub mode: RestoreMode,
-    /// The newest version that counts, can be read, and is not past the moment.
+    /// The newest version that counts, can be read, and is not past the moment, or what was made in its place.
     pub base: Version,
+    /// Where no version can be read: up to which LSN there are segments that count, and those that cannot be read.
+    made: Option<(Lsn, Vec<Error>)>,
     /// Where tails of epochs end, as far as their successors said so.
     ends: Vec<TailEnd>,
 }
@@ -47,8 +51,8 @@ pub struct Frames {
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] if no store lies there, or one of a later version of everlog, or if the moment cannot be had;
-/// [`ErrorKind::Cold`];
-/// [`ErrorKind::Damaged`] if its first object, or every version of the manifest, cannot be read.
+/// [`ErrorKind::Cold`]; [`ErrorKind::Damaged`] if its first object cannot be read, or if there is neither a version of the
+/// manifest nor a segment nor a tail.
 pub fn look(cold: &dyn ColdStore, mode: RestoreMode) -> Result<Found> {
     let Some(home) = fetch::object(cold, keys::HOME, Home::decode)? else {
         return Err(Error::new(ErrorKind::Refused, format!("there is no store in {}", cold.url()))
@@ -61,12 +65,19 @@ pub fn look(cold: &dyn ColdStore, mode: RestoreMode) -> Result<Found> {
     let last = Epoch(search::end(cold, begin, &claim_of)? - 1);
     // A claim that cannot be read is nobody's, and the next epoch is open to anybody.
     let claim = newest::claim(cold, whose, last)?.map(|(_, claim)| claim).unwrap_or_default();
-    let Some(base) = newest::version(cold, whose, last, &mut |_| Ok(true))? else {
-        return Err(Error::new(ErrorKind::Damaged, format!("there is no version of the manifest in {}", cold.url()))
-            .remedy("another cold store may have one"));
+    let (base, made) = match newest::version(cold, whose, last, &mut |_| Ok(true))? {
+        Some(base) => (base, None),
+        None => {
+            let Some(Rebuilt { version, reaches, unread }) = rebuild(cold, &home, last)? else {
+                let what = format!("there is no version of the manifest in {}, no segment and no tail", cold.url());
+                return Err(Error::new(ErrorKind::Damaged, what).remedy("another cold store may have one"));
+            };
+            tracing::warn!(cold = cold.url(), "no version of the manifest can be read; it is made again");
+            (version, Some((reaches, unread)))
+        }
     };
     let ends = ends::known(cold, whose, &base, last)?;
-    let found = Found { home, claim: (last, claim), mode, base, ends };
+    let found = Found { home, claim: (last, claim), mode, base, made, ends };
     match mode.as_of() {
         Some(moment) => found.at(cold, moment),
         None => Ok(found),
@@ -78,6 +89,18 @@ impl Found {
     #[must_use]
     pub fn is_as(&self, other: &Self) -> bool {
         (self.claim, self.base.epoch, self.base.number) == (other.claim, other.base.epoch, other.base.number)
+    }
+
+    /// Whether no version of the manifest could be read.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        self.made.is_some()
+    }
+
+    /// What is lost beside what the tail lacks, if `last` is the last LSN that is back and no version could be read.
+    pub fn unaccounted(&self, cold: &dyn ColdStore, last: Lsn) -> impl Iterator<Item = Error> {
+        let made = self.made.iter();
+        made.flat_map(move |(reaches, unread)| unread.iter().cloned().chain(rebuild::lost(cold, *reaches, last)))
     }
 
     /// What there is as of a moment, where this is what there is in all.

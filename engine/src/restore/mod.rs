@@ -17,21 +17,24 @@
 
 mod found;
 mod frames;
+mod parts;
 
 pub use found::{Found, look};
+pub use parts::Together;
 
-use crate::cold::{ColdStore, failed, fetch, keys};
+use crate::cold::{ColdStore, damaged, failed, keys};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cold::{Epochs, RESTORE_FILE_NAME, Restored, Tenancy};
 use crate::format::frame::FrameHeader;
 use crate::format::identity::FILE_NAME as IDENTITY;
 use crate::format::manifest::{Manifest, SegmentMeta};
-use crate::io::{AlignedBuf, Io, OpenMode};
+use crate::io::{File, Io, OpenMode};
 use crate::journal::names;
 use crate::segment::ReadBack;
 use crate::types::{AsOf, BLOCK, Epoch, Lsn, StoreId, TimeUs};
 use crate::{manifest, segment};
 use frames::Frames;
+use parts::{Fetched, Wanted};
 use std::path::Path;
 
 /// What a restore brings, and what devices are to do about what they have and it has not.
@@ -85,21 +88,25 @@ pub struct RestoreReport {
     pub segment_bytes: (u64, u64),
     /// Frames behind the segments.
     pub frames: u64,
+    /// No version of the manifest could be read: it was made again from segments and tails.
+    pub without_manifest: bool,
     /// What could not be read, with the LSNs.
     pub lost: Vec<Error>,
 }
 
-/// How far a restore is: bytes of segments that are there, of how many.
-pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
+/// How far a restore is: bytes of segments that are there, of how many. It is told by one thread at a time.
+pub type Progress<'a> = dyn FnMut(u64, u64) + Send + 'a;
 
 /// Restores what `found` is into `dir`, which is missing, empty, or holds a restore of the same store that did not end or
-/// was never opened. The caller holds the directory's lock. New journal files are of `journal_file_bytes`.
+/// was never opened. The caller holds the directory's lock. New journal files are of `journal_file_bytes`. Those whom
+/// `together` has work side by side fetch segments.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] if there is anything else in `dir`; [`ErrorKind::Cold`] if the cold store cannot be reached;
 /// [`ErrorKind::Io`]. In the last two cases it can be begun again.
 pub fn restore(
-    io: &dyn Io, cold: &dyn ColdStore, found: &Found, dir: &Path, journal_file_bytes: u64, progress: &mut Progress<'_>,
+    io: &dyn Io, cold: &dyn ColdStore, found: &Found, dir: &Path, journal_file_bytes: u64, together: &Together<'_>,
+    progress: &mut Progress<'_>,
 ) -> Result<RestoreReport> {
     let identity = found.home.identity;
     prepare(io, dir, found)?;
@@ -112,6 +119,7 @@ pub fn restore(
         segments: 0,
         segment_bytes: (0, 0),
         frames: 0,
+        without_manifest: found.is_made(),
         lost: Vec::new(),
     };
     let all: u64 = found.base.manifest.segments.iter().map(|meta| meta.bytes).sum();
@@ -120,11 +128,17 @@ pub fn restore(
         let before = is_there(io, dir, meta)?;
         if before {
             report.segment_bytes.1 += meta.bytes;
-        } else if let Err(error) = bring(io, cold, dir, meta) {
-            if error.kind() != ErrorKind::Damaged {
-                return Err(error);
+        } else {
+            let mut done = report.segment_bytes.0;
+            // What is fetched again counts once more.
+            let mut advance = |bytes: u64| {
+                done = (done + bytes).min(all);
+                progress(done, all);
+            };
+            match bring(io, cold, dir, meta, together, &mut advance) {
+                Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
+                brought => report.lost.extend(brought.err()),
             }
-            report.lost.push(error);
         }
         report.segments += 1;
         report.segment_bytes.0 += meta.bytes;
@@ -143,6 +157,7 @@ pub fn restore(
     if let Some((end, time)) = end.last {
         (report.last_lsn, report.time) = (end.last_lsn, time);
     }
+    report.lost.extend(found.unaccounted(cold, report.last_lsn));
     let tenancy = Tenancy { url: cold.url().to_owned(), cold: found.home.cold, held: found.claim, pending: Vec::new() };
     let restored = Some(found.mode.restored());
     let epochs = Epochs { restored, fenced: None, tenancies: vec![tenancy] };
@@ -221,51 +236,43 @@ fn is_there(io: &dyn Io, dir: &Path, meta: &SegmentMeta) -> Result<bool> {
 }
 
 /// Fetches a segment, and gives it its name once it is proved and synced.
-fn bring(io: &dyn Io, cold: &dyn ColdStore, dir: &Path, meta: &SegmentMeta) -> Result<()> {
+fn bring(
+    io: &dyn Io, cold: &dyn ColdStore, dir: &Path, meta: &SegmentMeta, together: &Together<'_>,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<()> {
     let path = segment::path(dir, meta.id);
     let temporary = path.with_extension("seg.tmp");
+    let lsns = meta.first_lsn.0..meta.last_lsn.0 + 1;
+    let keep = |file: &File| {
+        io.sync(file)?;
+        io.rename(&temporary, &path)
+    };
     let mut damage = None;
     // Each twice: what spoils an answer on its way is no damage there.
     for (attempt, again) in (0..keys::SEGMENT_ATTEMPTS).flat_map(|attempt| [(attempt, false), (attempt, true)]) {
         let key = keys::segment(meta, attempt);
         io.remove_if_there(&temporary)?;
-        let (mut file, mut at) = (None, 0);
-        let fetched = fetch::proved(cold, &key, meta.bytes, &meta.digest, &mut |part| {
-            let file = match &file {
-                Some(file) => file,
-                None => file.insert(io.open(&temporary, OpenMode::CreateDirect)?),
-            };
-            io.write_at(file, at, AlignedBuf::from_slice(&part), false)?;
-            at += part.len() as u64;
-            Ok(())
-        });
-        match (fetched, file) {
-            (Ok(true), Some(file)) => {
-                io.sync(&file)?;
-                io.rename(&temporary, &path)?;
-                return Ok(());
+        let file = io.open(&temporary, OpenMode::CreateDirect)?;
+        let wanted = Wanted { io, cold, key: &key, meta, file: &file };
+        let fetched = parts::fetch(&wanted, together, progress).inspect_err(|_| {
+            let _ = io.remove(&temporary);
+        })?;
+        match fetched {
+            Fetched::Proved => return keep(&file),
+            Fetched::Absent if attempt == 0 => {
+                damage.get_or_insert(damaged(cold.url(), &key, "it is missing").lsns(lsns.clone()));
             }
-            (Ok(true), None) => return Err(failed(cold.url(), format!("{key} came without a byte"))),
-            (Ok(false), _) if attempt == 0 => {
-                let lsns = meta.first_lsn.0..meta.last_lsn.0 + 1;
-                damage.get_or_insert(crate::cold::damaged(cold.url(), &key, "it is missing").lsns(lsns));
-            }
-            (Ok(false), _) => break,
-            (Err(e), _) if e.kind() == ErrorKind::Damaged && !again => {}
-            (Err(e), file) if e.kind() == ErrorKind::Damaged => {
-                damage.get_or_insert(e.lsns(meta.first_lsn.0..meta.last_lsn.0 + 1));
+            Fetched::Absent => break,
+            Fetched::Damaged(..) if !again => {}
+            Fetched::Damaged(error, is_whole) => {
+                damage.get_or_insert(error.lsns(lsns.clone()));
                 // What of it is sound can be read: each block and chunk has its own checksum.
-                if let (Some(file), true) = (file, at == meta.bytes) {
-                    io.sync(&file)?;
-                    io.rename(&temporary, &path)?;
+                if is_whole {
+                    keep(&file)?;
                 }
-            }
-            (Err(e), _) => {
-                let _ = io.remove(&temporary);
-                return Err(e);
             }
         }
     }
-    let _ = io.remove(&temporary);
+    let _ = io.remove_if_there(&temporary);
     Err(damage.unwrap_or_else(|| failed(cold.url(), "a segment cannot be had")))
 }

@@ -31,16 +31,17 @@ use super::put::{There, put};
 use super::tenure::Tenure;
 use crate::clock::Clock;
 use crate::cold::history::History;
+use crate::cold::rebuild::{nothing, rebuild};
 use crate::cold::standing::Standing;
 use crate::cold::{ColdStore, Put, damaged, failed, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cold::{Claim, Home, Restored, Tenancy, Unsealed, Version, Whose};
 use crate::format::frame::FrameRef;
 use crate::format::identity::Identity;
-use crate::format::manifest::{Manifest, Mark};
+use crate::format::manifest::Manifest;
 use crate::io::Io;
 use crate::sync::{Arc, Mutex};
-use crate::types::{ColdId, Epoch, Lsn, ManifestVersion, TimeUs};
+use crate::types::{ColdId, Epoch, Lsn, TimeUs};
 
 /// Of so many claims that were not seen to be held it is remembered that they are this directory's.
 const PENDING_MAX: usize = 64;
@@ -287,10 +288,7 @@ impl Tenant {
                     return self.read_tails(epoch, newest, next);
                 }
                 Some(newest) => newest,
-                None => {
-                    let (tail_from, ends) = ((Epoch(1), 0), Vec::new());
-                    Version { epoch: Epoch(0), number: 0, tail_from, ends, manifest: self.nothing() }
-                }
+                None => self.without_version(epoch)?,
             };
             let mut tenure = self.read_tails(epoch, base, 0)?;
             let Version { manifest, .. } = Version::clone(&tenure.base);
@@ -480,21 +478,21 @@ impl Tenant {
         )
     }
 
-    /// A manifest of this store without segments.
-    fn nothing(&self) -> Manifest {
-        Manifest {
-            identity: *self.identity(),
-            version: ManifestVersion(1),
-            epoch: Epoch(0),
-            time: TimeUs(0),
-            next_segment: crate::types::SegmentId(1),
-            next_journal: crate::types::JournalId(1),
-            flushed: FrameRef::default(),
-            steady: self.identity().created,
-            cutoff: Mark::default(),
-            marks: Vec::new(),
-            timelines: self.parts.history.timelines().first().copied().into_iter().collect(),
-            segments: Vec::new(),
+    /// What a first version says where none counts. If none can be read, that is what is there all the same, so that nothing
+    /// ceases to count; else nothing.
+    fn without_version(&self, epoch: Epoch) -> Result<Version> {
+        let (cold, whose) = (self.cold(), self.whose());
+        if newest::version(cold, whose, epoch, &mut |_| Ok(true))?.is_none() {
+            let home = Home { identity: *self.identity(), cold: whose.cold };
+            let made = rebuild(cold, &home, Epoch(epoch.0 - 1))?.map(|made| made.version);
+            match made {
+                Some(made) if self.parts.history.holds_all(&made.manifest) => return Ok(made),
+                Some(made) if self.must_hold_all() => return Err(self.behind(made.manifest.flushed.last_lsn)),
+                _ => {}
+            }
         }
+        let timelines = self.parts.history.timelines().first().copied().into_iter().collect();
+        let manifest = Manifest { timelines, ..nothing(self.identity()) };
+        Ok(Version { epoch: Epoch(0), number: 0, tail_from: (Epoch(1), 0), ends: Vec::new(), manifest })
     }
 }

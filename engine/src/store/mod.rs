@@ -32,6 +32,8 @@ mod tests_as_of;
 #[cfg(test)]
 mod tests_as_of_cases;
 #[cfg(all(test, not(everlog_loom)))]
+mod tests_bring;
+#[cfg(all(test, not(everlog_loom)))]
 mod tests_cold;
 #[cfg(test)]
 mod tests_cursor;

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
+pub(super) const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
 
 pub(super) fn config() -> Config {
     // What a watermark proves is shipped: an empty frame brings it at once.
@@ -44,7 +44,7 @@ pub(super) fn restored(cold: &MemCold) -> (MemIo, RestoreReport) {
     (io, report)
 }
 
-fn restore(io: &MemIo, cold: &MemCold) -> Result<RestoreReport> {
+pub(super) fn restore(io: &MemIo, cold: &MemCold) -> Result<RestoreReport> {
     let io: Arc<dyn Io> = Arc::new(io.clone());
     restore_on(&io, cold, Path::new(DIR), &config(), RestoreMode::Heal, &mut |_, _| {})
 }
@@ -87,7 +87,7 @@ pub(super) fn fill(store: &Store, steps: &mut Steps, range: std::ops::Range<u32>
     lsn
 }
 
-fn check(store: &Store, range: std::ops::Range<u32>) {
+pub(super) fn check(store: &Store, range: std::ops::Range<u32>) {
     for (at, log) in ["a/b", "a/c", "d"].into_iter().enumerate() {
         let expected: Vec<_> = range.clone().filter(|n| *n as usize % 3 == at).map(payload).collect();
         assert!(read(store, log) == expected, "{log}");

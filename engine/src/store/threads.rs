@@ -1,7 +1,7 @@
 //! The store's threads: the only place that starts any.
 //!
 //! One runs the committer, one the flush, one the merges, one the scrub, two ship to each cold store, and a few read for
-//! futures. A thread that panics poisons the store, so that nobody waits for it for ever.
+//! futures; a restore has some of its own for as long as it lasts. A thread that panics poisons the store, so that nobody waits for it for ever.
 
 use super::cold::Shippers;
 use super::open::Opened;
@@ -99,6 +99,19 @@ impl Spawn for System {
     ) -> std::io::Result<JoinHandle<T>> {
         spawn(name, body)
     }
+}
+
+/// Has `threads` threads do the same work, the calling one among them, and returns once they are through it. Fewer do it if
+/// the system has no more.
+#[allow(clippy::disallowed_methods, reason = "the one place that starts threads of a store")]
+pub(super) fn together(threads: usize, work: &(dyn Fn() + Sync)) {
+    std::thread::scope(|scope| {
+        for n in 1..threads {
+            let name = format!("everlog-restore-{n}");
+            let _ = std::thread::Builder::new().name(name).spawn_scoped(scope, work);
+        }
+        work();
+    });
 }
 
 impl Threads {

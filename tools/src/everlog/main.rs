@@ -73,16 +73,8 @@ enum Command {
     #[command(after_help = dump::EXAMPLES)]
     Dump(dump::Args),
     /// Read everything again and check it; works on a running store
-    #[command(
-        after_help = "Examples:\n  everlog verify ./store\n  everlog verify ./store --json\n\nExits 4 if damage is found."
-    )]
-    Verify {
-        /// The store
-        dir: PathBuf,
-        /// One JSON object on stdout
-        #[arg(long)]
-        json: bool,
-    },
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::Args),
     /// Bring a store back from a cold store, into a directory that is missing or empty
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Args),
@@ -106,7 +98,7 @@ fn main() -> ExitCode {
         Command::Init { data, cold } => init::run(&data, &cold),
         Command::Inspect { dir, json } => inspect::run(&dir, json),
         Command::Dump(args) => dump::run(&args),
-        Command::Verify { dir, json } => verify::run(&dir, json),
+        Command::Verify(args) => verify::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Clock(args) => clock::run(&args),
         Command::Device(command) => device::run(&command),

@@ -13,13 +13,23 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Progress {
     what: &'static str,
     total: u64,
+    /// What is counted is bytes, whose rate is shown as well.
+    is_bytes: bool,
     begun: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
     pub fn new(what: &'static str, total: u64) -> Self {
-        Self { what, total, begun: Instant::now(), bar: None }
+        Self::counting(what, total, false)
+    }
+
+    pub fn of_bytes(what: &'static str, total: u64) -> Self {
+        Self::counting(what, total, true)
+    }
+
+    fn counting(what: &'static str, total: u64, is_bytes: bool) -> Self {
+        Self { what, total, is_bytes, begun: Instant::now(), bar: None }
     }
 
     /// So much of the total is done.
@@ -32,7 +42,10 @@ impl Progress {
         self.total = total;
         if self.bar.is_none() && self.begun.elapsed() >= PATIENCE && std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(self.total).with_message(self.what).with_elapsed(self.begun.elapsed());
-            let style = "{msg} {wide_bar} {percent} %, {eta} left";
+            let style = match self.is_bytes {
+                true => "{msg} {wide_bar} {percent} %, {binary_bytes_per_sec}, {eta} left",
+                false => "{msg} {wide_bar} {percent} %, {eta} left",
+            };
             self.bar = Some(bar.with_style(ProgressStyle::with_template(style).expect("the template is well formed")));
         }
         if let Some(bar) = &self.bar {

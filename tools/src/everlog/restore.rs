@@ -87,6 +87,8 @@ struct Report {
     segment_bytes: u64,
     segment_bytes_there_before: u64,
     frames: u64,
+    /// No version of the manifest could be read.
+    without_manifest: bool,
     lost: Vec<Lost>,
 }
 
@@ -94,6 +96,8 @@ struct Report {
 struct Lost {
     first_lsn: Option<u64>,
     last_lsn: Option<u64>,
+    /// The object concerned.
+    object: Option<String>,
     what: String,
 }
 
@@ -103,7 +107,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let cold = everlog::cold::connect(&args.cold, &here)?;
     let mut progress: Option<Progress> = None;
     let mut advance = |done, total| {
-        progress.get_or_insert_with(|| Progress::new("restoring", total)).reached_of(done, total);
+        progress.get_or_insert_with(|| Progress::of_bytes("restoring", total)).reached_of(done, total);
     };
     let report = everlog::restore(&*cold, &args.to, &Config::default(), mode, &mut advance)?;
     drop(progress);
@@ -119,6 +123,7 @@ impl From<RestoreReport> for Report {
             Lost {
                 first_lsn: lsns.as_ref().map(|lsns| lsns.start),
                 last_lsn: lsns.filter(|lsns| lsns.end != u64::MAX).map(|lsns| lsns.end - 1),
+                object: error.path().map(|key| key.display().to_string()),
                 what: error.message().to_owned(),
             }
         });
@@ -136,6 +141,7 @@ impl From<RestoreReport> for Report {
             segment_bytes: report.segment_bytes.0,
             segment_bytes_there_before: report.segment_bytes.1,
             frames: report.frames,
+            without_manifest: report.without_manifest,
             lost: lost.collect(),
         }
     }
