@@ -143,6 +143,12 @@ impl<T> Completer<T> {
         self.0.answer(State::Given(value)).map(Target::Task)
     }
 
+    /// Whether nobody waits for the value any more.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// What a thread that waits sleeps on.
     #[must_use]
     pub fn event(&self) -> &Arc<Event> {

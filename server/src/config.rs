@@ -15,6 +15,8 @@ use std::time::Duration;
 const USAGE: u8 = 2;
 /// More connections than any process has files for.
 const CONNECTIONS_MAX: usize = 1_000_000;
+/// The shortest time without a word from the cold store that a slow request does not take by itself.
+const CONTACT_MS_MIN: u64 = 5_000;
 const EXAMPLES: &str = "Examples:
   everlogd --init                                  a first start: creates ./everlog-data and serves it
   everlogd --data /var/lib/everlog --cold file:///mnt/other/cold --cold s3://bucket/prefix
@@ -254,6 +256,11 @@ impl Settings {
             let cause = format!("connections_max is {}", self.connections_max);
             return Err(Failure::new(USAGE, cause, format!("set it to {CONNECTIONS_MAX} at most")));
         }
+        if (1..CONTACT_MS_MIN).contains(&self.cold_contact_max_ms) {
+            let cause = format!("cold_contact_max_ms is {}", self.cold_contact_max_ms);
+            let remedy = format!("set it to 0, which is no bound, or to {CONTACT_MS_MIN} or more");
+            return Err(Failure::new(USAGE, cause, remedy));
+        }
         if self.data.to_str().is_none() {
             let cause = format!("the path {} is not UTF-8", self.data.display());
             return Err(Failure::new(USAGE, cause, "give the store another directory"));
@@ -399,6 +406,7 @@ mod tests {
             ("on_failure = \"panic\"", &[]),
             ("long_poll_ms = 0", &[]),
             ("append_ms = 0", &[]),
+            ("cold_contact_max_ms = 100", &[]),
             ("cors_allow_origin = \"a\\nb\"", &[]),
         ] {
             let failure = with_file(text, args).expect_err(text);

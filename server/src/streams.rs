@@ -250,33 +250,34 @@ impl Streams {
         in_time.map_err(|_| {
             let waited = self.append_patience.as_millis();
             let what = format!("it is stored here and was not verified in a cold store after {waited} ms");
-            Error::new(ErrorKind::Unknown, what).remedy("send it again with the same producer number, or ask for local")
+            Error::new(ErrorKind::Unknown, what)
+                .remedy("ask again: an append with the same producer number, a creation as it was; or ask for local")
         })?
     }
 
-    /// Up to where the stream that was created at `created` is verified in a cold store; None if no cold store counts.
-    ///
-    /// # Errors
-    /// Those of [`Self::info`].
-    pub async fn cold_end(&self, name: &str, created: Lsn) -> Result<Option<Cursor>> {
+    /// Up to where the stream that was created at `created` is verified in a cold store; None if no cold store counts. Never
+    /// too far: where it cannot be told, nothing is.
+    pub async fn cold_end(&self, name: &str, created: Lsn) -> Option<Cursor> {
         if !self.store.has_cold() {
-            return Ok(None);
+            return None;
         }
         // In this order: what comes meanwhile is past the level, and what is told here is durable by the last question.
         let level = self.store.cold_level();
-        let info = self.info(name).await?;
-        if info.created != created || self.store.durable_level() <= level {
-            return Ok((info.created == created).then(|| info.end()));
+        let info = self.info(name).await.ok().filter(|info| info.created == created)?;
+        if self.store.durable_level() <= level {
+            return Some(info.end());
         }
-        let (store, name) = (self.store.clone(), name.to_owned());
-        match blocking(move || store.info_as_of(&name, AsOf::Lsn(level))).await {
-            Ok(was) if was.created == created => Ok(Some(was.end())),
+        let (store, log) = (self.store.clone(), name.to_owned());
+        match blocking(move || store.info_as_of(&log, AsOf::Lsn(level))).await {
+            Ok(was) if was.created == created => Some(was.end()),
             // It was created since, or what it was then is not known any more.
-            Ok(_) => Ok(Some(Cursor::default())),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Deleted | ErrorKind::Forgotten) => {
-                Ok(Some(Cursor::default()))
+            Ok(_) => Some(Cursor::default()),
+            Err(e) => {
+                if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Deleted | ErrorKind::Forgotten) {
+                    tracing::warn!(error = %e, name, "up to where a stream is in a cold store cannot be told");
+                }
+                Some(Cursor::default())
             }
-            Err(e) => Err(e),
         }
     }
 

@@ -42,6 +42,8 @@ impl Lag {
                 n % 2 == 1
             });
         }
+        // Who looked before another one may come behind it.
+        let bytes = bytes.max(self.marks.back().map_or(0, |mark| mark.bytes));
         self.marks.push_back(Mark { lsn, bytes, at: now });
     }
 

@@ -8,12 +8,16 @@
 
 use super::lag::Lag;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::Mutex;
+use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::types::{Epoch, Lsn, TimeUs};
 use crate::waiter::{Completer, Waiter, pair};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How often the first cold store is asked at least whether the owner still is the owner.
+const CONTACT_EVERY: Duration = Duration::from_secs(10);
+/// The fewest waiters among whom it is looked who has gone.
+const SWEEP_MIN: usize = 64;
 /// When to ask again whether the first cold store can be reached.
 const CONTACT_RETRY: Duration = Duration::from_secs(1);
 
@@ -53,6 +57,7 @@ pub struct Bounds {
 #[derive(Debug, Default)]
 pub struct Standing {
     bounds: Bounds,
+    is_closing: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -64,9 +69,20 @@ struct State {
     lag: Lag,
     /// When the first one last said who owns the store.
     contact: Duration,
+    taken_over: Option<Epoch>,
+    /// As many waiters as are to be there before it is looked who has gone.
+    sweep_at: usize,
 }
 
 impl State {
+    /// Forgets those that wait no more, as who gave up does.
+    fn sweep(&mut self) {
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|completer| !completer.is_abandoned());
+            !waiting.is_empty()
+        });
+    }
+
     /// Who takes the store over looks at the first one: what is not there is no part of what it goes on with.
     fn level(&self) -> Lsn {
         let Some(authority) = self.stores.first() else { return Lsn(0) };
@@ -79,7 +95,7 @@ impl Standing {
     /// Of no cold store yet, from the time `now` of the monotonic clock on.
     #[must_use]
     pub fn new(bounds: Bounds, now: Duration) -> Self {
-        Self { bounds, state: Mutex::new(State { contact: now, ..State::default() }) }
+        Self { bounds, state: Mutex::new(State { contact: now, ..State::default() }), ..Self::default() }
     }
 
     /// Takes note of the next cold store, of which nothing is known yet.
@@ -133,6 +149,35 @@ impl Standing {
         state.contact = state.contact.max(now);
     }
 
+    /// How often it is to be asked at least.
+    #[must_use]
+    pub fn contact_every(&self) -> Duration {
+        self.bounds.contact_max.map_or(CONTACT_EVERY, |most| CONTACT_EVERY.min(most / 3))
+    }
+
+    /// Another owner is known to have taken the store over, in this epoch of the first one.
+    pub fn taken_over(&self, epoch: Epoch) {
+        let mut state = self.state.lock();
+        state.taken_over = state.taken_over.max(Some(epoch));
+    }
+
+    /// In which epoch another owner took the store over, if that is known.
+    #[must_use]
+    pub fn taken_over_in(&self) -> Option<Epoch> {
+        self.state.lock().taken_over
+    }
+
+    /// Nothing more is to be begun: whatever takes long ends early.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that was said.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
     /// How long ago that was.
     #[must_use]
     pub fn since_contact(&self, now: Duration) -> Duration {
@@ -150,6 +195,9 @@ impl Standing {
     pub fn is_behind(&self, now: Duration) -> Option<Duration> {
         let most = self.bounds.lag_max?;
         let state = self.state.lock();
+        if !state.stores.iter().any(|store| store.counts) {
+            return None;
+        }
         let (lag, _) = state.lag.of(state.level(), now);
         (lag > most).then_some(lag)
     }
@@ -160,6 +208,9 @@ impl Standing {
     /// [`ErrorKind::Cold`].
     pub fn check_contact(&self, now: Duration) -> Result<()> {
         let Some(most) = self.bounds.contact_max else { return Ok(()) };
+        if self.state.lock().stores.is_empty() {
+            return Ok(());
+        }
         let since = self.since_contact(now);
         if since <= most {
             return Ok(());
@@ -197,7 +248,9 @@ impl Standing {
     /// Whether somebody waits.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        !self.state.lock().waiting.is_empty()
+        let mut state = self.state.lock();
+        state.sweep();
+        !state.waiting.is_empty()
     }
 
     /// Comes back once everything up to `lsn` is cold.
@@ -214,7 +267,13 @@ impl Standing {
             None => None,
         };
         match answer {
-            None => state.waiting.entry(lsn).or_default().push(completer),
+            None => {
+                state.waiting.entry(lsn).or_default().push(completer);
+                if state.waiting.len() >= state.sweep_at.max(SWEEP_MIN) {
+                    state.sweep();
+                    state.sweep_at = 2 * state.waiting.len();
+                }
+            }
             Some(answer) => {
                 drop(state);
                 completer.complete(answer);
@@ -286,6 +345,28 @@ mod tests {
         standing.contacted(7 * second);
         standing.contacted(6 * second);
         assert!(standing.check_contact(12 * second).is_ok());
+    }
+
+    #[test]
+    fn bounds_hold_nobody_back_for_what_no_cold_store_can_give() {
+        let hour = Duration::from_secs(3600);
+        let bounds = Bounds { lag_max: Some(Duration::from_secs(1)), contact_max: Some(Duration::from_secs(1)) };
+        let standing = Standing::new(bounds, Duration::ZERO);
+        assert!(standing.check_contact(hour).is_ok(), "there is none to ask");
+        standing.add("file://near", false);
+        standing.durable(Lsn(7), 100, Duration::ZERO);
+        assert_eq!(standing.is_behind(hour), None, "nothing becomes cold");
+        assert!(standing.contact_every() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn who_waits_no_more_is_forgotten() {
+        let standing = standing(&[true]);
+        let waits = standing.wait(Lsn(1));
+        (2..2000).for_each(|lsn| drop(standing.wait(Lsn(lsn))));
+        assert!(standing.state.lock().waiting.len() <= SWEEP_MIN);
+        drop(waits);
+        assert!(!standing.is_awaited());
     }
 
     fn standing_without() -> Standing {

@@ -317,8 +317,8 @@ impl Appender {
     /// Waits for the batch's turn, where appends are slowed down. Who does not wait for memory does not wait for it either,
     /// and is turned away when nothing can be taken at all.
     fn await_turn(&self, bytes: usize, patience: Patience) -> Result<()> {
-        self.throttle.check_contact()?;
         loop {
+            self.throttle.check_contact()?;
             let (pause, behind) = match self.throttle.turn(bytes) {
                 Turn::Now => return Ok(()),
                 Turn::After(pause) => (pause, None),

@@ -76,10 +76,13 @@ impl Throttle {
         if due >= self.hard {
             return Turn::Full(LOOK_AGAIN, Behind::Merges(due));
         }
-        if self.standing.is_bounded()
-            && let Some(lag) = self.standing.is_behind(self.clock.monotonic())
-        {
-            return Turn::Full(LOOK_AGAIN, Behind::Cold(lag));
+        if self.standing.is_bounded() {
+            let now = self.clock.monotonic();
+            // Who ships may be waiting for an answer, and takes note of nothing meanwhile.
+            self.standing.durable(self.index.watermark(), self.index.metrics.frame_bytes.get(), now);
+            if let Some(lag) = self.standing.is_behind(now) {
+                return Turn::Full(LOOK_AGAIN, Behind::Cold(lag));
+            }
         }
         let pressure = self.pressure(due);
         if pressure <= 0.0 {

@@ -157,7 +157,12 @@ pub fn restore(
     if let Some((end, time)) = end.last {
         (report.last_lsn, report.time) = (end.last_lsn, time);
     }
-    report.lost.extend(found.unaccounted(cold, report.last_lsn));
+    // What lies past the moment was not asked for.
+    let is_wanted = |error: &Error| {
+        found.mode.as_of().is_none() || error.lsn_range().is_none_or(|lsns| lsns.start <= report.last_lsn.0)
+    };
+    let unaccounted = found.unaccounted(cold, report.last_lsn).filter(is_wanted);
+    report.lost.extend(unaccounted.collect::<Vec<_>>());
     let tenancy = Tenancy { url: cold.url().to_owned(), cold: found.home.cold, held: found.claim, pending: Vec::new() };
     let restored = Some(found.mode.restored());
     let epochs = Epochs { restored, fenced: None, tenancies: vec![tenancy] };

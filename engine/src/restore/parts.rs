@@ -108,8 +108,23 @@ fn parts(meta: &SegmentMeta) -> u64 {
     meta.bytes.div_ceil(PART_BYTES as u64)
 }
 
+/// Ends the others' work if a thread panics, so that none waits for its part.
+struct EndsIfPanicking<'a, 'b>(&'a Fetch<'b>);
+
+impl Drop for EndsIfPanicking<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Wanted { cold, key, .. } = *self.0.wanted;
+            let ended = Ended::Failed(failed(cold.url(), format!("a thread that fetched {key} panicked")));
+            self.0.state.lock().ended.get_or_insert(ended);
+            self.0.moved.notify_all();
+        }
+    }
+}
+
 impl Fetch<'_> {
     fn work(&self) {
+        let _ends = EndsIfPanicking(self);
         while let Some(n) = self.take() {
             match self.part(n) {
                 Ok(bytes) => self.hash(n, bytes),

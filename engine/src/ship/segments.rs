@@ -66,7 +66,8 @@ impl SegmentShipper {
         let set = Arc::clone(self.set.as_ref().expect("just taken"));
         for segment in &set.segments {
             if !self.proved.contains(&named(segment.meta())) {
-                ship(self.tenant.cold(), segment)?;
+                let is_closing = || self.tenant.standing().is_closing();
+                ship(self.tenant.cold(), segment, &is_closing)?;
                 self.proved.insert(named(segment.meta()));
                 return Ok(true);
             }
@@ -95,12 +96,13 @@ fn named(meta: &SegmentMeta) -> (SegmentId, [u8; 32]) {
 }
 
 /// Puts a segment, and reads it back. Where what lies there is damaged, it is put under another key.
-fn ship(cold: &dyn ColdStore, segment: &Segment) -> Result<()> {
+fn ship(cold: &dyn ColdStore, segment: &Segment, is_closing: &dyn Fn() -> bool) -> Result<()> {
     let meta = segment.meta();
+    let go_on = || if is_closing() { Err(closing()) } else { Ok(()) };
     for attempt in 0..keys::SEGMENT_ATTEMPTS {
         let key = keys::segment(meta, attempt);
-        cold.put(&key, &OfSegment(segment))?;
-        let proved = || fetch::proved(cold, &key, meta.bytes, &meta.digest, &mut |_| Ok(()));
+        cold.put(&key, &OfSegment(segment, &go_on))?;
+        let proved = || fetch::proved(cold, &key, meta.bytes, &meta.digest, &mut |_| go_on());
         match proved().or_else(|e| if e.kind() == ErrorKind::Damaged { proved() } else { Err(e) }) {
             Ok(true) => return Ok(()),
             Ok(false) => return Err(failed(cold.url(), format!("{key} was put, and is not there"))),
@@ -131,7 +133,13 @@ fn check(segment: &Segment) -> Result<()> {
         .remedy("everlog verify tells what is affected; bring the file back from a copy"))
 }
 
-struct OfSegment<'a>(&'a Segment);
+/// The error of a segment that is not shipped to its end, since the store closes: it may take longer than anybody waits.
+fn closing() -> Error {
+    Error::new(ErrorKind::ShutDown, "the store closes").remedy("it is shipped once the store is opened again")
+}
+
+/// A segment's bytes, for as long as it may go on.
+struct OfSegment<'a>(&'a Segment, &'a dyn Fn() -> Result<()>);
 
 impl Source for OfSegment<'_> {
     fn len(&self) -> u64 {
@@ -139,6 +147,7 @@ impl Source for OfSegment<'_> {
     }
 
     fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.1()?;
         self.0.bytes(offset, len)
     }
 }

@@ -183,10 +183,11 @@ impl Tenant {
         if held.claim.0 == Epoch(0) {
             return Err(failed(authority.url(), "the right to write to it is not taken yet"));
         }
+        let asked = self.parts.clock.monotonic();
         if let Some(epoch) = self.claim_after(authority, held)? {
             return Err(self.fenced(epoch));
         }
-        self.standing().contacted(self.parts.clock.monotonic());
+        self.standing().contacted(asked);
         let held = *self.parts.claims[self.n].lock();
         if self.n > 0
             && held.claim.0 > Epoch(0)
@@ -233,6 +234,7 @@ impl Tenant {
     /// The error of a store that was taken over.
     #[must_use]
     pub fn fenced(&self, epoch: Epoch) -> Error {
+        self.standing().taken_over(epoch);
         let level = self.parts.standing.level();
         let what = format!("another owner took the store over in {}, epoch {epoch}", self.cold().url());
         Error::new(ErrorKind::Fenced, what)
@@ -291,7 +293,9 @@ impl Tenant {
                 None => self.without_version(epoch)?,
             };
             let mut tenure = self.read_tails(epoch, base, 0)?;
-            let Version { manifest, .. } = Version::clone(&tenure.base);
+            let Version { mut manifest, .. } = Version::clone(&tenure.base);
+            // Why the present timeline began is to be known as soon as something of it is there.
+            manifest.timelines = self.parts.history.timelines().to_vec();
             let (tail_from, ends) = (tenure.tail_from(manifest.flushed.frame), tenure.ends.clone());
             match self.put_version(Version { epoch, number: 0, tail_from, ends, manifest }) {
                 Ok((base, next_version)) => {
@@ -424,6 +428,7 @@ impl Tenant {
     }
 
     fn refused(&self, epoch: Epoch) -> Error {
+        self.standing().taken_over(epoch);
         let what = format!("the store's owner is another one since epoch {epoch} of {}", self.cold().url());
         Error::new(ErrorKind::Fenced, what).remedy(
             "this directory is a copy, an old one put back, or was taken over; to go on from what is in the cold store, \
@@ -484,8 +489,14 @@ impl Tenant {
         let (cold, whose) = (self.cold(), self.whose());
         if newest::version(cold, whose, epoch, &mut |_| Ok(true))?.is_none() {
             let home = Home { identity: *self.identity(), cold: whose.cold };
-            let made = rebuild(cold, &home, Epoch(epoch.0 - 1))?.map(|made| made.version);
-            match made {
+            let made = rebuild(cold, &home, Epoch(epoch.0 - 1))?;
+            if made.as_ref().is_some_and(|made| !made.unread.is_empty()) && self.parts.epochs.get().restored.is_none() {
+                // What is whole here and damaged there would count as being there.
+                let what = "every version of the manifest is gone or damaged there, and so are segments; put what lies \
+                            there aside, and have it filled anew (--cold-lost)";
+                return Err(failed(cold.url(), what));
+            }
+            match made.map(|made| made.version) {
                 Some(made) if self.parts.history.holds_all(&made.manifest) => return Ok(made),
                 Some(made) if self.must_hold_all() => return Err(self.behind(made.manifest.flushed.last_lsn)),
                 _ => {}

@@ -108,7 +108,7 @@ impl Core {
     /// Writes down that another owner has the store, and from where on what is here may be no part of it.
     fn note_fenced(&self) {
         let (cold, last) = (self.cold.standing.level(), self.index.watermark());
-        if last > cold {
+        if last > cold && cold > Lsn(0) {
             tracing::error!(
                 first_lsn = cold.0 + 1,
                 last_lsn = last.0,
@@ -116,7 +116,8 @@ impl Core {
                  everlog inspect lists the logs"
             );
         }
-        let epoch = self.cold.standing.authority().map_or(Epoch(0), |(_, epoch)| epoch).next();
+        let found = self.cold.standing.taken_over_in();
+        let epoch = found.unwrap_or_else(|| self.cold.standing.authority().map_or(Epoch(0), |(_, epoch)| epoch).next());
         // Where it cannot be written, the next open asks the cold store.
         if let Err(error) = self.cold.epochs.change(|epochs| epochs.fenced = Some((epoch, cold))) {
             tracing::warn!(%error, "that another owner took the store over could not be written down");
@@ -209,7 +210,8 @@ impl Tenants {
         if let Some(authority) = tenants.first()
             && let Err(error) = authority.take()
         {
-            if error.kind() != ErrorKind::Cold || epochs.get().restored.is_some() {
+            let known = epochs.get();
+            if error.kind() != ErrorKind::Cold || known.restored.is_some() || known.fenced.is_some() {
                 return Err(error);
             }
             tracing::warn!(%error, "the cold store cannot be reached; the store goes on with its last epoch");
@@ -297,6 +299,7 @@ impl Store {
     #[must_use]
     pub fn cold_stores(&self) -> Vec<ColdLevel> {
         let core = &self.inner.core;
+        core.note_durable();
         core.cold.standing.stores(core.clock.monotonic())
     }
 }

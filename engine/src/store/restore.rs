@@ -11,12 +11,15 @@ use std::path::Path;
 
 /// So many threads fetch at once: while some wait for the cold store, others write, and one hashes.
 const THREADS: usize = 4;
+/// So often what was damaged is looked for in what an owner that goes on put there meanwhile.
+const PASSES_MAX: usize = 8;
 
 /// Restores the store that `cold` holds, as `mode` says, into `dir`, which is missing, empty, or holds a restore that
 /// did not end or was never opened; `progress` is told bytes of segments that are there, and of how many. The store's
 /// first open, with the same cold store, takes the ownership over.
 ///
-/// # Errors [`crate::ErrorKind::Refused`] if there is something else in `dir`, or no store in `cold`, or the moment
+/// # Errors
+/// [`crate::ErrorKind::Refused`] if there is something else in `dir`, or no store in `cold`, or the moment
 /// cannot be had from it, with the next ones that can; [`crate::ErrorKind::Locked`]; [`crate::ErrorKind::Cold`],
 /// [`crate::ErrorKind::Io`]: it can be begun again; [`crate::ErrorKind::Damaged`] if nothing can be restored. What is
 /// damaged in part stands in the report.
@@ -46,9 +49,9 @@ pub(super) fn restore_by(
     let mut found = look(cold, mode)?;
     io.create_dir(dir)?;
     let _lock = lock::take(&**io, dir)?;
-    loop {
+    for pass in 1.. {
         let report = crate::restore::restore(&**io, cold, &found, dir, config.journal_file_bytes, &together, progress)?;
-        if report.lost.is_empty() {
+        if report.lost.is_empty() || pass == PASSES_MAX {
             return Ok(report);
         }
         // An owner that goes on meanwhile puts what the tail lacks into segments of a newer version.
@@ -58,4 +61,5 @@ pub(super) fn restore_by(
         }
         found = now;
     }
+    unreachable!("the last pass returns")
 }

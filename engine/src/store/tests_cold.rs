@@ -175,3 +175,25 @@ fn an_owner_at_rest_notices_that_it_was_taken_over_and_a_close_waits_for_no_cold
     answers.store(true, Ordering::SeqCst);
     closes.join().expect("no panic").expect("clean");
 }
+
+#[test]
+fn a_close_that_learns_of_another_owner_says_so() {
+    let (io, cold) = created();
+    let store = Store::open_shipping_on(Arc::new(io.clone()), clock(), Path::new(DIR), config(), &to(&cold))
+        .expect("a sound disk");
+    let write = |store: &Store| {
+        let mut batch = Batch::new();
+        batch.log("a/b").create_if_missing().record(b"record");
+        store.append(batch)
+    };
+    let lsn = write(&store).expect("there is room").wait().expect("durable").logs[0].lsn;
+    store.cold(lsn).wait().expect("shipped");
+    let new: Arc<dyn Io> = Arc::new(MemIo::new());
+    restore_on(&new, &*cold, Path::new(DIR), &config(), RestoreMode::default(), &mut |_, _| {}).expect("sound");
+    let (_owner, _) =
+        Store::open_stepped_shipping(new, clock(), Path::new(DIR), config(), &to(&cold)).expect("taken over");
+    // It may have learnt of it by now.
+    let _ = write(&store).map(|ack| ack.wait());
+    let closed = store.close().expect_err("another owner has the store");
+    assert_eq!(closed.kind(), ErrorKind::Fenced, "{closed}");
+}

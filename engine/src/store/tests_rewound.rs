@@ -37,6 +37,20 @@ fn refused(store: &Store, log: &str, cursor: Cursor) -> Error {
 }
 
 #[test]
+fn that_the_store_was_taken_back_is_known_from_the_first_object_of_who_did_it() {
+    let cold_store = Arc::new(MemCold::new("cold"));
+    let (store, mut steps) = open(&created(), &cold(&[&cold_store])).expect("a sound disk");
+    append(&store, &mut steps, "log", b"kept");
+    ship(&mut steps, 0);
+    append(&store, &mut steps, "log", b"lost");
+    let ahead = end(&store, "log");
+    // Its machine is lost before it ships anything but what its open put.
+    drop(taken_over(&cold_store, RestoreMode::Rewind(None)));
+    let (_, store, _) = taken_over(&cold_store, RestoreMode::Heal);
+    assert!(refused(&store, "log", ahead).is_taken_back());
+}
+
+#[test]
 fn a_cursor_of_what_a_restore_took_back_is_told_so_for_ever_after() {
     for (mode, is_rewind) in [(RestoreMode::Heal, false), (RestoreMode::Rewind(None), true)] {
         let cold_store = Arc::new(MemCold::new("cold"));

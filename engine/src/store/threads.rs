@@ -37,8 +37,6 @@ const SCRUB_SLEEP: Duration = Duration::from_secs(1);
 const TAIL_SLEEP: Duration = Duration::from_secs(1);
 /// And how long until it is looked again whether what somebody waits for is proved.
 const AWAITED_PAUSE: Duration = Duration::from_millis(2);
-/// How often the first cold store is asked at least whether the owner still is the owner.
-const CONTACT_EVERY: Duration = Duration::from_secs(10);
 /// How long it is until it is looked again whether there are segments to ship.
 const SEGMENT_SLEEP: Duration = Duration::from_millis(500);
 /// The longest pause after failures of a cold store.
@@ -221,6 +219,7 @@ impl Threads {
     /// Ends them; then what is left to be done on disk.
     pub(super) fn stop(mut self, core: &Core) -> Result<()> {
         self.stop_shipping.store(true, Ordering::SeqCst);
+        core.cold.standing.close();
         core.cold.end_bells();
         let finished = match self.join(core) {
             (Some(mut committer), Some(mut flusher)) => finish(core, &mut committer, &mut flusher),
@@ -228,10 +227,7 @@ impl Threads {
         };
         // Only now: a cold store that does not answer holds up the end of the process, and not the close.
         let tails = self.join_shippers();
-        if finished.is_ok() {
-            ship_rest(core, tails);
-        }
-        finished
+        finished.and_then(|()| ship_rest(core, tails))
     }
 
     /// Waits for those that ship; gives what ships tails.
@@ -326,7 +322,10 @@ pub(super) fn finish(core: &Core, committer: &mut Committer, flusher: &mut Flush
 }
 
 /// Ships what is left once the journal is closed, as far as that goes in a while.
-fn ship_rest(core: &Core, tails: Vec<TailShipper>) {
+///
+/// # Errors
+/// [`crate::ErrorKind::Fenced`] if another owner has the store by now.
+fn ship_rest(core: &Core, tails: Vec<TailShipper>) -> Result<()> {
     let until = core.clock.monotonic() + SHIP_REST;
     for (n, mut tail) in tails.into_iter().enumerate() {
         while !tail.is_level() && core.clock.monotonic() < until {
@@ -335,11 +334,16 @@ fn ship_rest(core: &Core, tails: Vec<TailShipper>) {
                 Ok(false) => break,
                 Err(error) => {
                     tracing::warn!(%error, n, "not everything could be shipped before the store closed");
+                    core.ship_failed(n, &error);
+                    if error.kind() == ErrorKind::Fenced {
+                        return Err(error);
+                    }
                     break;
                 }
             }
         }
     }
+    Ok(())
 }
 
 /// Runs a thread's loop on `part`; a panic poisons, and `part` is gone then.
@@ -475,10 +479,9 @@ pub(super) fn tail_loop(tail: &mut TailShipper, n: usize, core: &Core, stop: &At
         core.note_durable();
         let mut shipped = tail.step();
         // Who has nothing to ship is to notice as well that another one took the store over.
-        if n == 0
-            && matches!(shipped, Ok(false))
-            && core.cold.standing.since_contact(core.clock.monotonic()) > CONTACT_EVERY
-        {
+        let standing = &core.cold.standing;
+        let is_due = || standing.since_contact(core.clock.monotonic()) > standing.contact_every();
+        if n == 0 && matches!(shipped, Ok(false)) && is_due() {
             shipped = tail.check_owner().map(|()| false);
         }
         if let Some(pause) = shipped_pause(core, n, &shipped, &mut failures) {
@@ -489,8 +492,12 @@ pub(super) fn tail_loop(tail: &mut TailShipper, n: usize, core: &Core, stop: &At
                 bell.pause(AWAITED_PAUSE);
             }
         } else if tail.is_level() || !matches!(shipped, Ok(true)) {
-            bell.sleep(TAIL_SLEEP);
+            bell.sleep(TAIL_SLEEP.min(core.cold.standing.contact_every()));
         }
+    }
+    if core.poison.is_set() {
+        // Nothing becomes cold any more.
+        core.cold.standing.end(&core.poison.error());
     }
 }
 
@@ -516,7 +523,7 @@ fn shipped_pause(core: &Core, n: usize, shipped: &Result<bool>, failures: &mut u
         }
         Err(error) => {
             *failures = failures.saturating_add(1);
-            if is_told(*failures) {
+            if error.kind() != ErrorKind::ShutDown && is_told(*failures) {
                 tracing::warn!(%error, failures, n, "shipping to a cold store failed; it will be tried again");
             }
             core.ship_failed(n, error);

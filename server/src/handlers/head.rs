@@ -9,7 +9,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 
 pub async fn head(context: &Context, name: &str) -> Result<Answer, Refusal> {
     let info = context.streams.info(name).await?;
-    let cold = context.streams.cold_end(name, info.created).await?;
+    let cold = context.streams.cold_end(name, info.created).await;
     let mut answer = empty(StatusCode::OK);
     put(&mut answer, CONTENT_TYPE, &Streams::know(&info).config.content_type);
     put(&mut answer, CACHE_CONTROL, "no-store");

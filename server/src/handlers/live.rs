@@ -142,7 +142,7 @@ impl Reader {
         loop {
             let (head, seen_all, closed) = (page.head, at_end(&page), page.closed);
             let Some(sent) = self.whole(page).await else { return };
-            let Ok(cold) = self.context.streams.cold_end(&self.name, created).await else { return };
+            let cold = self.context.streams.cold_end(&self.name, created).await;
             let Some(text) = self.text(&sent, cold) else { return };
             if !self.send(text.into()).await || (seen_all && closed) {
                 return;

@@ -29,7 +29,6 @@ pub async fn read(context: &Context, name: &str, from: Position) -> Result<Found
         let known = context.streams.known_as(name, page.created).await;
         if let Some(known) = known.map_err(|error| refused(context, name, &error))? {
             let cold = context.streams.cold_end(name, page.created).await;
-            let cold = cold.map_err(|error| refused(context, name, &error))?;
             return Ok(Found { page, known, cold });
         }
     }

@@ -36,6 +36,8 @@ struct Report {
     end_lsn: u64,
     /// The epoch of the owner that took the store over from this directory, if one did.
     taken_over_in_epoch: Option<u64>,
+    /// What is past this LSN is orphaned then; nothing, if it was not known how much was cold.
+    orphaned_after_lsn: Option<u64>,
     timelines: Vec<Timeline>,
     segments: Vec<Segment>,
     cold: Vec<Cold>,
@@ -53,7 +55,8 @@ struct Cold {
 #[derive(Serialize)]
 struct Orphan {
     log: String,
-    first_seq: u64,
+    /// None if that is not known any more.
+    first_seq: Option<u64>,
     /// The one behind the last.
     next_seq: u64,
 }
@@ -83,7 +86,8 @@ pub fn run(dir: &Path, json: bool) -> Result<(), Failure> {
     let counts = Counts::of(&store)?;
     let summary = store.summary();
     let fenced = summary.epochs.as_ref().and_then(|epochs| epochs.fenced);
-    let orphans = fenced.map_or_else(|| Ok(Vec::new()), |(_, cold)| orphans(&store, cold))?;
+    let cold = fenced.map(|(_, cold)| cold).filter(|cold| *cold > Lsn(0));
+    let orphans = cold.map_or_else(|| Ok(Vec::new()), |cold| orphans(&store, cold))?;
     let report = Report {
         store: summary.id.to_string(),
         created_us: summary.created.0,
@@ -102,6 +106,7 @@ pub fn run(dir: &Path, json: bool) -> Result<(), Failure> {
         flushed_lsn: summary.flushed.0,
         end_lsn: summary.end.0,
         taken_over_in_epoch: fenced.map(|(epoch, _)| epoch.0),
+        orphaned_after_lsn: cold.map(|cold| cold.0),
         timelines: summary
             .timelines
             .iter()
@@ -147,11 +152,12 @@ fn orphans(store: &ReadOnly, cold: Lsn) -> Result<Vec<Orphan>, Failure> {
         let Some(last) = logs.last() else { return Ok(orphans) };
         for log in &logs {
             let first_seq = match store.info_as_of(&log.name, AsOf::Lsn(cold)) {
-                Ok(was) => was.next_seq,
-                Err(e) if e.kind() == ErrorKind::NotFound => 0,
+                Ok(was) => Some(was.next_seq),
+                Err(e) if e.kind() == ErrorKind::NotFound => Some(0),
+                Err(e) if e.kind() == ErrorKind::Forgotten => None,
                 Err(e) => return Err(e.into()),
             };
-            if first_seq < log.next_seq {
+            if first_seq.is_none_or(|first_seq| first_seq < log.next_seq) {
                 orphans.push(Orphan { log: log.name.clone(), first_seq, next_seq: log.next_seq });
             }
         }
