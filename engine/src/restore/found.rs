@@ -137,7 +137,8 @@ impl Found {
         let (last, time) = frames.last.unwrap_or((flushed, time));
         let past = frames.past.or(past);
         match moment {
-            _ if last.last_lsn == Lsn(0) => before(past),
+            AsOf::Lsn(Lsn(0)) => before(past),
+            _ if last.last_lsn == Lsn(0) && past.is_some() => before(past),
             AsOf::Lsn(lsn) if lsn == last.last_lsn => Ok(found),
             AsOf::Time(at) if is_of_tail && at == time => Ok(found),
             _ if frames.past.is_some() => Ok(found),

@@ -194,6 +194,7 @@ impl Fleet {
                 Ok(report) => report,
                 Err(error) => {
                     self.note(|| format!("node {id} is not restored: {error}"));
+                    self.settle_rewinds();
                     // What was read twice, and was spoilt on its way each time, is taken for damaged.
                     let is_unlucky = self.spoilt_answers(from) >= spoilt + 2;
                     if error.kind() == ErrorKind::Refused && (is_unlucky || self.may_be_past(from, mode, &error)) {

@@ -8,6 +8,7 @@ const NOT_HAD: [&str; 3] = ["lies before everything", "lies past LSN", "is in no
 impl Fleet {
     /// What is restored next from the cold store `from`: mostly what is there.
     pub(super) fn draw_mode(&mut self, from: usize) -> RestoreMode {
+        self.settle_rewinds();
         // An authority that has something can only be put back to what it has.
         if from > 0 && self.colds[0].holds(HOME) || self.rng.chance(70) {
             return RestoreMode::Heal;
