@@ -94,7 +94,7 @@ pub const EVENTS: [&str; 26] = [
     "restores",
     "restores interrupted",
     "restores of the second store",
-    "opens of a restored store not reached",
+    "opens that need the first cold store and did not reach it",
     "fenced",
     "refused at an open",
     "copies put back",

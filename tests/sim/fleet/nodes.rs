@@ -84,11 +84,13 @@ impl Fleet {
     }
 
     pub(super) fn not_opened(&mut self, at: usize, error: &Error) -> Result<Opening, Violation> {
-        let is_restored = matches!(self.nodes[at].origin, Origin::Restored(_));
+        // Neither goes on without a word from the first cold store: who was restored, and, where that may be lost, who was
+        // taken over.
+        let needs_authority = matches!(self.nodes[at].origin, Origin::Restored(_)) || self.may_be_lost;
         let of_cold = error.message().contains("of the cold store");
         match error.kind() {
-            ErrorKind::Cold if is_restored && self.is_foul(at) => {
-                self.tally.count("opens of a restored store not reached", 1);
+            ErrorKind::Cold if needs_authority && self.is_foul(at) => {
+                self.tally.count("opens that need the first cold store and did not reach it", 1);
                 Ok(Opening::NotReached)
             }
             // What came back of the first object was not what was put.
