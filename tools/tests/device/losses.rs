@@ -185,6 +185,24 @@ fn a_copy_of_a_lost_version_is_not_deleted_in_the_same_breath() {
 }
 
 #[test]
+fn a_second_version_that_two_devices_kept_is_said_once() {
+    let (_dir, server, [a, b, c]) = devices(["a", "b", "c"]);
+    a.write("notes/k.txt", "v1");
+    for device in [&a, &b, &c] {
+        device.sync();
+    }
+    a.write("notes/k.txt", "x");
+    b.write("notes/k.txt", "x");
+    c.write("notes/k.txt", "y");
+    c.sync();
+    assert_eq!(a.sync()["conflicts"], 1);
+    // The copy is heard of before the item that it is of.
+    let done = b.sync();
+    assert_eq!((&done["conflicts"], &done["pushed"]), (&1.into(), &0.into()), "{done}");
+    assert_eq!((server.world().changes("notes").len(), a.files() == b.files()), (3, true));
+}
+
+#[test]
 fn a_folder_that_cannot_be_used_does_not_keep_the_others_waiting() {
     let (_dir, server, [a]) = devices(["a"]);
     fs::remove_dir(a.dir.join("contacts")).expect("it is empty");

@@ -274,7 +274,7 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
     }
     intend(session, &words)?;
     let mut progress = Progress::new("pulling", words.len() as u64);
-    let mut merger = Merger { session, reread, again: Again::default() };
+    let mut merger = Merger { session, reread, again: Again::default(), settled: BTreeSet::new() };
     for (done, (key, last)) in words.into_iter().enumerate() {
         let settled = merger.settle(&key, last);
         if settled.is_err() {
@@ -353,6 +353,8 @@ struct Merger<'s, 'a> {
     session: &'s mut Session<'a>,
     reread: Option<&'s Reread>,
     again: Again,
+    /// Keys whose words were heard and merged by now.
+    settled: BTreeSet<String>,
 }
 
 impl Merger<'_, '_> {
@@ -405,6 +407,7 @@ impl Merger<'_, '_> {
                 Done::Yes => {
                     self.count(decision);
                     self.session.state.agree(key, remote, &last.offset);
+                    self.settled.insert(key.to_owned());
                     if must_be_said_again {
                         self.session.state.forget(key);
                     }
@@ -440,6 +443,10 @@ impl Merger<'_, '_> {
             Ok(name) => name,
             Err(not) => return Ok(not),
         };
+        // Another device has kept the same, as this very pull has heard: it need not be said again.
+        if self.settled.contains(&name) && self.session.state.base(&name) == Some(hash) {
+            return Ok(Done::Yes);
+        }
         // A copy that was there already, agreed on with the server, may be what the same pull is about to delete. From
         // now on it is an edit of this device, also after a crash that comes before its turn.
         let state = &mut self.session.state;
@@ -469,9 +476,8 @@ impl Merger<'_, '_> {
     fn count(&mut self, decision: Decision) {
         let report = &mut self.session.report;
         match decision {
-            Decision::Settled | Decision::Keep => {}
-            // What was set aside is counted by itself.
-            Decision::SetAside => {}
+            // What was set aside is counted where that is done.
+            Decision::Settled | Decision::Keep | Decision::SetAside => {}
             Decision::Write => report.pulled += 1,
             Decision::Delete => report.deleted += 1,
             Decision::Conflict => {
