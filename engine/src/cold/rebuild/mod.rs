@@ -1,8 +1,8 @@
 //! The newest version of the manifest, made again where none can be read: from segments, which describe themselves, and from
 //! tails.
 //!
-//! Those segments count that are part of the newest owner's history ([`cover`]): they follow one another from LSN 1 on, and the
-//! tail goes on behind the last one ([`tails`]). Each is read as a whole before it is named, since what no version named
+//! Those segments count that are part of the newest owner's history (`cover.rs`): they follow one another from LSN 1 on, and the
+//! tail goes on behind the last one (`tails.rs`). Each is read as a whole before it is named, since what no version named
 //! may never have been read back. A segment that an older owner put late is known by its timelines, if the newest owner put
 //! anything at all behind the place where both part; if not, nothing contradicts it.
 //!
