@@ -255,16 +255,22 @@ fn benches_report_their_numbers() {
     assert!(told["records"].as_u64().is_some_and(|n| n >= 20), "{told}");
 }
 
-#[test]
-fn a_store_comes_back_from_its_cold_store() {
-    let dir = scratch();
-    let (store_dir, url) = (sample(dir.path()), format!("file://{}", dir.path().join("cold").display()));
+/// The sample, shipped to a folder: its directory, the folder's URL, the open store.
+fn shipping(dir: &Path) -> (std::path::PathBuf, String, Store) {
+    let (store_dir, url) = (sample(dir), format!("file://{}", dir.join("cold").display()));
     let cold = everlog::ColdConfig {
-        stores: vec![everlog::cold::connect(&url, dir.path()).expect("a folder")],
+        stores: vec![everlog::cold::connect(&url, dir).expect("a folder")],
         allow_dependent: true,
         ..Default::default()
     };
     let store = Store::open_shipping(&store_dir, Config::small(), &cold).expect("it is sound");
+    (store_dir, url, store)
+}
+
+#[test]
+fn a_store_comes_back_from_its_cold_store() {
+    let dir = scratch();
+    let (store_dir, url, store) = shipping(dir.path());
     let mut batch = Batch::new();
     batch.log("users/a/notes").record(b"three");
     let lsn = store.append(batch).expect("it is staged").wait().expect("it is durable").logs[0].lsn;
@@ -297,13 +303,7 @@ fn a_store_comes_back_from_its_cold_store() {
 #[test]
 fn a_store_comes_back_as_it_was_if_devices_are_to_set_aside_what_is_newer() {
     let dir = scratch();
-    let (store_dir, url) = (sample(dir.path()), format!("file://{}", dir.path().join("cold").display()));
-    let cold = everlog::ColdConfig {
-        stores: vec![everlog::cold::connect(&url, dir.path()).expect("a folder")],
-        allow_dependent: true,
-        ..Default::default()
-    };
-    let store = Store::open_shipping(&store_dir, Config::small(), &cold).expect("it is sound");
+    let (_, url, store) = shipping(dir.path());
     let lsns = [b"good", b"evil"].map(|payload| {
         let mut batch = Batch::new();
         batch.log("users/a/notes").record(payload);

@@ -6,9 +6,11 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::FORMAT_VERSION;
-use crate::format::manifest::Manifest;
+use crate::format::frame::FrameRef;
+use crate::format::identity::Identity;
+use crate::format::manifest::{Manifest, Mark};
 use crate::io::Io;
-use crate::types::ManifestVersion;
+use crate::types::{Epoch, JournalId, ManifestVersion, SegmentId, TimeUs};
 use std::io::ErrorKind as OsKind;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,25 @@ const MANIFEST_BYTES_MAX: usize = 64 << 20;
 const LISTINGS_MAX: usize = 16;
 
 const PREFIX: &str = "manifest-";
+
+/// The manifest of a store without segments and timelines.
+#[must_use]
+pub fn empty(identity: &Identity) -> Manifest {
+    Manifest {
+        identity: *identity,
+        version: ManifestVersion(1),
+        epoch: Epoch(0),
+        time: TimeUs(0),
+        next_segment: SegmentId(1),
+        next_journal: JournalId(1),
+        flushed: FrameRef::default(),
+        steady: identity.created,
+        cutoff: Mark::default(),
+        marks: Vec::new(),
+        timelines: Vec::new(),
+        segments: Vec::new(),
+    }
+}
 
 /// The file's name.
 #[must_use]

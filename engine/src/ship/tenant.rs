@@ -31,7 +31,7 @@ use super::put::{There, put};
 use super::tenure::Tenure;
 use crate::clock::Clock;
 use crate::cold::history::History;
-use crate::cold::rebuild::{nothing, rebuild};
+use crate::cold::rebuild::rebuild;
 use crate::cold::standing::Standing;
 use crate::cold::{ColdStore, Put, damaged, failed, fetch, keys, newest, search};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +40,7 @@ use crate::format::frame::FrameRef;
 use crate::format::identity::Identity;
 use crate::format::manifest::Manifest;
 use crate::io::Io;
+use crate::manifest;
 use crate::sync::{Arc, Mutex};
 use crate::types::{ColdId, Epoch, Lsn, TimeUs};
 
@@ -503,7 +504,7 @@ impl Tenant {
             }
         }
         let timelines = self.parts.history.timelines().first().copied().into_iter().collect();
-        let manifest = Manifest { timelines, ..nothing(self.identity()) };
+        let manifest = Manifest { timelines, ..manifest::empty(self.identity()) };
         Ok(Version { epoch: Epoch(0), number: 0, tail_from: (Epoch(1), 0), ends: Vec::new(), manifest })
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Features;
 use crate::format::frame::FrameRef;
 use crate::format::identity::{self, Identity};
-use crate::format::manifest::{Manifest, Mark, TimelineCause, TimelineStart};
+use crate::format::manifest::{Manifest, TimelineCause, TimelineStart};
 use crate::io::{Io, OpenMode};
 use crate::journal::names;
 use crate::journal::ring::Ring;
@@ -19,7 +19,7 @@ use crate::manifest;
 use crate::metrics::Metrics;
 use crate::segment;
 use crate::sync::Arc;
-use crate::types::{Epoch, JournalId, Lsn, ManifestVersion, SegmentId, StoreId, TimeUs, Timeline};
+use crate::types::{JournalId, Lsn, ManifestVersion, StoreId, Timeline};
 use std::path::{Path, PathBuf};
 
 /// What is read of a journal file at once when it is checked for zeros.
@@ -52,16 +52,6 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
     ring.prepare(1, &mut |_| true)?;
     let timeline = Timeline { counter: 1, random: u32::from_le_bytes(io.random_bytes()?) };
     let manifest = Manifest {
-        identity,
-        version: ManifestVersion(1),
-        epoch: Epoch(0),
-        time: TimeUs(0),
-        next_segment: SegmentId(1),
-        next_journal: JournalId(1),
-        flushed: FrameRef::default(),
-        steady: identity.created,
-        cutoff: Mark::default(),
-        marks: Vec::new(),
         timelines: vec![TimelineStart {
             timeline,
             parent: Timeline::default(),
@@ -69,7 +59,7 @@ pub(super) fn create(io: Arc<dyn Io>, clock: &dyn Clock, dir: &Path, config: &Co
             began: identity.created,
             cause: TimelineCause::Creation,
         }],
-        segments: Vec::new(),
+        ..manifest::empty(&identity)
     };
     manifest::commit(&*io, dir, &manifest)?;
     io.replace(&dir.join(identity::FILE_NAME), &identity.encode())?;

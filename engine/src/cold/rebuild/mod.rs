@@ -21,9 +21,9 @@ use super::{ColdStore, damaged, keys};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cold::{Home, Version};
 use crate::format::frame::FrameRef;
-use crate::format::identity::Identity;
 use crate::format::manifest::{Manifest, Mark};
-use crate::types::{Epoch, JournalId, Lsn, ManifestVersion, SegmentId, TimeUs};
+use crate::manifest;
+use crate::types::{Epoch, Lsn, SegmentId, TimeUs};
 use std::collections::BTreeSet;
 use tails::{Anchor, Span, Tails};
 
@@ -48,7 +48,7 @@ pub fn rebuild(cold: &dyn ColdStore, home: &Home, newest: Epoch) -> Result<Optio
         number: 0,
         tail_from: (Epoch(1), 0),
         ends: Vec::new(),
-        manifest: nothing(&home.identity),
+        manifest: manifest::empty(&home.identity),
     };
     let Listed { segments, unread } = list(cold, home.identity.store)?;
     let tails = Tails::new(cold, home, newest, &nothing)?;
@@ -151,23 +151,4 @@ const MARKS_KEPT: usize = 64;
 pub fn lost(cold: &dyn ColdStore, reaches: Lsn, last: Lsn) -> Option<Error> {
     let what = "what lies between these segments and what comes before is missing";
     (last < reaches).then(|| damaged(cold.url(), keys::SEGMENTS, what).lsns(last.0 + 1..reaches.0 + 1))
-}
-
-/// The manifest of a store without segments.
-#[must_use]
-pub fn nothing(identity: &Identity) -> Manifest {
-    Manifest {
-        identity: *identity,
-        version: ManifestVersion(1),
-        epoch: Epoch(0),
-        time: TimeUs(0),
-        next_segment: SegmentId(1),
-        next_journal: JournalId(1),
-        flushed: FrameRef::default(),
-        steady: identity.created,
-        cutoff: Mark::default(),
-        marks: Vec::new(),
-        timelines: Vec::new(),
-        segments: Vec::new(),
-    }
 }
