@@ -40,6 +40,8 @@ pub struct TailShipper {
     frames: Vec<FollowedFrame>,
     /// The object that is being put.
     open: Option<Open>,
+    /// Whether the one that was begun last was full, so that there was more.
+    was_full: bool,
     /// Set to have everything flushed.
     flush_asked: Arc<AtomicBool>,
     /// What is flushed.
@@ -67,6 +69,7 @@ impl TailShipper {
             follower: None,
             frames: Vec::new(),
             open: None,
+            was_full: false,
             flush_asked,
             index,
         }
@@ -135,6 +138,7 @@ impl TailShipper {
         let frames = std::mem::take(&mut self.frames);
         let last = frames.last().expect("there is something to ship");
         let (last, time) = (last.frame, last.header.time);
+        self.was_full = frames.iter().map(|frame| frame.bytes.len()).sum::<usize>() >= TAIL_BYTES;
         let tail = Tail {
             epoch: tenure.epoch,
             number: tenure.next_tail,
@@ -184,6 +188,12 @@ impl TailShipper {
     /// As [`Tenant::check_owner`].
     pub fn check_owner(&self) -> Result<()> {
         self.tenant.check_owner()
+    }
+
+    /// Whether so much is left to be shipped that waiting for more gains nothing.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.was_full && !self.is_level()
     }
 
     /// Whether everything that is proved durable is shipped.

@@ -177,6 +177,29 @@ fn an_owner_at_rest_notices_that_it_was_taken_over_and_a_close_waits_for_no_cold
 }
 
 #[test]
+fn while_appends_go_on_the_tail_is_shipped_about_every_second() {
+    // No file of the journal is used again within that time.
+    let config = Config { journal_file_bytes: 16 << 20, memory_pool_bytes: 32 << 20, ..config() };
+    let (io, cold) = created();
+    let store =
+        Store::open_shipping_on(Arc::new(io), clock(), Path::new(DIR), config, &to(&cold)).expect("a sound disk");
+    // Whenever something is put, there is more by then.
+    cold.set(|_, _| {
+        std::thread::sleep(Duration::from_millis(5));
+        Fate::Well
+    });
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        let mut batch = Batch::new();
+        batch.log("a/b").create_if_missing().record(b"record");
+        store.append(batch).expect("there is room").wait().expect("durable");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (tails, seconds) = (cold.keys("tail/").len() as u64, began.elapsed().as_secs());
+    assert!((1..=seconds + 2).contains(&tails), "{tails} objects in {seconds} s");
+}
+
+#[test]
 fn a_close_that_learns_of_another_owner_says_so() {
     let (io, cold) = created();
     let store = Store::open_shipping_on(Arc::new(io.clone()), clock(), Path::new(DIR), config(), &to(&cold))

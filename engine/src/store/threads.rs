@@ -491,7 +491,7 @@ pub(super) fn tail_loop(tail: &mut TailShipper, n: usize, core: &Core, stop: &At
             if !matches!(shipped, Ok(true)) {
                 bell.pause(AWAITED_PAUSE);
             }
-        } else if tail.is_level() || !matches!(shipped, Ok(true)) {
+        } else if !tail.is_behind() || !matches!(shipped, Ok(true)) {
             bell.sleep(TAIL_SLEEP.min(core.cold.standing.contact_every()));
         }
     }
