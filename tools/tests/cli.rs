@@ -301,6 +301,52 @@ fn a_store_comes_back_from_its_cold_store() {
 }
 
 #[test]
+fn single_logs_come_back_in_a_store_of_their_own() {
+    let dir = scratch();
+    let (_, url, store) = shipping(dir.path());
+    let write = |change: &dyn for<'a, 'b> Fn(&'b mut everlog::LogBatch<'a>) -> &'b mut everlog::LogBatch<'a>| {
+        let mut batch = Batch::new();
+        change(batch.log("users/a/notes"));
+        let lsn = store.append(batch).expect("it is staged").wait().expect("it is durable").logs[0].lsn;
+        store.cold(lsn).wait().expect("it is shipped");
+        lsn
+    };
+    write(&|log| log.record(b"three").metadata(b"of a").trim(1));
+    let moment = write(&|log| log.record(b"four").tag(b"tag").close()).0.to_string();
+    let before = store.info("users/a/notes").expect("it is there");
+    write(&|log| log.delete());
+    let id = store.id();
+    store.close().expect("nothing is under way");
+
+    let to = dir.path().join("alone");
+    let restore = |rest: &[&str]| everlog(&[&["restore", "--cold", &url, "--to", text(&to)], rest].concat());
+    for log in ["users/a/notes", "users/nobody"] {
+        let gone = restore(&["--log", log]);
+        assert_eq!((code(&gone), stderr(&gone).lines().count(), to.exists()), (1, 2, false), "{}", stderr(&gone));
+    }
+    let asked = ["--log", "users/a/notes", "--log", "users/a/notes", "--as-of", &moment];
+    let report = json(&restore(&[&asked[..], &["--json"]].concat()));
+    assert_eq!((report["logs"].as_array().map(Vec::len), report["last_lsn"].to_string()), (Some(1), moment.clone()));
+    let there: Vec<_> = fs::read_dir(dir.path()).expect("it is there").map(|e| e.expect("read").file_name()).collect();
+    assert!(!there.iter().any(|name| name == "alone.partial"), "{there:?}");
+
+    let alone = everlog::Store::open(&to, Config::small()).expect("it has no cold store, and needs none");
+    assert!(alone.id() != id && report["store"] == alone.id().to_string() && report["of"] == id.to_string());
+    assert_eq!(alone.list("", None, 10).expect("sound").len(), 1);
+    let info = alone.info("users/a/notes").expect("it is there");
+    let facts = |info: &everlog::LogInfo| {
+        (info.first_seq, info.next_seq, info.closed, info.metadata.clone(), info.tag.clone(), info.deleted)
+    };
+    assert_eq!(facts(&info), facts(&before));
+    let page = alone.read("users/a/notes", 1, everlog::ReadLimit::default()).expect("sound");
+    let payloads: Vec<_> = page.records.iter().map(|record| String::from_utf8_lossy(&record.payload)).collect();
+    assert_eq!(payloads[payloads.len() - 2..], ["three", "four"]);
+    alone.close().expect("nothing is under way");
+    let again = restore(&asked);
+    assert_eq!((code(&again), stderr(&again).lines().count()), (3, 2), "{}", stderr(&again));
+}
+
+#[test]
 fn a_store_comes_back_as_it_was_if_devices_are_to_set_aside_what_is_newer() {
     let dir = scratch();
     let (_, url, store) = shipping(dir.path());

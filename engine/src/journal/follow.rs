@@ -16,8 +16,8 @@ use crate::io::{AlignedBuf, Io};
 use crate::sync::Arc;
 use crate::types::BLOCK;
 
-/// Bytes read at once.
-const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes read at once: no more, so that no frame that is written meanwhile waits long behind them.
+const WINDOW_BYTES: usize = 128 << 10;
 
 /// A place in the chain, and what follows it.
 pub struct Follower {

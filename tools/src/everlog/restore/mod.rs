@@ -1,12 +1,16 @@
-//! `everlog restore`: brings a store back from a cold store. The same command goes on with one that did not end.
+//! `everlog restore`: brings a store back from a cold store, or some logs ([`logs`]). The same command goes on with one that
+//! did not end.
 //!
 //! What a restore does is the engine's business. Invariants: the exit code is 0 if and only if everything that was
 //! asked for of what the cold store has could be read; the past is restored only where devices are told to set aside
 //! what is newer.
 
-use std::path::PathBuf;
+mod logs;
+
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use everlog::cold::ColdStore;
 use everlog::types::AsOf;
 use everlog::{Config, RestoreMode, RestoreReport};
 use everlog_server::failure::Failure;
@@ -21,13 +25,19 @@ pub const EXAMPLES: &str = "Examples:
   everlog restore --cold file:///mnt/cold --to ./store --json
   everlog restore --cold s3://bucket/store --to ./store --as-of 2026-11-28T14:00:00Z --mode rewind
   everlog restore --cold s3://bucket/store --to ./store --as-of 4711 --mode rewind
+  everlog restore --cold file:///mnt/cold --to ./alice --log users/alice/contacts --log users/alice/events
+  everlog restore --cold file:///mnt/cold --to ./alice --log users/alice/contacts --as-of 2026-11-28T14:00:00Z
 
 Begun again, it goes on where it was. What is restored has no owner: its first open, with the same cold store, takes it over,
 and whoever owned it before stops. Exits 4 if the cold store holds something that cannot be read; the rest is there then.
 
 With --mode heal, devices put back what they have and the store has not. With --mode rewind they set it aside, and from
 the first open on the cold store holds what was restored and nothing later. --as-of restores the store as it was at that
-moment, or is refused with the nearest moments that can be had; the report says which LSN and time it went to.";
+moment, or is refused with the nearest moments that can be had; the report says which LSN and time it went to.
+
+With --log, these logs alone come back, each record under its seq, in a store of its own with a new id, which ships nowhere
+and takes nothing over; producers' numbers and expiries stay behind. Meanwhile the whole store is restored beside it, into
+DIR.partial, and needs that much space.";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -37,12 +47,15 @@ pub struct Args {
     /// Where to; missing, empty, or a restore of the same store that did not end
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// As it was then: an LSN, or a time such as 2026-11-28T14:00:00Z; with --mode rewind alone
+    /// As it was then: an LSN, or a time such as 2026-11-28T14:00:00Z; with --mode rewind or --log alone
     #[arg(long, value_name = "TIME|LSN", value_parser = moment::parse)]
     as_of: Option<AsOf>,
     /// What devices do with what they have and the restored store has not
     #[arg(long, value_enum, default_value_t = Mode::Heal)]
     mode: Mode,
+    /// This log alone, into a store of its own; may be repeated
+    #[arg(long = "log", value_name = "NAME")]
+    logs: Vec<String>,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -62,6 +75,8 @@ impl Args {
         match (self.mode, self.as_of) {
             (Mode::Heal, None) => Ok(RestoreMode::Heal),
             (Mode::Rewind, as_of) => Ok(RestoreMode::Rewind(as_of)),
+            // No device knows the store that single logs come back in.
+            (Mode::Heal, as_of) if !self.logs.is_empty() => Ok(RestoreMode::Rewind(as_of)),
             (Mode::Heal, Some(_)) => Err(Failure::new(
                 2,
                 "--as-of without --mode rewind: devices would put back what is newer than that moment",
@@ -105,28 +120,40 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mode = args.mode()?;
     let here = std::env::current_dir()?;
     let cold = everlog::cold::connect(&args.cold, &here)?;
+    let lost = if args.logs.is_empty() {
+        let report = whole(&*cold, &args.to, mode)?;
+        output::print(&Report::from(&report), args.json)?;
+        report.lost.len()
+    } else {
+        let report = logs::restore(&*cold, &args.to, mode, &args.logs)?;
+        output::print(&report, args.json)?;
+        report.lost.len()
+    };
+    if lost == 0 { Ok(()) } else { Err(Failure::damage(lost)) }
+}
+
+/// Restores the whole store, and shows how far it is.
+fn whole(cold: &dyn ColdStore, to: &Path, mode: RestoreMode) -> Result<RestoreReport, Failure> {
     let mut progress: Option<Progress> = None;
     let mut advance = |done, total| {
         progress.get_or_insert_with(|| Progress::of_bytes("restoring", total)).reached_of(done, total);
     };
-    let report = everlog::restore(&*cold, &args.to, &Config::default(), mode, &mut advance)?;
-    drop(progress);
-    let lost = report.lost.len();
-    output::print(&Report::from(report), args.json)?;
-    if lost == 0 { Ok(()) } else { Err(Failure::damage(lost)) }
+    Ok(everlog::restore(cold, to, &Config::default(), mode, &mut advance)?)
 }
 
-impl From<RestoreReport> for Report {
-    fn from(report: RestoreReport) -> Self {
-        let lost = report.lost.iter().map(|error| {
-            let lsns = error.lsn_range();
-            Lost {
-                first_lsn: lsns.as_ref().map(|lsns| lsns.start),
-                last_lsn: lsns.filter(|lsns| lsns.end != u64::MAX).map(|lsns| lsns.end - 1),
-                object: error.path().map(|key| key.display().to_string()),
-                what: error.message().to_owned(),
-            }
-        });
+/// How the report tells of something that cannot be read.
+fn lost(error: &everlog::Error) -> Lost {
+    let lsns = error.lsn_range();
+    Lost {
+        first_lsn: lsns.as_ref().map(|lsns| lsns.start),
+        last_lsn: lsns.filter(|lsns| lsns.end != u64::MAX).map(|lsns| lsns.end - 1),
+        object: error.path().map(|key| key.display().to_string()),
+        what: error.message().to_owned(),
+    }
+}
+
+impl From<&RestoreReport> for Report {
+    fn from(report: &RestoreReport) -> Self {
         Self {
             mode: match report.mode {
                 RestoreMode::Heal => Mode::Heal,
@@ -142,7 +169,7 @@ impl From<RestoreReport> for Report {
             segment_bytes_there_before: report.segment_bytes.1,
             frames: report.frames,
             without_manifest: report.without_manifest,
-            lost: lost.collect(),
+            lost: report.lost.iter().map(lost).collect(),
         }
     }
 }
