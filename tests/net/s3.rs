@@ -105,15 +105,16 @@ impl S3 {
         let began = Instant::now();
         let address = |part: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports[part].0));
         let [master, _, filer, s3] = [0, 1, 2, 3].map(address);
-        let answered = |address, method: &str, path: &str, status| {
-            try_ask(address, method, path, &[], b"").filter(|answer| answer.status == status)
+        let answered = |address, method: &str, path: &str, statuses: &[u16]| {
+            try_ask(address, method, path, &[], b"").filter(|answer| statuses.contains(&answer.status))
         };
         loop {
-            // Up in this order: the gateway, a folder that is the bucket, and room for its objects.
+            // Up in this order: the gateway, a folder that is the bucket, which may be there since the last time this was
+            // asked, and room for its objects.
             let room = format!("/dir/assign?collection={BUCKET}");
-            if answered(s3, "GET", "/healthz", 200).is_some()
-                && answered(filer, "POST", &format!("/buckets/{BUCKET}/"), 201).is_some()
-                && answered(master, "GET", &room, 200).is_some_and(|answer| answer.text().contains("\"fid\""))
+            if answered(s3, "GET", "/healthz", &[200]).is_some()
+                && answered(filer, "POST", &format!("/buckets/{BUCKET}/"), &[201, 409]).is_some()
+                && answered(master, "GET", &room, &[200]).is_some_and(|answer| answer.text().contains("\"fid\""))
             {
                 return Ok(());
             }

@@ -108,10 +108,20 @@ impl World {
                 if head.header("everlog-cold-offset") == head.header("stream-next-offset") {
                     break;
                 }
-                assert!(began.elapsed() < PATIENCE, "{collection} does not become cold: {head:?}");
+                assert!(began.elapsed() < PATIENCE, "{collection} does not become cold: {head:?}\n{}", self.standing());
                 std::thread::yield_now();
             }
         }
+    }
+
+    /// What the store that is served says of itself, and what its cold store has.
+    fn standing(&self) -> String {
+        let mut all = String::new();
+        for name in ["store", "restored"].into_iter().filter(|name| self.path(name).exists()) {
+            let mut inspect = Command::new(Program::Everlog.path());
+            all += &told(&inspect.arg("inspect").arg(self.path(name)).output().expect("everlog starts"));
+        }
+        all + &told(&Command::new("find").arg(self.path("cold")).arg("-type").arg("f").output().expect("find starts"))
     }
 
     /// The LSN of the newest entry.

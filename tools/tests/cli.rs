@@ -314,6 +314,10 @@ fn single_logs_come_back_in_a_store_of_their_own() {
     write(&|log| log.record(b"three").metadata(b"of a").trim(1));
     let moment = write(&|log| log.record(b"four").tag(b"tag").close()).0.to_string();
     let before = store.info("users/a/notes").expect("it is there");
+    // One that is open, and empty but for a tag.
+    let mut batch = Batch::new();
+    batch.log("users/c/notes").create().tag(b"high");
+    store.append(batch).expect("it is staged").wait().expect("it is durable");
     write(&|log| log.delete());
     let id = store.id();
     store.close().expect("nothing is under way");
@@ -324,6 +328,7 @@ fn single_logs_come_back_in_a_store_of_their_own() {
         let gone = restore(&["--log", log]);
         assert_eq!((code(&gone), stderr(&gone).lines().count(), to.exists()), (1, 2, false), "{}", stderr(&gone));
     }
+    assert!(dir.path().join("alone.partial/whole").exists(), "what was restored is there for the next attempt");
     let asked = ["--log", "users/a/notes", "--log", "users/a/notes", "--as-of", &moment];
     let report = json(&restore(&[&asked[..], &["--json"]].concat()));
     assert_eq!((report["logs"].as_array().map(Vec::len), report["last_lsn"].to_string()), (Some(1), moment.clone()));
@@ -344,6 +349,67 @@ fn single_logs_come_back_in_a_store_of_their_own() {
     alone.close().expect("nothing is under way");
     let again = restore(&asked);
     assert_eq!((code(&again), stderr(&again).lines().count()), (3, 2), "{}", stderr(&again));
+
+    let to = dir.path().join("open");
+    let restore = |log: &str| everlog(&["restore", "--cold", &url, "--to", text(&to), "--log", log]);
+    let partial = dir.path().join("open.partial");
+    for (log, exit) in [("/", 2), ("users/c/notes", 3)] {
+        fs::create_dir_all(&partial).expect("there is room");
+        fs::write(partial.join("store"), b"somebody's").expect("there is room");
+        let refused = restore(log);
+        assert_eq!((code(&refused), stderr(&refused).lines().count()), (exit, 2), "{}", stderr(&refused));
+        assert_eq!(fs::read(partial.join("store")).expect("it is left alone"), b"somebody's");
+    }
+    fs::remove_dir_all(&partial).expect("it is there");
+    let restored = restore("users/c/notes");
+    assert_eq!(code(&restored), 0, "{}", stderr(&restored));
+    let open = Store::open(&to, Config::small()).expect("sound");
+    assert_eq!(open.info("users/c/notes").expect("it is there").tag, b"high");
+}
+
+#[test]
+fn a_log_of_which_something_is_damaged_comes_back_up_to_there_and_the_rest_is_named() {
+    let dir = scratch();
+    let (_, url, store) = shipping(dir.path());
+    let noise =
+        |n: u32| -> Vec<u8> { (0..64u32).flat_map(|k| (n * 64 + k).wrapping_mul(0x9e37_79b9).to_le_bytes()).collect() };
+    for n in 0..2000 {
+        let (mut batch, payload) = (Batch::new(), noise(n));
+        batch.log("users/d/notes").create_if_missing().record(&payload);
+        let ack = store.append(batch).expect("it is staged");
+        if n % 500 == 499 {
+            ack.wait().expect("it is durable");
+        }
+    }
+    let end = store.info("users/d/notes").expect("it is there").next_seq;
+    store.flush().expect("it goes into a segment");
+    let last = store.durable_level();
+    store.cold(last).wait().expect("it is shipped");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while json(&everlog(&["verify", "--cold", &url, "--json"]))["segment_bytes"].as_u64() < Some(2000 * 256) {
+        assert!(std::time::Instant::now() < until, "the segment is not shipped");
+    }
+    store.close().expect("nothing is under way");
+    let files = fs::read_dir(dir.path().join("cold/segment")).expect("it is there").map(|e| e.expect("read").path());
+    let path = files.max_by_key(|path| fs::metadata(path).expect("it is there").len()).expect("there is one");
+    let mut bytes = fs::read(&path).expect("it is there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).expect("it is there");
+
+    let to = dir.path().join("alone");
+    let restored = everlog(&["restore", "--cold", &url, "--to", text(&to), "--log", "users/d/notes", "--json"]);
+    assert_eq!(code(&restored), 4, "{}", stderr(&restored));
+    let report: Value = serde_json::from_slice(&restored.stdout).expect("one JSON object");
+    let log = &report["logs"][0];
+    let next = log["next_seq"].as_u64().expect("a number");
+    assert!((100..end - 100).contains(&next), "{report}");
+    assert_eq!((log["missing_from"].as_u64(), log["missing_to"].as_u64()), (Some(next), Some(end - 1)));
+    assert!(report["lost"].as_array().is_some_and(|lost| !lost.is_empty()), "{report}");
+    let whole = everlog::ReadOnly::open(&to).expect("sound");
+    let limit = everlog::ReadLimit { records: usize::MAX, bytes: usize::MAX };
+    let page = whole.read("users/d/notes", 0, limit).expect("sound");
+    assert!(page.head == next && page.records.iter().zip(0..).all(|(record, n)| record.payload == noise(n)));
 }
 
 #[test]

@@ -14,6 +14,8 @@ use crate::waiter::{Completer, Waiter, pair};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How long the tail waits for more at most before it is shipped, if nobody waits for it.
+const SHIP_EVERY: Duration = Duration::from_secs(1);
 /// How often the first cold store is asked at least whether the owner still is the owner.
 const CONTACT_EVERY: Duration = Duration::from_secs(10);
 /// The fewest waiters among whom it is looked who has gone.
@@ -153,6 +155,13 @@ impl Standing {
     #[must_use]
     pub fn contact_every(&self) -> Duration {
         self.bounds.contact_max.map_or(CONTACT_EVERY, |most| CONTACT_EVERY.min(most / 3))
+    }
+
+    /// For how long what is durable may wait for more to be shipped with it.
+    #[must_use]
+    pub fn ship_every(&self) -> Duration {
+        // A bound of how far shipping may be behind is not to be used up by waiting.
+        self.bounds.lag_max.map_or(SHIP_EVERY, |most| SHIP_EVERY.min(most / 4)).min(self.contact_every())
     }
 
     /// Another owner is known to have taken the store over, in this epoch of the first one.
@@ -357,6 +366,7 @@ mod tests {
         standing.durable(Lsn(7), 100, Duration::ZERO);
         assert_eq!(standing.is_behind(hour), None, "nothing becomes cold");
         assert!(standing.contact_every() < Duration::from_secs(1));
+        assert!(standing.ship_every() < Duration::from_secs(1) / 3);
     }
 
     #[test]

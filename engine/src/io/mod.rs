@@ -32,6 +32,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mutants::{self, Mutant};
 use crate::types::BLOCK;
 
+/// The longest piece of what is read in pieces.
+const PIECE_BYTES: usize = 128 << 10;
+
 /// The backend that `choice` names, told by one log line.
 ///
 /// # Errors
@@ -363,6 +366,23 @@ impl dyn Io {
     /// [`crate::ErrorKind::Io`].
     pub fn read_at(&self, file: &File, offset: u64, len: usize) -> Result<AlignedBuf> {
         self.read_into(file, offset, AlignedBuf::with_capacity(len))
+    }
+
+    /// As [`Self::read_at`], in pieces, so that no write that comes meanwhile waits long behind it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`].
+    pub fn read_in_pieces(&self, file: &File, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let want = PIECE_BYTES.min(len - bytes.len());
+            let piece = self.read_at(file, offset + bytes.len() as u64, want)?;
+            bytes.extend_from_slice(&piece);
+            if piece.len() < want {
+                break;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Reads up to `buf.capacity()` bytes at `offset` into `buf`.

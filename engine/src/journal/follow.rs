@@ -12,11 +12,11 @@ use crate::error::Result;
 use crate::format::frame::{FrameHeader, FrameRef, HEADER_LEN, header_hash};
 use crate::format::identity::Identity;
 use crate::format::journal::FIRST_FRAME_AT;
-use crate::io::{AlignedBuf, Io};
+use crate::io::Io;
 use crate::sync::Arc;
 use crate::types::BLOCK;
 
-/// Bytes read at once: no more, so that no frame that is written meanwhile waits long behind them.
+/// Bytes read at once, if no frame is longer.
 const WINDOW_BYTES: usize = 128 << 10;
 
 /// A place in the chain, and what follows it.
@@ -53,7 +53,7 @@ pub struct FollowedFrame {
 struct Window {
     file: RingFile,
     at: u64,
-    bytes: AlignedBuf,
+    bytes: Vec<u8>,
 }
 
 impl Follower {
@@ -143,7 +143,7 @@ impl Follower {
         };
         if !window.as_ref().is_some_and(covers) {
             let want = (WINDOW_BYTES.max(len) as u64).min(file.bytes - at) as usize / BLOCK * BLOCK;
-            let bytes = self.io.read_at(&file.file, at, want)?;
+            let bytes = self.io.read_in_pieces(&file.file, at, want)?;
             *window = Some(Window { file: file.clone(), at, bytes });
         }
         let part = window.as_ref().and_then(|w| w.bytes.get((at - w.at) as usize..(end - w.at) as usize));

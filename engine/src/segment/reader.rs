@@ -33,9 +33,6 @@ const CACHED_BYTES_MAX: usize = 128 << 10;
 
 /// Chunks that one read brings along take so many bytes at most, but for a larger first one.
 const RUN_BYTES_MAX: usize = 1 << 20;
-/// Bytes read at once where a segment is read as bytes: no more, so that no frame that is written meanwhile waits long behind
-/// them.
-const PIECE_BYTES: usize = 128 << 10;
 
 /// Chunks that were read at once.
 pub struct Run<'a> {
@@ -146,18 +143,14 @@ impl Segment {
     /// [`ErrorKind::Io`]; [`ErrorKind::Damaged`] if the file is shorter than the manifest says.
     pub fn bytes(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let from = offset / BLOCK as u64 * BLOCK as u64;
-        let mut skipped = (offset - from) as usize;
-        let (mut bytes, mut at) = (Vec::with_capacity(len), from);
-        while bytes.len() < len {
-            let left = skipped + len - bytes.len();
-            let buf = self.view.io.read_at(&self.view.file, at, left.next_multiple_of(BLOCK).min(PIECE_BYTES))?;
-            let piece = buf.get(skipped..left.min(buf.len())).filter(|piece| !piece.is_empty()).ok_or_else(|| {
-                damaged(&self.view.file.path, at, "the segment ends before its length").lsns(self.view.lsns.clone())
-            })?;
-            bytes.extend_from_slice(piece);
-            at += buf.len() as u64;
-            skipped = 0;
+        let skipped = (offset - from) as usize;
+        let View { io, file, lsns, .. } = &self.view;
+        let mut bytes = io.read_in_pieces(file, from, (skipped + len).next_multiple_of(BLOCK))?;
+        if bytes.len() < skipped + len {
+            return Err(damaged(&file.path, from, "the segment ends before its length").lsns(lsns.clone()));
         }
+        bytes.truncate(skipped + len);
+        bytes.drain(..skipped);
         Ok(bytes)
     }
 

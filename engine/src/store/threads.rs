@@ -33,9 +33,7 @@ const MERGE_WAIT_MAX: Duration = Duration::from_millis(100);
 const MERGE_SLEEP: Duration = Duration::from_secs(1);
 /// How long the scrub sleeps at most before it looks which segments there are.
 const SCRUB_SLEEP: Duration = Duration::from_secs(1);
-/// How long the tail waits for more before it is shipped, if nobody waits for it.
-const TAIL_SLEEP: Duration = Duration::from_secs(1);
-/// And how long until it is looked again whether what somebody waits for is proved.
+/// How long it is until it is looked again whether what somebody waits for of the tail is proved.
 const AWAITED_PAUSE: Duration = Duration::from_millis(2);
 /// How long it is until it is looked again whether there are segments to ship.
 const SEGMENT_SLEEP: Duration = Duration::from_millis(500);
@@ -492,7 +490,7 @@ pub(super) fn tail_loop(tail: &mut TailShipper, n: usize, core: &Core, stop: &At
                 bell.pause(AWAITED_PAUSE);
             }
         } else if !tail.is_behind() || !matches!(shipped, Ok(true)) {
-            bell.sleep(TAIL_SLEEP.min(core.cold.standing.contact_every()));
+            bell.sleep(core.cold.standing.ship_every());
         }
     }
     if core.poison.is_set() {

@@ -35,8 +35,8 @@ With --mode heal, devices put back what they have and the store has not. With --
 the first open on the cold store holds what was restored and nothing later. --as-of restores the store as it was at that
 moment, or is refused with the nearest moments that can be had; the report says which LSN and time it went to.
 
-With --log, these logs alone come back, each record under its seq, in a store of its own with a new id, which ships nowhere
-and takes nothing over; producers' numbers and expiries stay behind. Meanwhile the whole store is restored beside it, into
+With --log, these logs alone come back, each record under its seq, in a store of its own with a new id, which knows no cold
+store (serve it with --cold none) and takes nothing over; producers' numbers and expiries stay behind. Meanwhile the whole store is restored beside it, into
 DIR.partial, and needs that much space.";
 
 #[derive(clap::Args)]
