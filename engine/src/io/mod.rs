@@ -368,7 +368,7 @@ impl dyn Io {
         self.read_into(file, offset, AlignedBuf::with_capacity(len))
     }
 
-    /// As [`Self::read_at`], in pieces, so that no write that comes meanwhile waits long behind it.
+    /// As `read_at`, in pieces, so that no write that comes meanwhile waits long behind it.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`].
