@@ -37,7 +37,7 @@ pub struct Report {
     last_lsn: u64,
     /// And at this time.
     time_us: u64,
-    /// Of these logs, and of others that lie in the same objects.
+    /// What cannot be read of the whole store, these logs included.
     pub lost: Vec<Lost>,
     logs: Vec<Copied>,
 }

@@ -36,8 +36,8 @@ the first open on the cold store holds what was restored and nothing later. --as
 moment, or is refused with the nearest moments that can be had; the report says which LSN and time it went to.
 
 With --log, these logs alone come back, each record under its seq, in a store of its own with a new id, which knows no cold
-store (serve it with --cold none) and takes nothing over; producers' numbers and expiries stay behind. Meanwhile the whole store is restored beside it, into
-DIR.partial, and needs that much space.";
+store (serve it with --cold none) and takes nothing over; producers' numbers and expiries stay behind. Meanwhile the whole
+store is restored beside it, into DIR.partial, and needs that much space.";
 
 #[derive(clap::Args)]
 pub struct Args {
