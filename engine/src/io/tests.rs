@@ -138,6 +138,9 @@ fn a_read_at_the_end_is_short(bench: &Bench) {
                 }
                 other => panic!("a read was expected, not {other:?}"),
             }
+            // Of several pieces, of which the end cuts one amid a block.
+            let read = bench.io.read_in_pieces(&file, offset, 1 << 20).expect("the end is no error");
+            assert_eq!(read, vec![5; expected], "{mode:?} at {offset}, in pieces");
         }
     }
 }
