@@ -37,11 +37,11 @@ impl Program {
 
     fn find_or_build(self) -> PathBuf {
         let profile_dir = profile_dir();
-        let (package, kind, name, sources): (_, _, _, &[&str]) = match self {
-            Self::Everlogd => ("everlog-server", "--bin", "everlogd", &["engine/src", "server/src"]),
-            Self::Everlog => ("everlog-tools", "--bin", "everlog", &["engine/src", "server/src", "tools/src"]),
-            Self::Import => ("everlog", "--example", "import", &["engine/src", "engine/examples"]),
-            Self::Victim => ("everlog-tests", "--bin", "victim", &["engine/src", "tests/bin", "tests/real"]),
+        let (kind, name, sources): (_, _, &[&str]) = match self {
+            Self::Everlogd => ("--bin", "everlogd", &["engine/src", "server/src"]),
+            Self::Everlog => ("--bin", "everlog", &["engine/src", "server/src", "tools/src/everlog"]),
+            Self::Import => ("--example", "import", &["engine/src", "engine/examples"]),
+            Self::Victim => ("--bin", "victim", &["engine/src", "tests/bin", "tests/real"]),
         };
         let path = if kind == "--bin" { profile_dir.join(name) } else { profile_dir.join("examples").join(name) };
         let built = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
@@ -51,8 +51,19 @@ impl Program {
             let profile = profile_dir.file_name().and_then(|name| name.to_str()).expect("a profile has a name");
             let profile = if profile == "debug" { "dev" } else { profile };
             let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            command.args(["build", "--package", package, kind, name, "--profile", profile, "--target-dir"]);
+            // With all packages, so that they are built with the features that `cargo test --workspace` builds them with.
+            command.args(["build", "--workspace", kind, name, "--profile", profile, "--target-dir"]);
             command.arg(target_dir()).current_dir(&root);
+            // Nor with what the cargo that runs this test told it of its own package: build scripts that watch such variables
+            // would run again, and all that depends on them be built again, for each caller.
+            for (name, _) in std::env::vars_os() {
+                if name
+                    .to_str()
+                    .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+                {
+                    command.env_remove(name);
+                }
+            }
             assert!(command.status().expect("cargo starts").success(), "{name} does not build");
         }
         path

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# everlogd and another server of the same protocol, alternating: POST of 256 bytes to one of 10,000 streams, over 64
-# connections, each on a fresh store. It prints a Markdown table of medians and the ratio of each pair.
+# everlogd, another server of the same protocol, and nginx, which answers 204 and stores nothing, in turn: POST of 256 bytes
+# to one of 10,000 streams, each on a fresh store. It prints a Markdown table of medians and the ratio of each pair.
 #
-#   benches/http/compare.sh [ALTERNATIONS [SECONDS]]
+#   benches/http/compare.sh [ALTERNATIONS [SECONDS [CONNECTIONS]]]
 #
-# It needs wrk and curl, and `cargo install durable-streams --version 0.1.5` for the other server. Both run with their
+# It needs wrk, nginx and curl, and `cargo install durable-streams --version 0.1.5` for the other server. Both run with their
 # defaults, which make an append durable before it is answered. What it leaves out: anything but appends.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,11 +12,11 @@ cd "$(dirname "$0")/../.."
 alternations="${1:-5}"
 seconds="${2:-5}"
 export STREAMS=10000
-connections=64
+connections="${3:-64}"
 scratch="target/bench-http"
 port=14437
 
-for tool in wrk curl durable-streams-server; do
+for tool in wrk nginx curl durable-streams-server; do
     command -v "$tool" >/dev/null || { echo "$tool is missing; see the head of $0" >&2; exit 1; }
 done
 cargo build --release --quiet --bin everlogd
@@ -37,6 +37,13 @@ measure() {
             --admin-listen "127.0.0.1:$((port + 1))" >"$scratch/log" 2>&1 & ;;
         durable-streams) mkdir "$scratch/store"
             durable-streams-server --port "$port" --data-dir "$scratch/store" >"$scratch/log" 2>&1 & ;;
+        nginx) cat >"$scratch/nginx.conf" <<CONF
+daemon off; pid $PWD/$scratch/pid; error_log $PWD/$scratch/log; worker_processes auto;
+events { worker_connections 4096; }
+http { access_log off; keepalive_requests 1000000000;
+    server { listen 127.0.0.1:$port; location / { return 204; } } }
+CONF
+            nginx -c "$PWD/$scratch/nginx.conf" >"$scratch/log" 2>&1 & ;;
     esac
     server=$!
     local url="http://127.0.0.1:$port/v1/stream/bench"
@@ -59,7 +66,7 @@ measure() {
 
 results="$(mktemp)"
 for n in $(seq "$alternations"); do
-    for name in everlogd durable-streams; do
+    for name in everlogd durable-streams nginx; do
         line="$(measure "$name")"
         echo "$n $name $line" | tee -a "$results" >&2
     done
@@ -71,15 +78,34 @@ awk -v connections="$connections" '
         }
         return count % 2 ? list[(count + 1) / 2] : (list[count / 2] + list[count / 2 + 1]) / 2
     }
-    { if ($6 > 0) { print "a run had errors: " $0; exit 1 }
-      if ($2 == "everlogd") { e++; er[e] = $3; e50[e] = $4; e99[e] = $5 }
-      else { d++; dr[d] = $3; d50[d] = $4; d99[d] = $5; q[d] = er[d] / $3 } }
+    function row(what, place,   n, i, lo, hi, line, list) {
+        line = "| " what " |"
+        for (n = 1; n <= 3; n++) {
+            for (i = 1; i <= rounds; i++) list[i] = figure[names[n], i, place]
+            middle[n] = median(list, rounds)
+            line = line sprintf(" %d |", middle[n])
+        }
+        for (n = 2; n <= 3; n++) {
+            lo = 1e9; hi = 0
+            for (i = 1; i <= rounds; i++) {
+                q = figure[names[1], i, place] / figure[names[n], i, place]
+                if (q < lo) lo = q
+                if (q > hi) hi = q
+            }
+            line = line sprintf(" %.2f (%.2f–%.2f) |", middle[1] / middle[n], lo, hi)
+        }
+        print line
+    }
+    { if ($6 > 0) { print "a run had errors: " $0; failed = 1; exit 1 }
+      for (place = 3; place <= 5; place++) figure[$2, $1, place] = $place
+      if ($1 > rounds) rounds = $1 }
     END {
-        lo = hi = q[1]; for (i = 1; i <= d; i++) { if (q[i] < lo) lo = q[i]; if (q[i] > hi) hi = q[i] }
-        print "| median of | everlogd | durable-streams 0.1.5 | ratio |\n|---|---:|---:|---:|"
-        a = median(er, e); b = median(dr, d)
-        printf "| requests/s, %d connections | %d | %d | %.2f (%.2f–%.2f) |\n", connections, a, b, a / b, lo, hi
-        a = median(e50, e); b = median(d50, d); printf "| p50, µs | %d | %d | %.2f |\n", a, b, a / b
-        a = median(e99, e); b = median(d99, d); printf "| p99, µs | %d | %d | %.2f |\n", a, b, a / b
+        if (failed) exit 1
+        split("everlogd durable-streams nginx", names, " ")
+        print "| median of | everlogd | durable-streams 0.1.5 | nginx, 204 | to durable-streams | to nginx |"
+        print "|---|---:|---:|---:|---:|---:|"
+        row("requests/s, " connections " connections", 3)
+        row("p50, µs", 4)
+        row("p99, µs", 5)
     }' "$results"
 rm -f "$results"

@@ -43,10 +43,10 @@ pub use error::{Error, ErrorKind, Result};
 pub use finding::Finding;
 pub use poison::Failed;
 pub use read::{Page, ReadLimit, Record};
-pub use restore::{RestoreMode, RestoreReport};
+pub use restore::{CARRIED_FILE_NAME, RestoreMode, RestoreReport};
 pub use scrub::ScrubReport;
 pub use store::{
-    ColdAck, ColdConfig, LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription, Summary,
-    restore, restore_on,
+    Carry, ColdAck, ColdConfig, LogInfo, ReadFuture, ReadOnly, RecoveryReport, Stats, Steps, Store, Subscription,
+    Summary, restore, restore_carrying, restore_on,
 };
 pub use verify::{ColdReport, verify, verify_cold};

@@ -208,6 +208,11 @@ fn start(visible: &Visible, timelines: &[(Timeline, Seq)], name: &str, from: Pos
         Phase::Absent => (ErrorKind::NotFound, "the log does not exist".to_owned(), None),
         Phase::Deleted => (ErrorKind::Deleted, "the log was deleted".to_owned(), None),
         Phase::Live if visible.has_expired(now) => (ErrorKind::Deleted, "the log expired".to_owned(), None),
+        // What is missing was lost before it was given up, which its reader has to know.
+        Phase::Live if from < visible.trim.0 && cursor.is_some_and(|at| history::is_elsewhere(timelines, at)) => {
+            let at = cursor.unwrap_or_default();
+            return history::check(timelines, visible.next_seq, at).map(|()| Seq(from)).map_err(|e| e.log(name));
+        }
         Phase::Live if from < visible.trim.0 => {
             (ErrorKind::Trimmed, format!("seq {from} lies below what is kept"), Some(visible.trim.0))
         }

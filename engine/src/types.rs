@@ -128,8 +128,21 @@ pub struct Timeline {
 
 impl fmt::Display for Timeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}{:08x}", self.counter, self.random)
+        f.write_str(text(&hex(u64::from(self.counter) << 32 | u64::from(self.random))))
     }
+}
+
+/// The 16 hexadecimal digits of a number, in lower case.
+fn hex(number: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (n, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (60 - 4 * n) & 15) as usize];
+    }
+    digits
+}
+
+fn text(digits: &[u8]) -> &str {
+    std::str::from_utf8(digits).expect("digits are ASCII")
 }
 
 /// A position in a log that knows which history it belongs to: the timeline of the record before it, and the seq of the
@@ -150,7 +163,11 @@ impl Cursor {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_{:016x}", self.timeline, self.seq)
+        // By hand: a server writes one of these into each of its answers.
+        let mut all = [b'_'; 33];
+        all[..16].copy_from_slice(&hex(u64::from(self.timeline.counter) << 32 | u64::from(self.timeline.random)));
+        all[17..].copy_from_slice(&hex(self.seq));
+        f.write_str(text(&all))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: a setting that cannot be honoured is refused before anything is opened, with the way to mend it; a key of
 //! the file that is not known is refused too, since it may be a safety setting that was misspelled.
 
+use crate::auth::jwt::{JwtAlgorithm, Source};
 use crate::failure::Failure;
 use clap::{Parser, ValueEnum};
 use everlog::cold::standing::Bounds;
@@ -22,6 +23,8 @@ const EXAMPLES: &str = "Examples:
   everlogd --data /var/lib/everlog --cold file:///mnt/other/cold --cold s3://bucket/prefix
                                                    ships what it stores to another disk and to a bucket
   everlogd --data /var/lib/everlog --cold none     this disk holds the only copy
+  everlogd --data /var/lib/everlog --cold s3://bucket/prefix --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem
+                                                   serves devices elsewhere, encrypted
   everlogd --config everlog.toml --check-config    says what would be in force
 
 Settings are taken from the flags, else from EVERLOG_ variables (EVERLOG_DATA, EVERLOG_LISTEN, …), else from the file.
@@ -29,11 +32,20 @@ The file holds the same names with underscores, such as admin_listen = \"127.0.0
   long_poll_ms = 30000         how long a long poll waits
   sse_ms = 60000               how long a stream of events goes on
   append_ms = 30000            how long an append waits to be durable before it is answered 503, outcome unknown
-  connections_max = 10000      connections of devices at once
+  connections_max = 10000      connections of devices at once, and requests under way over HTTP/2; more are answered 503
+  requests_per_second_max = 0  requests of one device a second, more are answered 429; 0: no limit
+  logs_per_owner_max = 0       streams of one owner, which is the first two segments of their names; 0: no limit
+  bytes_per_owner_max = 0      bytes that they take; 0: no limit
   cold_lag_max_ms = 0          appends wait while what is stored is not cold for longer than this; 0: never
   cold_contact_max_ms = 0      appends are refused once the first cold store did not answer for so long; 0: never
   cors_allow_origin = \"*\"      the pages that may read answers, as browsers ask
-EVERLOG_LOG chooses the log lines: error, warn, info (the default), debug.
+and for --auth jwt:
+  jwks = \"keys.json\"           the signers' public keys, a JSON Web Key Set: a file, or an address at https://
+  jwt_algorithm = \"EdDSA\"      the algorithm of all signatures: EdDSA, ES256 or RS256
+  jwt_issuer = \"…\"             what iss must be, where it is set
+  jwt_audience = \"…\"           what aud must be, where it is set
+EVERLOG_LOG chooses the log lines: error, warn, info (the default), debug, which has a line for each request.
+SIGHUP reads tls_cert, tls_key and jwks again; SIGTERM and SIGINT stop the server once requests under way are answered.
 
 A bucket's address and credentials come from the usual variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, …) or
 a profile.
@@ -58,19 +70,29 @@ pub struct Cli {
     /// A cold store that this store was shipped to is empty since it was lost: fill it anew, this once
     #[arg(long)]
     pub cold_lost: bool,
-    /// Where devices connect: a loopback address [default: 127.0.0.1:4437]
+    /// Where devices connect: a loopback address, or any with TLS, authentication and an independent cold store
+    /// [default: 127.0.0.1:4437]
     #[arg(long, value_name = "ADDR", env = "EVERLOG_LISTEN")]
     listen: Option<SocketAddr>,
     /// Where metrics and health are read: a loopback address [default: 127.0.0.1:4438]
     #[arg(long, value_name = "ADDR", env = "EVERLOG_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
+    /// The certificate that devices see, in PEM, followed by those that lead to an authority; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "EVERLOG_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key, in PEM
+    #[arg(long, value_name = "FILE", env = "EVERLOG_TLS_KEY")]
+    tls_key: Option<PathBuf>,
     /// Create the store if there is none; for a first start by hand, not for a service, which would make an empty store
     /// of a disk that is not mounted
     #[arg(long)]
     pub init: bool,
-    /// Who may connect; there is nothing but `off` yet
+    /// Who may connect [default: off]
     #[arg(long, value_enum, env = "EVERLOG_AUTH")]
     auth: Option<Auth>,
+    /// Listen on an address that others reach although something is missing that keeps them out, or their data
+    #[arg(long, env = "EVERLOG_INSECURE")]
+    insecure: bool,
     /// The backend that talks to the disk [default: auto]
     #[arg(long, value_enum, env = "EVERLOG_IO")]
     io: Option<Io>,
@@ -100,7 +122,14 @@ struct File {
     cold_contact_max_ms: Option<u64>,
     listen: Option<SocketAddr>,
     admin_listen: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     auth: Option<Auth>,
+    insecure: Option<bool>,
+    jwks: Option<String>,
+    jwt_algorithm: Option<JwtAlgorithm>,
+    jwt_issuer: Option<String>,
+    jwt_audience: Option<String>,
     io: Option<Io>,
     log_format: Option<LogFormat>,
     on_failure: Option<OnFailure>,
@@ -108,6 +137,9 @@ struct File {
     sse_ms: Option<u64>,
     append_ms: Option<u64>,
     connections_max: Option<usize>,
+    requests_per_second_max: Option<u32>,
+    logs_per_owner_max: Option<u64>,
+    bytes_per_owner_max: Option<u64>,
     cors_allow_origin: Option<String>,
 }
 
@@ -118,6 +150,10 @@ pub enum Auth {
     /// Everybody on this machine.
     #[default]
     Off,
+    /// Devices with a token of this server, from `everlog token`
+    Tokens,
+    /// Devices with a signed token of another program, by the settings jwks and jwt_algorithm
+    Jwt,
 }
 
 /// What to do once the store stopped acknowledging.
@@ -178,8 +214,28 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where metrics and health are read.
     pub admin_listen: SocketAddr,
+    /// The certificate that devices see, with its chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// Whether others may reach a server that is not fit for it.
+    pub insecure: bool,
     /// Who may connect.
     pub auth: Auth,
+    /// Where the keys of signed tokens are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<String>,
+    /// The algorithm of their signatures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_algorithm: Option<JwtAlgorithm>,
+    /// Who has to have signed them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_issuer: Option<String>,
+    /// Whom they have to be meant for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt_audience: Option<String>,
     /// The backend that talks to the disk.
     pub io: Io,
     /// How log lines are written.
@@ -192,8 +248,14 @@ pub struct Settings {
     pub sse_ms: u64,
     /// How long an append waits to be durable, in milliseconds.
     pub append_ms: u64,
-    /// Connections of devices at once.
+    /// Connections of devices at once, and requests under way over HTTP/2.
     pub connections_max: usize,
+    /// Requests of one device a second; 0: no limit.
+    pub requests_per_second_max: u32,
+    /// Streams of one owner; 0: no limit.
+    pub logs_per_owner_max: u64,
+    /// Bytes that the streams of one owner take; 0: no limit.
+    pub bytes_per_owner_max: u64,
     /// The pages that may read answers, as browsers ask; `*` for any.
     pub cors_allow_origin: String,
 }
@@ -216,7 +278,14 @@ impl Cli {
             cold_contact_max_ms: file.cold_contact_max_ms.unwrap_or_default(),
             listen: self.listen.or(file.listen).unwrap_or_else(|| ([127, 0, 0, 1], 4437).into()),
             admin_listen: self.admin_listen.or(file.admin_listen).unwrap_or_else(|| ([127, 0, 0, 1], 4438).into()),
+            tls_cert: self.tls_cert.clone().or(file.tls_cert),
+            tls_key: self.tls_key.clone().or(file.tls_key),
+            insecure: self.insecure || file.insecure.unwrap_or_default(),
             auth: self.auth.or(file.auth).unwrap_or_default(),
+            jwks: file.jwks,
+            jwt_algorithm: file.jwt_algorithm,
+            jwt_issuer: file.jwt_issuer,
+            jwt_audience: file.jwt_audience,
             io: self.io.or(file.io).unwrap_or_default(),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             on_failure: self.on_failure.or(file.on_failure).unwrap_or_default(),
@@ -224,6 +293,9 @@ impl Cli {
             sse_ms: file.sse_ms.unwrap_or(60_000),
             append_ms: file.append_ms.unwrap_or(30_000),
             connections_max: file.connections_max.unwrap_or(10_000),
+            requests_per_second_max: file.requests_per_second_max.unwrap_or_default(),
+            logs_per_owner_max: file.logs_per_owner_max.unwrap_or_default(),
+            bytes_per_owner_max: file.bytes_per_owner_max.unwrap_or_default(),
             cors_allow_origin: file.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
         };
         settings.check()?;
@@ -233,13 +305,11 @@ impl Cli {
 
 impl Settings {
     fn check(&self) -> Result<(), Failure> {
-        for (flag, address) in [("--listen", self.listen), ("--admin-listen", self.admin_listen)] {
-            if !address.ip().is_loopback() {
-                let cause = format!("{flag} {address} is not a loopback address");
-                let remedy = "there is neither authentication nor encryption yet: listen on 127.0.0.1, and reach it from \
-                              elsewhere through a proxy that has both";
-                return Err(Failure::new(USAGE, cause, remedy));
-            }
+        self.check_auth()?;
+        self.check_exposure()?;
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            let cause = "one of tls_cert and tls_key is given without the other";
+            return Err(Failure::new(USAGE, cause, "give both, or neither for connections in the clear"));
         }
         if self.listen == self.admin_listen && self.listen.port() != 0 {
             let cause = format!("--listen and --admin-listen are both {}", self.listen);
@@ -269,6 +339,66 @@ impl Settings {
             return Err(Failure::new(USAGE, "cors_allow_origin is no header's value", "give one origin, or *"));
         }
         Ok(())
+    }
+
+    /// Who is let in, where signed tokens say it, is set wholly or not at all.
+    fn check_auth(&self) -> Result<(), Failure> {
+        let wrong = |cause: &str, remedy: &str| Err(Failure::new(USAGE, cause, remedy));
+        match (self.auth, &self.jwks, self.jwt_algorithm) {
+            (Auth::Jwt, Some(jwks), Some(_)) => match Source::parse(jwks) {
+                Ok(_) => Ok(()),
+                Err(why) => {
+                    wrong(&format!("jwks is {jwks:?}: {why}"), "name a file, or an address that begins with https://")
+                }
+            },
+            (Auth::Jwt, _, _) => wrong(
+                "--auth jwt does not know which tokens are good",
+                "set jwks to a file or an address, and jwt_algorithm to EdDSA, ES256 or RS256, in the file of settings",
+            ),
+            (_, None, None) if self.jwt_issuer.is_none() && self.jwt_audience.is_none() => Ok(()),
+            _ => wrong(
+                "jwks or another setting of signed tokens stands there without --auth jwt",
+                "add it, or take them away",
+            ),
+        }
+    }
+
+    /// Refuses to be reached by others without what keeps them, and whoever listens between, from the data, and the data
+    /// from being lost with this machine. Whether a cold store is independent is known once it is open (`run.rs`).
+    fn check_exposure(&self) -> Result<(), Failure> {
+        if !self.admin_listen.ip().is_loopback() {
+            let cause = format!("--admin-listen {} is not a loopback address", self.admin_listen);
+            let remedy =
+                "it is for this machine alone: listen on 127.0.0.1, and reach it from elsewhere through a proxy";
+            return Err(Failure::new(USAGE, cause, remedy));
+        }
+        if self.insecure {
+            return Ok(());
+        }
+        let refused = |flag: &str, address: SocketAddr, missing: &str| {
+            let cause = format!("{flag} {address} is not a loopback address, and {missing}");
+            let remedy = "listen on 127.0.0.1, or give what is missing; --insecure does without";
+            Err(Failure::new(USAGE, cause, remedy))
+        };
+        if !self.is_exposed() {
+            return Ok(());
+        }
+        if self.tls_cert.is_none() {
+            return refused("--listen", self.listen, "there is no TLS (--tls-cert, --tls-key)");
+        }
+        if self.cold.is_empty() || self.allow_dependent_cold {
+            return refused("--listen", self.listen, "there is no independent cold store (--cold)");
+        }
+        if self.auth == Auth::Off {
+            return refused("--listen", self.listen, "there is no authentication (--auth)");
+        }
+        Ok(())
+    }
+
+    /// Whether devices reach it from other machines.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        !self.listen.ip().is_loopback()
     }
 
     /// The settings as a file would hold them.
@@ -355,6 +485,7 @@ fn cold_urls(urls: Vec<String>) -> Result<Vec<String>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     fn cli(args: &[&str]) -> Cli {
         Cli::try_parse_from(std::iter::once(&"everlogd").chain(args)).expect("well formed")
@@ -390,6 +521,42 @@ mod tests {
         assert_eq!(with_file(&settings.to_toml(), &[]).expect("as printed"), settings);
     }
 
+    /// The file that comes with the documentation.
+    const EXAMPLE: &str = include_str!("../../docs/deploy/everlog.toml");
+
+    #[test]
+    fn the_example_holds_every_setting_and_its_default() {
+        let defaults = with_file("", &[]).expect("well formed");
+        assert_eq!(with_file(EXAMPLE, &[]).expect("well formed"), defaults);
+        let uncommented = EXAMPLE.replace("# tls_", "tls_");
+        let example: toml::Table = uncommented.parse().expect("TOML");
+        let with_tls = with_file(&uncommented, &[]).expect("well formed");
+        let shown: toml::Table = with_tls.to_toml().parse().expect("TOML");
+        let keys = |table: &toml::Table| table.keys().cloned().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(keys(&example), keys(&shown));
+    }
+
+    #[test]
+    fn the_help_names_every_setting() {
+        let help = Cli::command().render_long_help().to_string();
+        let uncommented = EXAMPLE.replace("# tls_", "tls_").replace("# jw", "jw");
+        let example: toml::Table = uncommented.parse().expect("TOML");
+        for key in example.keys() {
+            let (flag, line) = (format!("--{}", key.replace('_', "-")), format!("\n  {key} = "));
+            assert!(help.contains(&flag) || help.contains(&line), "{key}");
+        }
+    }
+
+    #[test]
+    fn who_is_let_in_is_set() {
+        let keys = "jwks = \"keys.json\"\njwt_algorithm = \"ES256\"\njwt_issuer = \"me\"";
+        let settings = with_file(keys, &["--auth", "jwt"]).expect("well formed");
+        assert_eq!(settings.jwt_algorithm, Some(JwtAlgorithm::ES256));
+        assert_eq!(with_file(&settings.to_toml(), &[]).expect("as printed"), settings);
+        let open = with_file("", &["--insecure", "--listen", "0.0.0.0:4437"]).expect("it was said");
+        assert_eq!((open.auth, open.is_exposed()), (Auth::Off, true));
+    }
+
     #[test]
     fn what_is_unsafe_or_unknown_is_refused() {
         for (text, args) in [
@@ -399,6 +566,9 @@ mod tests {
             ("", &["--listen", "192.168.0.7:4437"]),
             ("", &["--admin-listen", "[::]:4438"]),
             ("", &["--admin-listen", "127.0.0.1:4437"]),
+            ("", &["--listen", "0.0.0.0:4437", "--tls-cert", "c.pem", "--tls-key", "k.pem"]),
+            ("", &["--tls-cert", "c.pem"]),
+            ("tls_key = \"k.pem\"", &[]),
             ("", &["--cold", "none", "--cold", "file://x"]),
             ("", &["--cold", "/var/cold"]),
             ("", &["--cold", "file://"]),
@@ -408,11 +578,20 @@ mod tests {
             ("append_ms = 0", &[]),
             ("cold_contact_max_ms = 100", &[]),
             ("cors_allow_origin = \"a\\nb\"", &[]),
+            ("", &["--auth", "tokens", "--listen", "0.0.0.0:4437"]),
+            ("", &["--insecure", "--admin-listen", "0.0.0.0:4438"]),
+            ("", &["--auth", "jwt"]),
+            ("jwks = \"keys.json\"", &["--auth", "jwt"]),
+            ("jwt_algorithm = \"EdDSA\"", &["--auth", "jwt"]),
+            ("jwks = \"keys.json\"\njwt_algorithm = \"HS256\"", &["--auth", "jwt"]),
+            ("jwks = \"http://id.example/keys\"\njwt_algorithm = \"EdDSA\"", &["--auth", "jwt"]),
+            ("jwks = \"keys.json\"\njwt_algorithm = \"EdDSA\"", &["--auth", "tokens"]),
+            ("jwt_issuer = \"me\"", &[]),
         ] {
             let failure = with_file(text, args).expect_err(text);
             assert_eq!(failure.code(), USAGE, "{text} {args:?}");
         }
-        assert!(Cli::try_parse_from(["everlogd", "--auth", "tokens"]).is_err(), "there is none yet");
+        assert!(Cli::try_parse_from(["everlogd", "--auth", "basic"]).is_err());
         assert!(cli(&["--config", "/nonexistent/everlog.toml"]).settings().is_err());
     }
 }

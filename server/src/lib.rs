@@ -8,11 +8,20 @@
 //! may wait goes to the engine's readers or to the runtime's blocking threads (`streams.rs`).
 #![forbid(unsafe_code)]
 
+pub mod auth;
+pub mod carried;
 pub mod config;
+pub mod connection;
 pub mod failure;
+pub mod feeds;
 pub mod handlers;
+pub mod limits;
 pub mod listener;
 pub mod metrics;
 pub mod protocol;
 pub mod run;
+pub mod snapshots;
+pub mod socket;
 pub mod streams;
+pub mod system;
+pub mod tls;

@@ -1,121 +1,152 @@
-//! Taking connections and serving each on a task of its own.
+//! Taking connections, each served on a task of its own, and turning away those that are too many.
 //!
-//! Bounded: connections by a semaphore, headers in time and size, bodies where they are read. Invariant: at the end
-//! every connection has finished its request or the time for that is up, and none was taken since the stop.
+//! Bounded: connections by a semaphore, those that are turned away by another. Invariant: taking connections never waits
+//! for one that is there; at the end every connection has finished its request or the time for that is up, and none was
+//! taken since the stop.
 
-use crate::handlers::{self, Context};
+use crate::connection::{self, Audience, HANDSHAKE_PATIENCE, asked_to_end, prepare};
+use crate::handlers::Context;
 use crate::metrics::Counted;
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
-use std::convert::Infallible;
+use crate::protocol::headers;
+use crate::tls::Tls;
+use hyper_util::server::graceful::GracefulShutdown;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-/// How long a client may take to send a request's head, a connection that lies idle included.
-const HEAD_PATIENCE: Duration = Duration::from_secs(90);
-/// The same for operators, whose tools must get through when there are many of them.
-const HEAD_PATIENCE_OPERATORS: Duration = Duration::from_secs(5);
-/// How long a client may leave what it was sent unread, in milliseconds.
-const UNREAD_PATIENCE_MS: u32 = 60_000;
 /// How often the log says that no more connections are taken.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// The largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How long after a failure to take a connection the next attempt is made.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long requests under way may take once the server stops.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// Connections of operators at once; further ones wait, which no device can bring about.
+pub const OPERATORS_MAX: usize = 64;
+/// Connections that are being told at once that there are too many; further ones are closed without a word. Where files are
+/// few they are fewer, an eighth of the connections, though not less than the second number.
+pub const TURNED_AWAY_MAX: usize = 256;
+const TURNED_AWAY_MIN: usize = 8;
+/// How long a client that is turned away may take to ask, and to read why.
+const TURNED_AWAY_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Who is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// Devices: the protocol.
-    Devices,
-    /// Operators: health, metrics, status.
-    Operators,
-}
-
-/// Takes connections until the server begins to stop, then waits for those that are open.
-pub async fn serve(listener: TcpListener, audience: Audience, context: Arc<Context>) {
-    let permits = match audience {
+/// Takes connections until the server begins to stop, then waits for those that are open. For operators it goes on until it
+/// is dropped, so that they see why nothing else is answered.
+pub async fn serve(listener: TcpListener, audience: Audience, context: Arc<Context>, tls: Option<Arc<Tls>>) {
+    let permits = Arc::new(Semaphore::new(match audience {
         Audience::Devices => context.settings.connections_max,
-        Audience::Operators => 64,
-    };
-    let permits = Arc::new(Semaphore::new(permits));
+        Audience::Operators => OPERATORS_MAX,
+    }));
+    let turned_away = TurnedAway::new(&context, tls.clone());
     let mut told = Told::default();
     let graceful = GracefulShutdown::new();
     loop {
-        if permits.available_permits() == 0 {
-            told.now("connections_max is reached; further clients wait");
-        }
-        let permit = tokio::select! {
-            permit = Arc::clone(&permits).acquire_owned() => permit.expect("the semaphore is never closed"),
-            () = context.stopped() => break,
+        let taken = tokio::select! {
+            taken = listener.accept() => taken,
+            () = asked_to_end(audience, &context) => break,
         };
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Most likely too many open files: those that are there go on, and a later attempt may succeed.
-                    told.now(&format!("a connection could not be taken: {error}; raise the limit of open files"));
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
+        let stream = match taken {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Most likely too many open files: those that are there go on, and a later attempt may succeed.
+                told.now(&format!("a connection could not be taken: {error}; raise the limit of open files"));
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let permit = match (Arc::clone(&permits).try_acquire_owned(), audience) {
+            (Ok(permit), _) => permit,
+            (Err(_), Audience::Devices) => {
+                told.now("connections_max is reached; further clients are answered 503");
+                context.metrics.connections_refused.inc();
+                turned_away.tell(stream);
+                continue;
+            }
+            (Err(_), Audience::Operators) => tokio::select! {
+                permit = Arc::clone(&permits).acquire_owned() => permit.expect("the semaphore is never closed"),
+                () = asked_to_end(audience, &context) => break,
             },
-            () = context.stopped() => break,
         };
-        let connection = connect(stream, audience, Arc::clone(&context));
-        let watched = graceful.watch(connection);
         let open = Counted::new(&context.metrics.connections);
+        let served = connection::serve(stream, audience, Arc::clone(&context), tls.clone(), graceful.watcher());
         tokio::spawn(async move {
             // An error is the client's: it broke off, was too slow, or did not speak HTTP.
-            if let Err(error) = watched.await {
+            if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection ended");
             }
             drop((permit, open));
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_PATIENCE, graceful.shutdown()).await.is_err() {
+    if timeout(DRAIN_PATIENCE, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still under way after {} s and are cut off", DRAIN_PATIENCE.as_secs());
     }
 }
 
-fn connect(
-    stream: TcpStream, audience: Audience, context: Arc<Context>,
-) -> impl GracefulConnection<Error = hyper::Error> + Send {
-    // A client that reads no more would hold what it was sent, and its connection, for ever.
-    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_PATIENCE_MS) {
-        tracing::debug!(%error, "a connection may stay unread");
+/// Tells clients that there are too many, within bounds of its own.
+struct TurnedAway {
+    permits: Arc<Semaphore>,
+    tls: Option<Arc<Tls>>,
+    answer: Arc<str>,
+}
+
+impl TurnedAway {
+    fn new(context: &Context, tls: Option<Arc<Tls>>) -> Self {
+        let told = "the server has as many connections as it takes; come back later\n";
+        let answer = format!(
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
+             connection: close\r\nretry-after: 1\r\ncache-control: no-store\r\n{}: overloaded\r\n{}: {}\r\n\
+             access-control-allow-origin: {}\r\naccess-control-expose-headers: {}\r\n\r\n{told}",
+            told.len(),
+            headers::ERROR,
+            headers::STORE,
+            context.streams.store_id(),
+            context.settings.cors_allow_origin,
+            headers::EXPOSED,
+        );
+        let at_once = (context.settings.connections_max / 8).clamp(TURNED_AWAY_MIN, TURNED_AWAY_MAX);
+        Self { permits: Arc::new(Semaphore::new(at_once)), tls, answer: answer.into() }
     }
-    let head_patience = match audience {
-        Audience::Devices => HEAD_PATIENCE,
-        Audience::Operators => HEAD_PATIENCE_OPERATORS,
+
+    fn tell(&self, stream: TcpStream) {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
+        let (tls, answer) = (self.tls.clone(), Arc::clone(&self.answer));
+        tokio::spawn(async move {
+            prepare(&stream);
+            let told = match tls {
+                None => tell(stream, &answer).await,
+                Some(tls) => match timeout(HANDSHAKE_PATIENCE, tls.refusing().accept(stream)).await {
+                    Ok(Ok(stream)) => tell(stream, &answer).await,
+                    Ok(Err(error)) => Err(error),
+                    Err(late) => Err(late.into()),
+                },
+            };
+            if let Err(error) = told {
+                tracing::debug!(%error, "a client that was turned away was not told why");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Waits for the beginning of a request, since some clients take an answer to nothing for a mistake, answers it, and
+/// takes what else is sent until the client has read: a connection that is closed with bytes unread loses the answer.
+async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> io::Result<()> {
+    let mut scrap = [0; 1024];
+    let first = timeout(TURNED_AWAY_PATIENCE, stream.read(&mut scrap)).await??;
+    if first == 0 {
+        return Ok(());
+    }
+    let rest = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        while stream.read(&mut scrap).await? > 0 {}
+        Ok(())
     };
-    // An acknowledgement is one small packet, which is not to wait for another.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection delays small packets");
-    }
-    let service = service_fn(move |request: Request<Incoming>| {
-        let context = Arc::clone(&context);
-        async move {
-            Ok::<_, Infallible>(match audience {
-                Audience::Devices => handlers::answer(&context, request).await,
-                Audience::Operators => handlers::admin::answer(&context, &request),
-            })
-        }
-    });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head_patience)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
+    timeout(TURNED_AWAY_PATIENCE, rest).await?
 }
 
 /// When the log was last told of a trouble that may come a thousand times a second.

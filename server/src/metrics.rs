@@ -39,6 +39,8 @@ pub struct Metrics {
     ack_seconds: [Histogram; 2],
     /// Connections that are open.
     pub connections: Gauge,
+    /// Connections that were turned away since there were too many.
+    pub connections_refused: Counter,
     /// Readers that wait for more.
     pub live_readers: Gauge,
 }
@@ -58,9 +60,12 @@ impl Metrics {
         registry.register_with_unit("ack", help, Unit::Seconds, acks);
         let (connections, live_readers) = (Gauge::default(), Gauge::default());
         registry.register("http_connections", "Open connections", connections.clone());
+        let connections_refused = Counter::default();
+        let help = "Connections turned away since connections_max was reached";
+        registry.register("http_connections_refused", help, connections_refused.clone());
         registry.register("live_readers", "Long polls and event streams that are open", live_readers.clone());
         registry.register_collector(Box::new(Engine(store.clone())));
-        Self { registry, requests, ack_seconds, connections, live_readers }
+        Self { registry, requests, ack_seconds, connections, connections_refused, live_readers }
     }
 
     /// An append was acknowledged after `took`.

@@ -3,12 +3,22 @@
 //! Invariant: the ready line is printed once, when both addresses take connections and the store takes appends; a clean
 //! stop has answered or cut off every request before the store is closed.
 
-use crate::config::{Cli, LogFormat, OnFailure, Settings};
+use crate::auth::Gate;
+use crate::auth::audit::{self, Action};
+use crate::auth::jwt::{Jwt, Source};
+use crate::auth::tokens::Tokens;
+use crate::carried;
+use crate::config::{Auth, Cli, LogFormat, OnFailure, Settings};
+use crate::connection::Audience;
 use crate::failure::Failure;
-use crate::handlers::{BODIES_KIB, Context};
-use crate::listener::{Audience, DRAIN_PATIENCE, serve};
+use crate::handlers::{BODIES_KIB, COMPRESSIONS_MAX, Context, Said};
+use crate::limits::Limits;
+use crate::listener::{DRAIN_PATIENCE, OPERATORS_MAX, TURNED_AWAY_MAX, serve};
 use crate::metrics::Metrics;
-use crate::streams::Streams;
+use crate::socket::Socket;
+use crate::streams::{Request, Streams};
+use crate::system;
+use crate::tls::Tls;
 use everlog::format::identity::FILE_NAME;
 use everlog::{ColdConfig, ErrorKind, Store};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -17,12 +27,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tracing_subscriber::EnvFilter;
 
-/// Open files that are kept for the store: journal, segments, manifest, and the program's own.
-const FILES_OF_THE_STORE: usize = 512;
+/// Open files that are kept for the store: journal, segments, manifest, and the program's own; and for the connections
+/// that no setting counts.
+const FILES_KEPT: usize = 512 + OPERATORS_MAX + TURNED_AWAY_MAX;
 
 /// Runs until the process is asked to stop.
 ///
@@ -40,11 +51,22 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     if cold.stores.is_empty() {
         tracing::warn!("nothing is shipped (--cold none): this machine's disk holds the only copy");
     }
+    let left = carried::look(&settings.data)?;
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(cert), Some(key)) => Some(Arc::new(Tls::load(cert.clone(), key.clone())?)),
+        _ => None,
+    };
     let store = open(&settings, &cold, cli.init)?;
+    if settings.is_exposed() && !settings.insecure && !store.has_cold() {
+        let cause = format!("--listen {} is not a loopback address, and no cold store is independent", settings.listen);
+        let remedy = "give --cold a bucket or a folder on another disk; --insecure does without";
+        store.close().map_err(closing)?;
+        return Err(Failure::new(2, cause, remedy));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime
         .map_err(|e| Failure::new(1, format!("the runtime cannot be started: {e}"), "raise the limit of threads"))?;
-    let served = runtime.block_on(serve_until_asked(settings, store.clone()));
+    let served = runtime.block_on(serve_until_asked(settings, store.clone(), left, tls));
     // Connections that were cut off end here, before the store does.
     runtime.shutdown_timeout(DRAIN_PATIENCE);
     let closed = store.close().map_err(closing);
@@ -86,7 +108,7 @@ fn share_open_files(settings: &mut Settings) {
         Err(_) => current,
     };
     let Some(granted) = granted.and_then(|files| usize::try_from(files).ok()) else { return };
-    let left = granted.saturating_sub(FILES_OF_THE_STORE).max(granted / 4).max(1);
+    let left = granted.saturating_sub(FILES_KEPT).max(granted / 4).max(1);
     if left < settings.connections_max {
         tracing::warn!(
             connections_max = left,
@@ -144,11 +166,19 @@ async fn listen(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketA
     Ok((listener, local))
 }
 
-async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failure> {
+async fn serve_until_asked(
+    settings: Settings, store: Store, left: Option<carried::Left>, tls: Option<Arc<Tls>>,
+) -> Result<(), Failure> {
     let unheard =
         |e: std::io::Error| Failure::new(1, format!("signals cannot be received: {e}"), "see the system's log");
     let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
+    let streams = Streams::new(store.clone(), Duration::from_millis(settings.append_ms));
+    if let Some(left) = left {
+        carried::bring_in(&streams, &left).await?;
+    }
+    let gate = gate(&streams, &settings).await?;
+    let socket = Socket::open(&settings.data)?;
     let (devices, address) = listen("--listen", settings.listen).await?;
     let (operators, admin_address) = listen("--admin-listen", settings.admin_listen).await?;
     let (stop, stopping) = watch::channel(false);
@@ -162,18 +192,30 @@ async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failu
             std::future::pending::<()>().await;
         }
     };
+    // Also where there is nothing to be read again: the signal would end the server otherwise.
+    let hangups = signal(SignalKind::hangup()).map_err(unheard)?;
+    tokio::spawn(reload_when_asked(hangups, tls.clone()));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let said = Said::new(streams.store_id(), &settings);
     let context = Arc::new(Context {
-        streams: Streams::new(store, Duration::from_millis(settings.append_ms)),
+        streams,
+        gate,
+        snapshots: Arc::default(),
+        limits: Limits::new(&settings),
+        compressions: Semaphore::new(COMPRESSIONS_MAX),
+        requests: Arc::new(Semaphore::new(settings.connections_max)),
+        said,
         settings,
         metrics,
         bodies: Arc::new(Semaphore::new(BODIES_KIB)),
         stopping,
     });
-    let mut devices = tokio::spawn(serve(devices, Audience::Devices, Arc::clone(&context)));
-    let mut operators = tokio::spawn(serve(operators, Audience::Operators, context));
+    let mut devices = tokio::spawn(serve(devices, Audience::Devices, Arc::clone(&context), tls));
+    let socket = tokio::spawn(socket.serve(Arc::clone(&context)));
+    let mut operators = tokio::spawn(serve(operators, Audience::Operators, context, None));
     tracing::info!("metrics and health on http://{admin_address}");
     // Whoever started this program may have closed its standard error; it serves all the same.
-    let _ = writeln!(std::io::stderr(), "everlogd ready on http://{address}");
+    let _ = writeln!(std::io::stderr(), "everlogd ready on {scheme}://{address}");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -186,8 +228,55 @@ async fn serve_until_asked(settings: Settings, store: Store) -> Result<(), Failu
     tracing::info!("stopping");
     // Nobody may be listening any more, which is the aim.
     let _ = stop.send(true);
-    let (devices, operators) = tokio::join!(devices, operators);
-    devices.and(operators).map_err(|e| ended_early(Err(e)))
+    let (drained, socket) = tokio::join!(devices, socket);
+    operators.abort();
+    drained.and(socket).map_err(|e| ended_early(Err(e)))
+}
+
+/// Who is let in, as the settings say; where callers are told apart, the open is written down.
+async fn gate(streams: &Streams, settings: &Settings) -> Result<Gate, Failure> {
+    let gate = match settings.auth {
+        Auth::Off => return Ok(Gate::Off),
+        Auth::Tokens => Gate::Tokens(Arc::new(Tokens::open(streams).await?)),
+        Auth::Jwt => {
+            let incomplete = || Failure::new(2, "--auth jwt has no keys", "set jwks and jwt_algorithm");
+            let source = settings.jwks.as_deref().and_then(|jwks| Source::parse(jwks).ok()).ok_or_else(incomplete)?;
+            let algorithm = settings.jwt_algorithm.ok_or_else(incomplete)?;
+            let (issuer, audience) = (settings.jwt_issuer.as_deref(), settings.jwt_audience.as_deref());
+            let jwt = Arc::new(Jwt::open(source, algorithm, issuer, audience).await?);
+            refresh_when_asked(Arc::clone(&jwt))?;
+            Gate::Jwt(jwt)
+        }
+    };
+    system::ensure(streams, system::AUDIT).await?;
+    let outcome = if streams.recovery().clean { "clean" } else { "recovered" };
+    let body = audit::record("everlogd", Action::StoreOpen, &streams.timeline().to_string(), outcome);
+    let records = std::iter::once(0..body.len()).collect();
+    let body = body.into();
+    streams.append(Request { name: system::AUDIT.to_owned(), body, records, ..Request::default() }).await?;
+    Ok(gate)
+}
+
+/// Has the keys of tokens read again at each SIGHUP.
+fn refresh_when_asked(jwt: Arc<Jwt>) -> Result<(), Failure> {
+    let mut asked = signal(SignalKind::hangup())
+        .map_err(|e| Failure::new(1, format!("signals cannot be received: {e}"), "see the system's log"))?;
+    tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            jwt.refresh().await;
+        }
+    });
+    Ok(())
+}
+
+/// Reads the certificate again whenever SIGHUP comes, if there is one, on a thread that may wait for a disk.
+async fn reload_when_asked(mut hangups: Signal, tls: Option<Arc<Tls>>) {
+    while hangups.recv().await.is_some() {
+        if let Some(tls) = tls.clone() {
+            // It fails only if the server stops meanwhile.
+            let _ = tokio::task::spawn_blocking(move || tls.reload()).await;
+        }
+    }
 }
 
 fn ended_early(ended: Result<(), tokio::task::JoinError>) -> Failure {

@@ -6,7 +6,9 @@
 //! very log whose configuration it was checked against (`expect_created`), so that a stale entry of the cache can make
 //! an append come back, and never store it wrongly.
 
+use crate::feeds::Feeds;
 use crate::protocol::content::StreamConfig;
+use crate::protocol::lifetime::Lifetime;
 use crate::protocol::request::{Durability, Producer};
 use bytes::Bytes;
 use everlog::cold::standing::ColdLevel;
@@ -16,24 +18,33 @@ use everlog::{
     Subscription,
 };
 use quick_cache::sync::Cache;
+use std::future::Future;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard};
+use tokio::time::{Instant, timeout};
 
 /// Streams whose configuration is kept in memory; an entry takes a few hundred bytes, its name of up to 1 KiB included.
 const KNOWN_MAX: usize = 65_536;
 /// How long an append waits for memory before it is turned away.
 const OVERLOAD_PATIENCE: Duration = Duration::from_secs(5);
 /// What one answer holds at most, unless a single record is larger.
-const PAGE: ReadLimit = ReadLimit { records: 16_384, bytes: 1 << 20 };
+pub const PAGE: ReadLimit = ReadLimit { records: 16_384, bytes: 1 << 20 };
+
+/// Logs of an owner that are looked up at a time.
+const OWNED_AT_ONCE: usize = 256;
 
 /// The streams of a store.
 #[derive(Debug)]
 pub struct Streams {
     store: Store,
     append_patience: Duration,
-    known: Cache<String, Known>,
+    known: Arc<Cache<String, Known>>,
+    forks: Arc<RwLock<()>>,
+    feeds: Arc<Feeds>,
 }
 
 /// A live stream's configuration, and which log of that name it is.
@@ -43,6 +54,29 @@ pub struct Known {
     pub created: Lsn,
     /// What it was created with.
     pub config: Arc<StreamConfig>,
+}
+
+/// What an owner has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Owned {
+    /// Logs.
+    pub logs: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+}
+
+impl Owned {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { logs: self.logs.saturating_add(other.logs), bytes: self.bytes.saturating_add(other.bytes) }
+    }
+
+    /// What is left without the other.
+    #[must_use]
+    pub fn less(self, other: Self) -> Self {
+        Self { logs: self.logs.saturating_sub(other.logs), bytes: self.bytes.saturating_sub(other.bytes) }
+    }
 }
 
 /// What is to be put into one log, all or nothing.
@@ -56,6 +90,8 @@ pub struct Request {
     pub created: Option<Lsn>,
     /// The end that it must have.
     pub end: Option<Cursor>,
+    /// The next seq that it must have.
+    pub expect_next: Option<u64>,
     /// The content.
     pub body: Bytes,
     /// Its parts that become records.
@@ -64,20 +100,62 @@ pub struct Request {
     pub producer: Option<Producer>,
     /// The writer's opaque number.
     pub tag: Option<String>,
+    /// The first seq that the log keeps from then on.
+    pub trim: Option<u64>,
     /// Whether the log is closed behind it.
     pub close: bool,
     /// Whether the log is deleted.
     pub delete: bool,
+    /// The log, and the seq in it, that the log is created as a fork of.
+    pub fork: Option<(String, u64)>,
+    /// The log's metadata from now on: that of a fork, or of one that is kept for its forks alone.
+    pub metadata: Option<Vec<u8>>,
+    /// In how long the log ends by itself.
+    pub expires_in: Option<Duration>,
+    /// What becomes of other logs with it.
+    pub others: Vec<Other>,
+    /// A record of the server's audit log, which is stored with it or not at all.
+    pub audit: Option<Vec<u8>>,
     /// How safe it is to be before it is answered.
     pub durability: Durability,
+    /// What is let go once it is known what became of the request, also where nobody waits for that any more.
+    pub held: Option<OwnedRwLockWriteGuard<()>>,
+}
+
+/// What becomes of another log with a request.
+#[derive(Debug)]
+pub struct Other {
+    /// The log.
+    pub name: String,
+    /// Which of those that had this name.
+    pub created: Lsn,
+    /// Its metadata from now on; it is deleted if there is none.
+    pub metadata: Option<Vec<u8>>,
 }
 
 impl Request {
+    /// Whether the log is kept for its forks alone from now on.
+    fn hides(&self) -> bool {
+        self.metadata.is_some() && self.fork.is_none()
+    }
+
+    /// Whether it says nothing but when the log ends by itself.
+    fn only_renews(&self) -> bool {
+        let begins = self.create.is_some() || self.fork.is_some();
+        self.expires_in.is_some() && !begins && !self.close && self.records.is_empty()
+    }
+
     fn batch(&self) -> Batch<'_> {
         let mut batch = Batch::new();
         let log = batch.log(&self.name);
         if let Some(metadata) = &self.create {
             log.create_with(metadata);
+        }
+        if let Some((parent, at)) = &self.fork {
+            log.fork(parent, *at);
+        }
+        if let Some(metadata) = &self.metadata {
+            log.metadata(metadata);
         }
         if let Some(created) = self.created {
             log.expect_created(created);
@@ -85,14 +163,23 @@ impl Request {
         if let Some(end) = self.end {
             log.expect_at(end);
         }
+        if let Some(next) = self.expect_next {
+            log.expect_next(next);
+        }
         for range in &self.records {
             log.record(&self.body[range.clone()]);
         }
         if let Some(producer) = &self.producer {
-            log.producer(producer.id.as_bytes(), producer.epoch, producer.number);
+            log.producer(&producer.id, producer.epoch, producer.number);
         }
         if let Some(tag) = &self.tag {
             log.tag(tag.as_bytes());
+        }
+        if let Some(expires_in) = self.expires_in {
+            log.expire(Some(expires_in));
+        }
+        if let Some(first) = self.trim {
+            log.trim(first);
         }
         if self.close {
             log.close();
@@ -100,7 +187,67 @@ impl Request {
         if self.delete {
             log.delete();
         }
+        for other in &self.others {
+            let log = batch.log(&other.name).expect_created(other.created);
+            match &other.metadata {
+                Some(metadata) => log.metadata(metadata),
+                None => log.delete(),
+            };
+        }
+        if let Some(audit) = &self.audit {
+            batch.log(crate::system::AUDIT).record(audit);
+        }
         batch
+    }
+}
+
+/// An append that is staged. Once it is durable those who watch its owner are told, also if nobody waits for it any more:
+/// its client may have gone, or it may have taken too long.
+struct Staged {
+    /// None once it is answered.
+    ack: Option<Ack>,
+    request: Arc<Request>,
+    feeds: Arc<Feeds>,
+    known: Arc<Cache<String, Known>>,
+}
+
+impl Future for Staged {
+    type Output = Result<LogReceipt>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ack = self.ack.as_mut().expect("it is not polled once it was answered");
+        let answer = ready!(Pin::new(ack).poll(context));
+        self.ack = None;
+        let receipt = answer.map(|receipt| receipt.logs[0]);
+        tell(&self.feeds, &self.known, &self.request, &receipt);
+        Poll::Ready(receipt)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let Some(ack) = self.ack.take() else { return };
+        let (request, feeds, known) = (Arc::clone(&self.request), Arc::clone(&self.feeds), Arc::clone(&self.known));
+        // Without a runtime the server has ended, and everybody who watched with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { tell(&feeds, &known, &request, &ack.await.map(|receipt| receipt.logs[0])) });
+        }
+    }
+}
+
+/// Tells those who watch what became of an append, and has looked up anew what is another stream, or none, by now.
+fn tell(feeds: &Feeds, known: &Cache<String, Known>, request: &Request, answer: &Result<LogReceipt>) {
+    if answer.is_ok() {
+        if request.delete || request.hides() {
+            known.remove(&request.name);
+        }
+        request.others.iter().for_each(|other| drop(known.remove(&other.name)));
+    }
+    if let Ok(receipt) = answer
+        && !receipt.duplicate
+        && !request.only_renews()
+    {
+        feeds.changed(&request.name, receipt, request.close, request.delete || request.hides());
     }
 }
 
@@ -118,6 +265,12 @@ fn contradicts(kind: ErrorKind) -> bool {
     matches!(kind, Exists | Closed | Condition | ProducerGap | ProducerConflict | ProducerFenced)
 }
 
+/// The error of what waited for a fork, or the deletion of one, that does not become durable.
+fn busy() -> Error {
+    Error::new(ErrorKind::Overloaded, "a fork, or the deletion of one, takes too long; nothing was stored")
+        .remedy("come back later; if it goes on, see to the disk")
+}
+
 /// Whether the engine would have had to wait.
 fn must_wait<T>(result: &Result<T>) -> bool {
     result.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
@@ -127,7 +280,20 @@ impl Streams {
     /// The streams of `store`, whose appends wait so long to be durable.
     #[must_use]
     pub fn new(store: Store, append_patience: Duration) -> Self {
-        Self { store, append_patience, known: Cache::new(KNOWN_MAX) }
+        let (known, forks, feeds) = (Arc::new(Cache::new(KNOWN_MAX)), Arc::default(), Arc::default());
+        Self { store, append_patience, known, forks, feeds }
+    }
+
+    /// Who watches which owner.
+    #[must_use]
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
+    }
+
+    /// Everything up to this LSN is durable.
+    #[must_use]
+    pub fn durable_level(&self) -> Lsn {
+        self.store.durable_level()
     }
 
     /// The store's id.
@@ -160,6 +326,12 @@ impl Streams {
         self.store.failure()
     }
 
+    /// Whether there is a cold store that counts.
+    #[must_use]
+    pub fn has_cold(&self) -> bool {
+        self.store.has_cold()
+    }
+
     /// What is known of each cold store.
     #[must_use]
     pub fn cold_stores(&self) -> Vec<ColdLevel> {
@@ -187,12 +359,8 @@ impl Streams {
     /// # Errors
     /// As [`Self::info`].
     pub async fn known(&self, name: &str) -> Result<Known> {
-        if let Some(known) = self.known.get(name) {
-            return Ok(known);
-        }
-        let known = Self::know(&self.info(name).await?);
-        self.known.insert(name.to_owned(), known.clone());
-        Ok(known)
+        // What is forgotten while it is looked up is not kept: the look may have been too early.
+        self.known.get_or_insert_async(name, async { Ok(Self::know(&self.info(name).await?)) }).await
     }
 
     /// The same, of what was looked up just now.
@@ -217,6 +385,49 @@ impl Streams {
         }
         self.forget(name);
         Ok(Some(self.known(name).await?).filter(|known| known.created == created))
+    }
+
+    /// Puts the stream's end off, where it lives for as long as it is used. It is on disk then, so that no crash ends the
+    /// stream too early.
+    ///
+    /// # Errors
+    /// Those of [`Self::info`], for a stream that has ended.
+    pub async fn renew(&self, name: &str, known: &Known) -> Result<()> {
+        let Some(lifetime @ Lifetime::Ttl(_)) = &known.config.lifetime else { return Ok(()) };
+        let info = self.info(name).await?;
+        let Some(expires_in) = info.expires_in.and_then(|left| lifetime.renewed(left)) else { return Ok(()) };
+        let renewal = Request {
+            name: name.to_owned(),
+            created: Some(known.created),
+            expires_in: Some(expires_in),
+            ..Request::default()
+        };
+        match self.append_here(renewal).await {
+            Ok(_) => Ok(()),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Deleted) => Err(e),
+            // It is another one by now, which the caller finds out; or nothing can be written, and reads go on.
+            Err(e) => {
+                tracing::debug!(error = %e, name, "a stream's end is not put off");
+                Ok(())
+            }
+        }
+    }
+
+    /// Keeps what forks make of streams as it is: for a look at a stream before it is deleted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overloaded`] if a change of it takes too long.
+    pub async fn hold_forks(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        timeout(self.append_patience, self.forks.read()).await.map_err(|_| busy())
+    }
+
+    /// Has what forks make of streams to itself: for a fork, and for a deletion that it has to do with. It goes with the
+    /// request, so that the next one counts from what became of this one, however late that is known.
+    ///
+    /// # Errors
+    /// As [`Self::hold_forks`].
+    pub async fn change_forks(&self) -> Result<OwnedRwLockWriteGuard<()>> {
+        timeout(self.append_patience, Arc::clone(&self.forks).write_owned()).await.map_err(|_| busy())
     }
 
     /// Carries `request` out, and comes back once it is as safe as was asked. So is what speaks against it, if something
@@ -246,7 +457,7 @@ impl Streams {
     /// # Errors
     /// [`ErrorKind::Unknown`] if it takes too long; [`ErrorKind::Fenced`], [`ErrorKind::ShutDown`].
     pub async fn cold(&self, lsn: Lsn) -> Result<()> {
-        let in_time = tokio::time::timeout(self.append_patience, self.store.cold(lsn)).await;
+        let in_time = timeout(self.append_patience, self.store.cold(lsn)).await;
         in_time.map_err(|_| {
             let waited = self.append_patience.as_millis();
             let what = format!("it is stored here and was not verified in a cold store after {waited} ms");
@@ -264,7 +475,7 @@ impl Streams {
         // In this order: what comes meanwhile is past the level, and what is told here is durable by the last question.
         let level = self.store.cold_level();
         let info = self.info(name).await.ok().filter(|info| info.created == created)?;
-        if self.store.durable_level() <= level {
+        if info.last <= level {
             return Some(info.end());
         }
         let (store, log) = (self.store.clone(), name.to_owned());
@@ -286,9 +497,9 @@ impl Streams {
         let until = Instant::now() + OVERLOAD_PATIENCE;
         loop {
             match self.stage(&request).await {
-                Ok(ack) => {
-                    let answer = tokio::time::timeout(self.append_patience, ack).await;
-                    return Ok(answer.map_err(|_| self.late())??.logs[0]);
+                Ok(staged) => {
+                    let answer = timeout(self.append_patience, staged).await;
+                    return answer.map_err(|_| self.late())?;
                 }
                 Err(e) if e.kind() == ErrorKind::Overloaded && Instant::now() < until => {
                     tokio::time::sleep(e.retry_after().unwrap_or_default().max(Duration::from_millis(5))).await;
@@ -310,13 +521,19 @@ impl Streams {
         .remedy("free space or mend the disk, and send it again with the same producer number")
     }
 
-    async fn stage(&self, request: &Arc<Request>) -> Result<Ack> {
+    async fn stage(&self, request: &Arc<Request>) -> Result<Staged> {
+        let (request, feeds, known) = (Arc::clone(request), Arc::clone(&self.feeds), Arc::clone(&self.known));
         let ack = self.store.try_append(&request.batch());
         if !must_wait(&ack) {
-            return ack;
+            return ack.map(|ack| Staged { ack: Some(ack), request, feeds, known });
         }
-        let (store, request) = (self.store.clone(), Arc::clone(request));
-        blocking(move || store.append(request.batch())).await
+        let store = self.store.clone();
+        // What comes of it is dropped there, and told there, if nobody waits for it here any more.
+        blocking(move || {
+            let ack = store.append(request.batch())?;
+            Ok(Staged { ack: Some(ack), request, feeds, known })
+        })
+        .await
     }
 
     /// Reads a page.
@@ -334,6 +551,54 @@ impl Streams {
     /// Those of [`Store::read`].
     pub async fn read_some(&self, name: &str, from: Position, records: usize) -> Result<Page> {
         self.store.read_async(name, from, ReadLimit { records, bytes: usize::MAX }).await
+    }
+
+    /// Does work on the store that may wait, on a thread that may.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ShutDown`].
+    pub async fn on_thread<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> T + Send + 'static) -> Result<T> {
+        let store = self.store.clone();
+        blocking(move || Ok(work(&store))).await
+    }
+
+    /// How many logs an owner has, and with `bytes` how many bytes they take: told to `counted`, also where the caller
+    /// has gone meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Store::list`] and [`Store::stored_bytes`].
+    pub async fn owned(&self, owner: &str, bytes: bool, counted: impl FnOnce(Owned) + Send + 'static) -> Result<()> {
+        let (store, owner) = (self.store.clone(), owner.to_owned());
+        blocking(move || {
+            let mut owned = Owned::default();
+            let mut add = |name: &str| {
+                owned.logs += 1;
+                if bytes {
+                    owned.bytes += match store.stored_bytes(name) {
+                        // What is damaged, or was deleted since, is not to keep its owner from storing anything else.
+                        Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => 0,
+                        bytes => bytes?,
+                    };
+                }
+                Ok(())
+            };
+            match store.info(&owner) {
+                Ok(info) if !info.deleted => add(&owner)?,
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let (prefix, mut last) = (format!("{owner}/"), None);
+            loop {
+                let page = store.list(&prefix, last.as_deref(), OWNED_AT_ONCE)?;
+                page.iter().try_for_each(|info| add(&info.name))?;
+                if page.len() < OWNED_AT_ONCE {
+                    counted(owned);
+                    return Ok(());
+                }
+                last = page.into_iter().next_back().map(|info| info.name);
+            }
+        })
+        .await
     }
 
     /// Watches a log for more.

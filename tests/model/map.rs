@@ -164,7 +164,9 @@ impl Log {
 
     /// The same of a cursor, which is refused with the place where its history and the log's part.
     pub fn start_at_cursor(&self, cursor: Cursor) -> Start {
-        if self.phase != Phase::Live || cursor.seq < self.trim {
+        let is_known = self.timelines.iter().any(|(_, first)| *first < cursor.seq);
+        let is_elsewhere = cursor.seq > 0 && is_known && self.timeline_before(cursor.seq) != cursor.timeline;
+        if self.phase != Phase::Live || (cursor.seq < self.trim && !is_elsewhere) {
             return self.start_at_seq(cursor.seq.min(self.next));
         }
         if cursor.seq <= self.next && self.timeline_before(cursor.seq) == cursor.timeline {
@@ -259,8 +261,12 @@ impl Map {
         if let Some(kind) = parts.iter().find_map(malformed) {
             return (Err(kind), self.clone());
         }
+        // Other metadata changes nothing that a fork has of its parent.
+        let changes = |part: &Part| !part.does.iter().all(|what| matches!(what, Do::Metadata(_)));
         let forks_another_part = |part: &Part| match part.does[0] {
-            Do::Fork { parent, .. } => parts.iter().any(|other| other.log == parent && other.log != part.log),
+            Do::Fork { parent, .. } => {
+                parts.iter().any(|other| other.log == parent && other.log != part.log && changes(other))
+            }
             _ => false,
         };
         if parts.iter().any(forks_another_part) {

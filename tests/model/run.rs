@@ -483,10 +483,14 @@ impl Run {
             created: Lsn(log.created),
             // Advisory: how exactly it is known depends on where the log's state lies.
             changed: info.changed,
+            last: info.last,
             forked_at: log.forked_at.filter(|at| *at >= log.trim),
         };
         if info != known {
             differ!("log {name} is {info:?}, expected {known:?}");
+        }
+        if info.last.0 < log.last {
+            differ!("log {name} was changed last at {}, and says {}", log.last, info.last);
         }
         if info.changed < info.created || info.changed.0 > log.last {
             differ!("log {name}, of LSNs {} to {}, was last changed at {}", log.created, log.last, info.changed);

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+/// How requests begin that are no appends.
+const METHODS: [&[u8]; 4] = [b"GET ", b"HEAD ", b"PUT ", b"DELETE "];
+
 /// The proxy. Its threads end with the test's process.
 #[derive(Debug)]
 pub struct Proxy {
@@ -18,7 +21,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// What becomes of appends on their way.
+/// What becomes of appends, or of other requests, on their way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Appends {
     /// They arrive, and so do their answers.
@@ -36,6 +39,33 @@ struct Shared {
     server: Mutex<Option<SocketAddr>>,
     in_flight: AtomicUsize,
     appends: Mutex<Appends>,
+    /// What becomes of all other requests.
+    others: Mutex<Appends>,
+    reads: Mutex<Reads>,
+}
+
+/// Which reads are counted, and how many of them may pass.
+#[derive(Debug, Default)]
+struct Reads {
+    /// What their first line holds.
+    of: Option<String>,
+    left: usize,
+    passed: usize,
+}
+
+impl Reads {
+    /// Whether what a client sends may pass.
+    fn may_pass(&mut self, piece: &[u8]) -> bool {
+        let Some(of) = self.of.as_deref().filter(|_| piece.starts_with(b"GET ")) else { return true };
+        let line = piece.split(|b| *b == b'\r').next().unwrap_or_default();
+        if !String::from_utf8_lossy(line).contains(of) {
+            return true;
+        }
+        let may = self.left > 0;
+        self.left -= usize::from(may);
+        self.passed += usize::from(may);
+        may
+    }
 }
 
 impl Proxy {
@@ -77,6 +107,19 @@ impl Proxy {
         *self.shared.appends.lock() = become_of_them;
     }
 
+    /// What becomes of appends and of all other requests from now on.
+    pub fn let_requests(&self, become_of_them: Appends) {
+        self.let_appends(become_of_them);
+        *self.shared.others.lock() = become_of_them;
+    }
+
+    /// From now on `most` reads that name `of` pass, and the connection of any further one breaks before the server hears of
+    /// it. Gives how many passed since the last time.
+    pub fn let_reads(&self, of: &str, most: usize) -> usize {
+        let reads = Reads { of: Some(of.to_owned()), left: most, passed: 0 };
+        std::mem::replace(&mut *self.shared.reads.lock(), reads).passed
+    }
+
     /// Requests in flight at this moment.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -106,13 +149,24 @@ impl Shared {
         });
         pass(from_client, to_server, |piece| {
             self.note(&waiting, true);
-            let appends = if piece.starts_with(b"POST ") { *self.appends.lock() } else { Appends::Pass };
-            answer_is_lost.fetch_or(appends == Appends::Unanswered, Ordering::SeqCst);
-            appends != Appends::Refused
+            let becomes = self.becomes_of(piece);
+            answer_is_lost.fetch_or(becomes == Appends::Unanswered, Ordering::SeqCst);
+            becomes != Appends::Refused && self.reads.lock().may_pass(piece)
         });
         // A thread that panicked has said so already.
         let _ = answers.join();
         self.note(&waiting, false);
+    }
+
+    /// What becomes of what a client sends, where that is the beginning of a request.
+    fn becomes_of(&self, piece: &[u8]) -> Appends {
+        if piece.starts_with(b"POST ") {
+            *self.appends.lock()
+        } else if METHODS.iter().any(|method| piece.starts_with(method)) {
+            *self.others.lock()
+        } else {
+            Appends::Pass
+        }
     }
 
     /// A connection waits for an answer from now on, or does so no longer.

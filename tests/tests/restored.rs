@@ -116,7 +116,8 @@ impl World {
 
     /// What the store that is served says of itself, and what its cold store has.
     fn standing(&self) -> String {
-        let mut all = String::new();
+        let admin = self.server.as_ref().expect("it runs").admin_address();
+        let mut all = ask(admin, "GET", "/status", &[], b"").text();
         for name in ["store", "restored"].into_iter().filter(|name| self.path(name).exists()) {
             let mut inspect = Command::new(Program::Everlog.path());
             all += &told(&inspect.arg("inspect").arg(self.path(name)).output().expect("everlog starts"));

@@ -58,6 +58,25 @@ fn records(data: &Path, record_bytes: usize) -> Vec<u64> {
 }
 
 #[test]
+fn every_reader_that_waits_gets_what_is_appended() {
+    let dir = scratch();
+    let server = Server::start(&dir.path().join("store"), &[]);
+    let live = |connections: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_everlog"));
+        command.args(["bench", "live", "--json", "--seconds", "1", "--settle", "0", "--rate", "50", "--streams", "10"]);
+        command.args(["--connections", connections, "--server-pid", &server.pid().to_string()]);
+        command.args(["--server", &format!("http://{}", server.address())]).output().expect("the program starts")
+    };
+    let waited = report(&live("40"), 0);
+    assert_eq!(count(&waited, "appends"), 50, "{waited}");
+    // Four readers wait on each stream. A long poll that is being sent again while more comes gets both at once.
+    assert_eq!(count(&waited, "deliveries"), 200, "{waited}");
+    let quantiles = ["delivery_p50_us", "delivery_p99_us", "delivery_max_us"].map(|field| figure(&waited, field));
+    assert!(quantiles[0] > 0.0 && quantiles.is_sorted(), "{waited}");
+    assert!(count(&waited, "rss_before_bytes") > 1 << 20, "{waited}");
+}
+
+#[test]
 fn what_is_counted_is_in_the_store() {
     let dir = scratch();
     let data = dir.path().join("store");

@@ -188,8 +188,11 @@ impl Appender {
         let parents: PerLog<Option<Arc<Slot>>> = batch.logs.iter().map(|log| self.parent(log)).collect();
         for (n, parent) in parents.iter().enumerate() {
             let Some(parent) = parent else { continue };
-            if slots.iter().enumerate().any(|(other, slot)| other != n && slot.id == parent.id) {
-                let what = "the batch forks a log that it has something else for";
+            // A fork is of what its parent was before the batch, which other metadata does not change.
+            let changes = |log: &LogBatch<'_>| !log.ops.iter().all(|op| matches!(op, LogOp::Metadata(_)));
+            let mut others = slots.iter().zip(&batch.logs).enumerate().filter(|(other, _)| *other != n);
+            if others.any(|(_, (slot, log))| slot.id == parent.id && changes(log)) {
+                let what = "the batch forks a log that it has something else for than metadata";
                 return Err(Error::new(ErrorKind::Invalid, what).log(batch.logs[n].name).remedy("use two batches"));
             }
         }

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{TimelineCause, TimelineStart};
-use crate::types::{Cursor, Seq, Timeline};
+use crate::types::{Cursor, Lsn, Seq, Timeline};
 
 /// The timeline of the record before `seq`; None if it is so old that the list does not tell.
 fn timeline_before(timelines: &[(Timeline, Seq)], seq: Seq) -> Option<Timeline> {
@@ -31,6 +31,21 @@ pub fn check(timelines: &[(Timeline, Seq)], end: Seq, cursor: Cursor) -> Result<
     Err(Error::new(ErrorKind::Rewound, format!("the log's history does not lead through {cursor}"))
         .cut_at(cut(timelines, end, cursor))
         .remedy("go on from the cut, and append again what is missing behind it"))
+}
+
+/// Whether `cursor` is known to be of another history, of a log that keeps nothing before it any more: the list reaches
+/// back so far, and tells another timeline.
+#[must_use]
+pub fn is_elsewhere(timelines: &[(Timeline, Seq)], cursor: Cursor) -> bool {
+    cursor.seq > 0 && timeline_before(timelines, Seq(cursor.seq)).is_some_and(|timeline| timeline != cursor.timeline)
+}
+
+/// Whether a store with these timelines, oldest first, has all that was durable up to `lsn` when that was told on
+/// `timeline`: nothing has cut it off since.
+#[must_use]
+pub fn leads_through(timelines: &[TimelineStart], timeline: Timeline, lsn: Lsn) -> bool {
+    let Some(at) = timelines.iter().position(|start| start.timeline == timeline) else { return false };
+    timelines[at + 1..].iter().all(|later| lsn < later.first_lsn)
 }
 
 /// Where the history of `cursor` and the log's part: where its timeline ends in the log. If the log has nothing of it,
@@ -112,6 +127,40 @@ mod tests {
             let error = check(&list, Seq(12), cursor).expect_err("another history");
             assert_eq!((error.kind(), error.cut()), (ErrorKind::Rewound, Some(cut)), "{cursor}");
             check(&list, Seq(12), cut).expect("the cut is a cursor of the log's own");
+        }
+    }
+
+    #[test]
+    fn of_what_is_given_up_only_another_history_is_told_apart() {
+        let list = &history()[1..];
+        for (cursor, expected) in [
+            (at(3, 30, 7), false),
+            (at(3, 31, 7), true),
+            (at(4, 40, 7), true),
+            // So old that the list does not tell, and where every history begins.
+            (at(9, 90, 5), false),
+            (at(9, 90, 0), false),
+        ] {
+            assert_eq!(is_elsewhere(list, cursor), expected, "{cursor}");
+        }
+    }
+
+    #[test]
+    fn what_was_durable_is_there_unless_a_later_timeline_began_before_it() {
+        let mut starts = began(&[TimelineCause::Creation, TimelineCause::Open, TimelineCause::Heal]);
+        for (start, first) in starts.iter_mut().zip([1, 10, 15]) {
+            start.first_lsn = Lsn(first);
+        }
+        for (timeline, lsn, expected) in [
+            (line(1, 10), 9, true),
+            (line(1, 10), 10, false),
+            (line(2, 20), 9, true),
+            (line(2, 20), 14, true),
+            (line(2, 20), 15, false),
+            (line(3, 30), 99, true),
+            (line(2, 21), 3, false),
+        ] {
+            assert_eq!(leads_through(&starts, timeline, Lsn(lsn)), expected, "{timeline} {lsn}");
         }
     }
 

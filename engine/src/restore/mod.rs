@@ -7,7 +7,7 @@
 //!
 //! The steps, and what a crash leaves: a file RESTORE, which says what is being restored, and without which a directory
 //! with anything in it is refused; segments, each under its name only once it was proved whole; journal files; EPOCH;
-//! the manifest; IDENTITY, which makes it a store; then RESTORE goes. Begun again, it finds which segments are there,
+//! the manifest; CARRIED, if the caller carries something over; IDENTITY, which makes it a store; then RESTORE goes. Begun again, it finds which segments are there,
 //! and writes the rest anew, also if another moment is wanted by then. A restored store that was never opened is
 //! brought up to date in the same way. Nothing is changed in the cold store; what lies past the moment there is left
 //! aside by the first open (`ship/tenant.rs`).
@@ -94,17 +94,21 @@ pub struct RestoreReport {
     pub lost: Vec<Error>,
 }
 
+/// The file in which a caller of a restore leaves what is to be appended to the store at its first open. The engine neither
+/// reads nor removes it.
+pub const CARRIED_FILE_NAME: &str = "CARRIED";
+
 /// How far a restore is: bytes of segments that are there, of how many. It is told by one thread at a time.
 pub type Progress<'a> = dyn FnMut(u64, u64) + Send + 'a;
 
-/// Restores what `found` is into `dir`, which is missing, empty, or holds a restore of the same store that did not end or
-/// was never opened. The caller holds the directory's lock. New journal files are of `journal_file_bytes`. Those whom
+/// Brings what `found` is into `dir`, all but what makes that a store ([`complete`]). The directory is missing, empty, or holds a
+/// restore of the same store that did not end or was never opened. The caller holds the directory's lock. New journal files are of `journal_file_bytes`. Those whom
 /// `together` has work side by side fetch segments.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] if there is anything else in `dir`; [`ErrorKind::Cold`] if the cold store cannot be reached;
 /// [`ErrorKind::Io`]. In the last two cases it can be begun again.
-pub fn restore(
+pub fn bring_all(
     io: &dyn Io, cold: &dyn ColdStore, found: &Found, dir: &Path, journal_file_bytes: u64, together: &Together<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<RestoreReport> {
@@ -171,13 +175,24 @@ pub fn restore(
     // It may tell of those that began behind what was flushed, and what they wrote is not here.
     manifest.timelines.retain(|start| start.first_lsn <= report.last_lsn.next());
     manifest::commit(io, dir, &manifest)?;
-    io.replace(&dir.join(IDENTITY), &identity.encode())?;
+    Ok(report)
+}
+
+/// Makes a directory the store that was brought into it, with what its caller carries over.
+///
+/// # Errors
+/// [`ErrorKind::Io`].
+pub fn complete(io: &dyn Io, dir: &Path, found: &Found, carried: Option<&[u8]>) -> Result<()> {
+    if let Some(carried) = carried {
+        io.replace(&dir.join(CARRIED_FILE_NAME), carried)?;
+    }
+    io.replace(&dir.join(IDENTITY), &found.home.identity.encode())?;
     io.remove(&dir.join(RESTORE_FILE_NAME))?;
     io.sync_dir(dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(parent)?;
     }
-    Ok(report)
+    Ok(())
 }
 
 /// Makes the directory one in which a restore of this store is under way, and takes away what is written anew.
@@ -208,6 +223,7 @@ fn prepare(io: &dyn Io, dir: &Path, found: &Found) -> Result<()> {
     for name in names {
         let is_ours = name == IDENTITY
             || name == Epochs::FILE_NAME
+            || name == CARRIED_FILE_NAME
             || manifest::version_of(&name).is_some()
             || names::parse(&name).is_some()
             || name.ends_with(".tmp");

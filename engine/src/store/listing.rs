@@ -39,6 +39,9 @@ pub struct LogInfo {
     /// segments, of the last change of anything beside them. Of a closed log that is the close, unless it was changed
     /// since.
     pub changed: Lsn,
+    /// An upper bound of the LSN of its last change, records included: exact while the log is in memory, else the last LSN
+    /// of the segment that its state was read from.
+    pub last: Lsn,
     /// The seq at which it was forked from its parent, if it was.
     pub forked_at: Option<u64>,
 }
@@ -70,6 +73,7 @@ impl LogInfo {
             timelines: state.timelines.to_vec(),
             created: state.life.created,
             changed: state.changed.life,
+            last: state.last_lsn,
             forked_at: state.life.fork.filter(|(_, at)| *at >= state.life.trim).map(|(_, at)| at.0),
         }
     }
@@ -100,9 +104,37 @@ fn durable_info(slot: &Slot, inner: &SlotInner, name: &str, now: TimeUs) -> Resu
         // What is staged are records alone: they move the end, and add timelines behind it.
         let info = LogInfo::new(name, staged, now);
         let timelines = inner.durable_timelines(slot.id)?;
-        return Ok(LogInfo { next_seq: visible.next_seq.0, timelines, ..info });
+        return Ok(LogInfo { next_seq: visible.next_seq.0, last: visible.lsn, timelines, ..info });
     }
     Ok(LogInfo::new(name, &inner.durable(slot.id)?, now))
+}
+
+/// What the log's records and control operations take: in segments as they are stored, and in memory. While a flush ends what
+/// it moves may count twice.
+pub(super) fn stored_bytes(index: &Index, name: &str) -> Result<u64> {
+    crate::names::check(name)?;
+    let id = index.log_id(name);
+    let slot = index.heads.get(id);
+    let inner = index.resolve_visible(&slot, Some(name))?;
+    if inner.visible.phase == Phase::Absent {
+        return Err(Error::new(ErrorKind::NotFound, "the log does not exist").log(name));
+    }
+    let mut bytes: u64 = inner.mem.iter().map(|entry| u64::from(entry.len)).sum();
+    // With the lock held, so that nothing is in neither.
+    let set = index.set();
+    drop(inner);
+    for segment in &set.segments {
+        let mut place = None;
+        loop {
+            let (chunks, next) = segment.all_chunks(id, place)?;
+            bytes += chunks.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+            match next {
+                Some(next) => place = Some(next),
+                None => break,
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 /// What there was of the log `name` as of a moment.
@@ -119,6 +151,14 @@ pub(super) fn info_as_of(index: &Index, name: &str, as_of: AsOf, cutoff: Cutoff<
 /// The logs with `prefix`, behind `after`, at most `limit`, of which `info` tells that they are there.
 pub(super) fn list(
     index: &Index, prefix: &str, after: Option<&str>, limit: usize, info: &dyn Fn(&str) -> Result<LogInfo>,
+) -> Result<Vec<LogInfo>> {
+    list_which(index, prefix, after, limit, info, &|info| !info.deleted)
+}
+
+/// As [`list`], of those logs that `is_wanted`.
+pub(super) fn list_which(
+    index: &Index, prefix: &str, after: Option<&str>, limit: usize, info: &dyn Fn(&str) -> Result<LogInfo>,
+    is_wanted: &dyn Fn(&LogInfo) -> bool,
 ) -> Result<Vec<LogInfo>> {
     let in_memory = created_in_memory(index, prefix)?;
     let set = index.set();
@@ -150,7 +190,7 @@ pub(super) fn list(
                 return Ok(out);
             }
             match info(name) {
-                Ok(info) if !info.deleted => out.push(info),
+                Ok(info) if is_wanted(&info) => out.push(info),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

@@ -61,7 +61,11 @@ pub(super) enum Show {
 
 /// Reads everything that an open needs.
 pub(super) fn load(io: &Arc<dyn Io>, dir: &Path, config: &Config, show: Show) -> Result<Loaded> {
-    let identity = identity(&**io, dir)?;
+    load_as(io, dir, identity(&**io, dir)?, config, show)
+}
+
+/// As [`load`], of a directory whose store has this identity, be that in its file yet or not.
+pub(super) fn load_as(io: &Arc<dyn Io>, dir: &Path, identity: Identity, config: &Config, show: Show) -> Result<Loaded> {
     let manifest = manifest::load(&**io, dir)?;
     if !manifest.identity.is_of(&identity) {
         return Err(Error::new(ErrorKind::Refused, "the identity and the manifest are of different stores")

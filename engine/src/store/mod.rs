@@ -72,7 +72,7 @@ pub use cold::{ColdAck, ColdConfig};
 pub use listing::LogInfo;
 pub use read_only::{ReadOnly, Summary};
 pub use report::{RecoveryReport, Stats};
-pub use restore::{restore, restore_on};
+pub use restore::{Carry, restore, restore_carrying, restore_on};
 pub use steps::Steps;
 pub use subscription::{ReadFuture, Subscription};
 
@@ -90,7 +90,7 @@ use crate::poison::{Failed, Poison};
 use crate::read::{Page, ReadLimit, read, try_read};
 use crate::scrub::ScrubReport;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
-use crate::types::{Cursor, Position, StoreId, TimeUs};
+use crate::types::{Cursor, Lsn, Position, StoreId, TimeUs, Timeline};
 use bell::Bell;
 use flush_signal::FlushSignal;
 use std::path::{Path, PathBuf};
@@ -395,6 +395,16 @@ impl Store {
         listing::try_info(&self.inner.core.index, log, self.inner.core.now())
     }
 
+    /// The bytes that the log's records and control operations take, as they are stored; a fork's are those of its own. Blocks
+    /// for the disk, a few index blocks for each segment that has something of the log.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], [`ErrorKind::NotFound`], [`ErrorKind::Damaged`].
+    pub fn stored_bytes(&self, log: &str) -> Result<u64> {
+        self.inner.core.check_open()?;
+        listing::stored_bytes(&self.inner.core.index, log)
+    }
+
     /// The logs whose names begin with `prefix`, by name, those behind `after` alone if it is given, at most `limit`.
     /// Logs that are deleted or have expired are left out.
     ///
@@ -404,6 +414,37 @@ impl Store {
         self.inner.core.check_open()?;
         let (index, now) = (&self.inner.core.index, self.inner.core.now());
         listing::list(index, prefix, after, limit, &|name| listing::info(index, name, now))
+    }
+
+    /// As [`Self::list`]; logs that were deleted or have expired are among them, for as long as anything is kept of them.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn list_with_deleted(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<LogInfo>> {
+        self.inner.core.check_open()?;
+        let (index, now) = (&self.inner.core.index, self.inner.core.now());
+        listing::list_which(index, prefix, after, limit, &|name| listing::info(index, name, now), &|_| true)
+    }
+
+    /// Whether a listing with what was deleted, made before this is asked, has every log that changed after `lsn`, which
+    /// was durable when it was told on `timeline`: those whose [`LogInfo::last`] is past it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rewound`] if what was durable then has been cut off since, or is not known; [`ErrorKind::Forgotten`] if
+    /// deletions since may not be known any more, with the first LSN that can be asked for.
+    pub fn check_since(&self, timeline: Timeline, lsn: Lsn) -> Result<()> {
+        let core = &self.inner.core;
+        core.check_open()?;
+        if !history::leads_through(&core.timelines, timeline, lsn) || lsn > core.index.watermark() {
+            let what = format!("the store's history does not lead through LSN {lsn} of timeline {timeline}");
+            return Err(Error::new(ErrorKind::Rewound, what).remedy("list all logs"));
+        }
+        let cutoff = self.cutoff(&core.index.set().manifest).lsn;
+        if lsn < cutoff {
+            let what = format!("deletions since LSN {lsn} may not be known any more");
+            return Err(Error::new(ErrorKind::Forgotten, what).expecting(cutoff.0).remedy("list all logs"));
+        }
+        Ok(())
     }
 
     /// Has everything that is durable now put into a segment, and waits for it. In a store that is driven step by

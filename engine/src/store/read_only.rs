@@ -5,11 +5,12 @@
 //! at this moment is not.
 
 use super::listing::{LogInfo, info, list};
-use super::load::{Loaded, Show, load, refusal};
+use super::load::{Loaded, Show, load, load_as, refusal};
 use super::lock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::cold::Epochs;
+use crate::format::identity::Identity;
 use crate::format::manifest::{SegmentMeta, TimelineStart};
 use crate::io::{self, Io};
 use crate::manifest;
@@ -93,6 +94,15 @@ impl ReadOnly {
     /// As [`Self::open`], but for that.
     pub fn salvage(dir: impl AsRef<Path>) -> Result<(Self, Option<Error>)> {
         Self::look(io::choose(io::IoChoice::Posix)?, &super::absolute(dir.as_ref())?)
+    }
+
+    /// Looks at what a restore brought into `dir`, whose lock the caller holds, before it is a store.
+    pub(super) fn of_restored(io: &Arc<dyn Io>, dir: &Path, identity: Identity) -> Result<Self> {
+        let loaded = load_as(io, dir, identity, &Config::default(), Show::All)?;
+        match refusal(&loaded.action, dir, loaded.manifest.version) {
+            None => Ok(Self::of(loaded, io, dir)),
+            Some(refusal) => Err(refusal),
+        }
     }
 
     fn look(io: Arc<dyn Io>, dir: &Path) -> Result<(Self, Option<Error>)> {

@@ -55,6 +55,26 @@ fn what_was_appended_is_read_again_from_memory_from_segments_and_after_opening()
 }
 
 #[test]
+fn what_a_log_takes_is_told_wherever_it_lies() {
+    let (dir, config) = fresh();
+    let store = Store::open(dir.path(), config).expect("a store");
+    let payload =
+        |n: u64| (0..1000).map(|at| (blake3::hash(&[n as u8, (at / 16) as u8]).as_bytes())[at % 16]).collect();
+    let payloads: Vec<Vec<u8>> = (0..6).map(payload).collect();
+    for (n, payload) in payloads.iter().enumerate() {
+        append(&store, "users/alice/notes", &[payload]);
+        let (bytes, at_least) = (store.stored_bytes("users/alice/notes").expect("told"), 1000 * (n as u64 + 1));
+        assert!((at_least..at_least + 100 * (n as u64 + 2)).contains(&bytes), "{n}: {bytes}");
+        if n % 2 == 1 {
+            store.flush().expect("flushed");
+            let flushed = store.stored_bytes("users/alice/notes").expect("told");
+            assert!((at_least..at_least + 100 * (n as u64 + 2)).contains(&flushed), "{n}: {flushed}");
+        }
+    }
+    assert_eq!(store.stored_bytes("users/alice/other").expect_err("none").kind(), ErrorKind::NotFound);
+}
+
+#[test]
 fn a_producer_is_answered_from_memory_and_from_older_segments() {
     let (dir, config) = fresh();
     let store = Store::open(dir.path(), config.clone()).expect("a store");

@@ -254,7 +254,7 @@ fn several_threads_bring_what_one_does_and_name_the_same_damage() {
         let disk: Arc<dyn Io> = Arc::new(io.clone());
         let mut progress = |done, all| told.push((done, all));
         let report =
-            restore_by(&disk, &*cold_store, Path::new(DIR), &config(), RestoreMode::Heal, threads, &mut progress);
+            restore_by(&disk, &*cold_store, Path::new(DIR), &config(), RestoreMode::Heal, threads, &mut progress, None);
         (io, report, told)
     };
     for threads in [1, 2, 7] {

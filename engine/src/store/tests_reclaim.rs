@@ -444,6 +444,22 @@ fn a_batch_does_not_fork_a_log_that_it_changes() {
     batch.log("child").fork("users/1/log", 2);
     batch.log("users/1/log").record(b"more");
     assert_eq!(world.append(batch).expect_err("two batches are needed").kind(), ErrorKind::Invalid);
+    // Other metadata is no change of what the fork reads, and may come before the fork or behind it in the batch.
+    for (n, before) in [true, false].into_iter().enumerate() {
+        let (child, count) = (format!("counted/{n}"), format!("forks: {n}"));
+        let mut batch = Batch::new();
+        if before {
+            batch.log("users/2/log").metadata(count.as_bytes());
+        }
+        batch.log(&child).fork("users/2/log", 2).metadata(b"of its own").record(b"more");
+        batch.log("users/2/log").metadata(count.as_bytes());
+        world.append(batch).expect("durable");
+        world = world.reopen();
+        assert_eq!(world.store.info("users/2/log").expect("there").metadata, count.as_bytes());
+        assert_eq!(world.store.info(&child).expect("there").metadata, b"of its own");
+        assert_eq!(world.records(&child).expect("alive").len(), 3);
+        world.put("users/2/log", |log| _ = log.metadata(b"")).expect("durable");
+    }
     // Two forks of one log are one pin.
     let mut batch = Batch::new();
     batch.log("a").fork("users/1/log", 2);

@@ -1,18 +1,19 @@
 //! Restoring the past, as the user of a store sees it: what comes back is what was there then, here and in the cold
 //! stores.
 
+use super::restore::restore_by;
 use super::testing::{DIR, Hand};
 use super::tests_ship::{append, cold, config, copy, created, fill, flush, open, payload, read, restored, ship};
-use super::{ColdConfig, Steps, Store, restore_on};
+use super::{Carry, ColdConfig, Steps, Store, restore_on};
 use crate::clock::Clock;
 use crate::cold::testing::{Fate, MemCold};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::TimelineCause;
 use crate::io::Io;
 use crate::io::mem::MemIo;
 use crate::sync::Arc;
 use crate::types::{AsOf, Lsn, TimeUs};
-use crate::{Batch, RestoreMode, RestoreReport};
+use crate::{Batch, CARRIED_FILE_NAME, RestoreMode, RestoreReport};
 use std::path::Path;
 
 /// What is appended after a rewind has numbers from here on.
@@ -355,4 +356,37 @@ fn a_rewound_store_needs_its_cold_store_at_its_first_open() {
     let (_, cold_stores, moments) = past(1);
     let (io, _) = rewound(&cold_stores[0], AsOf::Lsn(moments[2].lsn));
     assert_eq!(open(&io, &ColdConfig::default()).expect_err("no owner").kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn what_a_rewind_carries_over_is_of_the_newest_state_and_there_before_the_store_is() {
+    let (_, cold_stores, moments) = past(1);
+    let Moment { lsn, done, .. } = moments[4];
+    let (io, carried) = (MemIo::new(), Path::new(DIR).join(CARRIED_FILE_NAME));
+    let disk: Arc<dyn Io> = Arc::new(io.clone());
+    let restore = |mode, carry: &mut Carry<'_>| {
+        restore_by(&disk, &*cold_stores[0], Path::new(DIR), &config(), mode, 1, &mut |_, _| {}, Some(carry))
+    };
+    let rewind = RestoreMode::Rewind(Some(AsOf::Lsn(lsn)));
+    let refused = restore(rewind, &mut |_| Err(Error::new(ErrorKind::Damaged, "it cannot be gathered")));
+    assert_eq!(refused.expect_err("the caller says so").kind(), ErrorKind::Damaged);
+    assert!(open(&io, &cold(&[&cold_stores[0]])).is_err(), "the newest state alone is no store");
+    for _ in 0..2 {
+        let mut seen = 0;
+        let report = restore(rewind, &mut |newest| {
+            seen = ["a/b", "a/c", "d"]
+                .iter()
+                .map(|log| newest.info(log).map(|info| info.next_seq))
+                .sum::<Result<u64>>()?;
+            Ok(Some(b"what is past it".to_vec()))
+        });
+        assert_eq!((seen, report.expect("the moment can be had").last_lsn), (144, lsn));
+        assert_eq!(disk.read_all(&carried, 100).expect("it is there"), b"what is past it");
+    }
+    restore(RestoreMode::Heal, &mut |_| panic!("nothing is past the newest state")).expect("it was not opened");
+    assert!(disk.read_all(&carried, 100).is_err(), "nothing is carried into what it is of");
+    restore(rewind, &mut |_| Ok(Some(b"once more".to_vec()))).expect("it was not opened");
+    let (store, _steps) = open(&io, &cold(&[&cold_stores[0]])).expect("taken over");
+    check(&store, 0..done);
+    assert_eq!(disk.read_all(&carried, 100).expect("it is the caller's"), b"once more");
 }

@@ -3,11 +3,13 @@
 //! Invariant: 200 and 204 are said only of what is as safe as was asked for, on this node at least.
 
 use super::{ATTEMPTS, Context, body};
+use crate::auth::{Caller, bearer};
+use crate::limits::Booking;
 use crate::protocol::answer::{Answer, Refusal, empty, set};
 use crate::protocol::content::StreamConfig;
 use crate::protocol::request::{self, Durability, Producer};
 use crate::protocol::{content, headers};
-use crate::streams::{self, Known};
+use crate::streams::{self, Known, Owned};
 use bytes::Bytes;
 use everlog::types::Cursor;
 use everlog::{Error, ErrorKind, LogReceipt};
@@ -41,9 +43,21 @@ impl Asked {
     }
 }
 
-pub async fn append(context: &Arc<Context>, name: String, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    let asked = Asked::read(&request)?;
-    let body = body(context, request).await?;
+pub async fn append(
+    context: Arc<Context>, caller: Caller, name: String, request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let context = &*context;
+    let mut asked = Asked::read(&request)?;
+    if let Some(producer) = &mut asked.producer {
+        producer.id = caller.producer_id(&name, &producer.id);
+    }
+    // Who is not let in any more once the body is whole has sent it in vain.
+    let body = tokio::select! {
+        biased;
+        () = caller.ended() => return Err(bearer::invalid()),
+        body = body(context, &caller, request) => body?,
+    };
+    drop(caller);
     let begun = Instant::now();
     let body = &body.bytes;
     if body.is_empty() && !asked.closes {
@@ -53,54 +67,78 @@ pub async fn append(context: &Arc<Context>, name: String, request: Request<Incom
         return Err(Refusal::bad_request("the request has no Content-Type"));
     }
     for _ in 0..ATTEMPTS {
-        let known = context.streams.known(&name).await?;
-        let records = match records(&known.config, asked.content_type.as_deref(), body) {
-            Ok(records) => records,
-            Err(refusal) => match objected(context, &name, &known, refusal).await? {
-                Some(refusal) => return Err(refusal),
-                None => continue,
-            },
-        };
-        if records.is_empty() && !asked.closes {
-            return Err(Refusal::bad_request("an empty array appends nothing"));
-        }
-        let has_records = !records.is_empty();
-        if !has_records
-            && asked.producer.is_none()
-            && let Some(answer) = closed_before(context, &name, asked.durability).await?
-        {
+        if let Some(answer) = attempt(context, &name, &asked, body).await? {
+            context.metrics.acknowledged(asked.durability, begun.elapsed());
             return Ok(answer);
         }
-        let staged = streams::Request {
-            name: name.clone(),
-            created: Some(known.created),
-            end: asked.end,
-            body: body.clone(),
-            records,
-            producer: asked.producer.clone(),
-            tag: asked.tag.clone(),
-            close: asked.closes,
-            durability: asked.durability,
-            ..streams::Request::default()
-        };
-        match context.streams.append(staged).await {
-            Ok(receipt) => {
-                context.metrics.acknowledged(asked.durability, begun.elapsed());
-                return done(context, &name, &asked, &receipt, has_records).await;
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::Replaced | ErrorKind::NotFound | ErrorKind::Deleted) => {
-                // Looked up anew: it may be another stream by now, or none.
-                context.streams.forget(&name);
-            }
-            Err(error) => {
-                return match closed_by(context, &name, &asked, &error).await {
-                    Some(answer) => Ok(answer),
-                    None => Err(refused(context, &name, &asked, &error).await),
-                };
-            }
-        }
+        // Looked up anew: it may be another stream by now, or none.
+        context.streams.forget(&name);
     }
     Err(Refusal::conflict("the stream was deleted and created again all the while"))
+}
+
+/// Appends to the stream that is known by this name; None if it is another one by now, or none.
+async fn attempt(context: &Context, name: &str, asked: &Asked, body: &Bytes) -> Result<Option<Answer>, Refusal> {
+    let known = context.streams.known(name).await?;
+    if let Err(refusal) = known.config.check_present() {
+        return objected(context, name, &known, refusal).await;
+    }
+    context.streams.renew(name, &known).await?;
+    let records = match records(&known.config, asked, body) {
+        Ok(records) => records,
+        Err(refusal) => return objected(context, name, &known, refusal).await,
+    };
+    let has_records = !records.is_empty();
+    if !has_records
+        && asked.producer.is_none()
+        && let Some(answer) = closed_before(context, name, asked.durability).await?
+    {
+        return Ok(Some(answer));
+    }
+    let more = Owned { logs: 0, bytes: if has_records { body.len() as u64 } else { 0 } };
+    let (booking, full) = match context.limits.book(&context.streams, name, more).await {
+        Ok(booking) => (booking, None),
+        // A repetition stores nothing more, and is to be told so.
+        Err(refusal) if asked.producer.is_some() => (Booking::default(), Some(refusal)),
+        Err(refusal) => return Err(refusal),
+    };
+    let staged = streams::Request {
+        name: name.to_owned(),
+        created: Some(known.created),
+        end: asked.end,
+        // Whether it is a repetition is looked at first; what is none meets this, which nothing fulfils.
+        expect_next: full.is_some().then_some(u64::MAX),
+        body: body.clone(),
+        records,
+        producer: asked.producer.clone(),
+        tag: asked.tag.clone(),
+        close: asked.closes,
+        durability: asked.durability,
+        ..streams::Request::default()
+    };
+    let error = match context.streams.append(staged).await {
+        Ok(receipt) => {
+            if receipt.duplicate {
+                booking.back();
+            }
+            return done(context, name, asked, &receipt, has_records).await.map(Some);
+        }
+        Err(error) => error,
+    };
+    if error.kind() != ErrorKind::Unknown {
+        booking.back();
+    }
+    if matches!(error.kind(), ErrorKind::Replaced | ErrorKind::NotFound | ErrorKind::Deleted) {
+        return Ok(None);
+    }
+    if let (ErrorKind::Condition, Some(full)) = (error.kind(), full) {
+        let info = context.streams.info(name).await?;
+        return Err(if info.closed { closed(info.end()) } else { full });
+    }
+    match closed_by(context, name, asked, &error).await {
+        Some(answer) => Ok(Some(answer)),
+        None => Err(refused(context, name, asked, &error).await),
+    }
 }
 
 /// The answer to a request that only closes, if the stream is closed already.
@@ -158,26 +196,29 @@ async fn done(
 }
 
 /// The parts of the body that become records of a stream of this configuration.
-fn records(config: &StreamConfig, content_type: Option<&str>, body: &Bytes) -> Result<Vec<Range<usize>>, Refusal> {
+fn records(config: &StreamConfig, asked: &Asked, body: &Bytes) -> Result<Vec<Range<usize>>, Refusal> {
     if body.is_empty() {
         return Ok(Vec::new());
     }
-    if !content_type.is_some_and(|content_type| config.accepts(content_type)) {
+    if !asked.content_type.as_deref().is_some_and(|content_type| config.accepts(content_type)) {
         return Err(Refusal::conflict(format!("the stream's content type is {}", config.content_type)));
     }
-    content::split(config.framing(), body)
+    let records = content::split(config.framing(), body)?;
+    if records.is_empty() && !asked.closes {
+        return Err(Refusal::bad_request("an empty array appends nothing"));
+    }
+    Ok(records)
 }
 
-/// What a body that a stream objects to is answered with; that the stream is closed counts for more. None if it is
-/// another stream by now than the one that objected.
-async fn objected(context: &Context, name: &str, known: &Known, refusal: Refusal) -> Result<Option<Refusal>, Refusal> {
+/// Refuses an append that a stream objects to; that the stream is closed, or has ended meanwhile, counts for more. None if
+/// it is another stream by now than the one that objected.
+async fn objected(context: &Context, name: &str, known: &Known, refusal: Refusal) -> Result<Option<Answer>, Refusal> {
     let info = context.streams.info(name).await?;
     if info.created != known.created {
-        context.streams.forget(name);
         return Ok(None);
     }
     let conflicts = refusal.status() == StatusCode::CONFLICT;
-    Ok(Some(if info.closed && conflicts { closed(info.end()) } else { refusal }))
+    Err(if info.closed && conflicts { closed(info.end()) } else { refusal })
 }
 
 fn closed(end: Cursor) -> Refusal {
@@ -189,7 +230,9 @@ async fn refused(context: &Context, name: &str, asked: &Asked, error: &Error) ->
     let plain = Refusal::from(error);
     match (error.kind(), &asked.producer, error.expected()) {
         (ErrorKind::ProducerFenced, _, Some(epoch)) => plain.header(headers::PRODUCER_EPOCH, epoch.to_string()),
-        (ErrorKind::ProducerGap, Some(producer), Some(expected)) => plain
+        // Of a conflict as well: a client that finds no number in a 409 may take it that all of its appends are
+        // missing, and wait for them for ever.
+        (ErrorKind::ProducerGap | ErrorKind::ProducerConflict, Some(producer), Some(expected)) => plain
             .header(headers::PRODUCER_EXPECTED_SEQ, expected.to_string())
             .header(headers::PRODUCER_RECEIVED_SEQ, producer.number.to_string()),
         (ErrorKind::Closed | ErrorKind::Condition, _, _) => match context.streams.info(name).await {

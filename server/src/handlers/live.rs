@@ -5,22 +5,22 @@
 
 use super::Context;
 use super::page::{self, Found, at_end, described, refused};
+use crate::auth::Caller;
 use crate::metrics::Counted;
 use crate::protocol::answer::{Answer, Refusal, put, set, with};
-use crate::protocol::body::{Events, whole};
+use crate::protocol::body::{self, Done, Step, whole};
 use crate::protocol::content::Framing;
 use crate::protocol::headers;
+use crate::protocol::lifetime::Lifetime;
 use crate::protocol::query::Query;
 use crate::protocol::sse::{self, Control};
-use bytes::Bytes;
-use everlog::types::{Cursor, Position};
+use crate::streams::Known;
+use everlog::types::{Cursor, Lsn, Position};
 use everlog::{Page, Subscription};
-use http_body_util::Either;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep_until};
 
 /// 2024-10-09 00:00:00 UTC, from which the protocol counts cursors, in seconds.
@@ -32,7 +32,7 @@ const CURSOR_JITTER_S: u64 = 3600;
 
 /// The next cursor: the number of the present interval, or, if the client had that, one further on by chance, so that no
 /// cache gives the same answer for ever.
-fn cursor(given: Option<u64>) -> String {
+pub(super) fn cursor(given: Option<u64>) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let interval = now.saturating_sub(CURSOR_EPOCH_S) / CURSOR_INTERVAL_S;
     next_cursor(interval, given, || {
@@ -54,25 +54,48 @@ fn next_cursor(interval: u64, given: Option<u64>, random: impl FnOnce() -> u64) 
     }
 }
 
-/// Waits until the stream's end is past `head`, it ends, the server stops, or it is `until`. False for the last two.
-async fn more(context: &Context, subscription: &Subscription, head: u64, until: Instant) -> everlog::Result<bool> {
-    tokio::select! {
-        changed = subscription.changed(head) => changed.map(|_| true),
-        () = sleep_until(until) => Ok(false),
-        () = context.stopped() => Ok(false),
+/// What is waited for: the end of a stream to be past `head`.
+struct Wait<'a> {
+    name: &'a str,
+    known: &'a Known,
+    subscription: &'a Subscription,
+    head: u64,
+    until: Instant,
+}
+
+/// Waits until the stream's end is past what is known of it, it ends, the server stops, or the time is up. False for the last
+/// two. A stream that lives for as long as it is used does so while somebody waits for it, up to the end of the wait.
+async fn more(context: &Context, wait: &Wait<'_>) -> everlog::Result<bool> {
+    let renew_every = match wait.known.config.lifetime {
+        Some(Lifetime::Ttl(seconds)) => Duration::from_secs(seconds) / 2,
+        _ => Duration::MAX,
+    };
+    loop {
+        let renewal = Instant::now().checked_add(renew_every).map_or(wait.until, |at| at.min(wait.until));
+        tokio::select! {
+            changed = wait.subscription.changed(wait.head) => return changed.map(|_| true),
+            () = sleep_until(renewal) => {}
+            () = context.stopped() => return Ok(false),
+        }
+        context.streams.renew(wait.name, wait.known).await?;
+        if renewal >= wait.until {
+            return Ok(false);
+        }
     }
 }
 
+/// Answers once there is something, or the time is up. Reading is in boxes of its own, which are gone while this waits.
 pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<Answer, Refusal> {
     let until = Instant::now() + Duration::from_millis(context.settings.long_poll_ms);
     let _counted = Counted::new(&context.metrics.live_readers);
-    let mut found = page::read(context, name, query.from).await?;
+    let mut found = Box::pin(page::read(context, name, query.from)).await?;
     let page = &found.page;
     if page.records.is_empty() && !page.closed {
         let subscription = context.streams.subscribe(name).await?;
-        let waited = more(context, &subscription, page.head, until).await;
+        let wait = Wait { name, known: &found.known, subscription: &subscription, head: page.head, until };
+        let waited = more(context, &wait).await;
         if waited.map_err(|error| refused(context, name, &error))? {
-            found = page::read(context, name, Position::Cursor(page.next)).await?;
+            found = Box::pin(page::read(context, name, Position::Cursor(page.next))).await?;
         }
     }
     let (mut answer, page) = (described(StatusCode::OK, &found), &found.page);
@@ -87,7 +110,7 @@ pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<A
     Ok(answer)
 }
 
-pub async fn events(context: &Arc<Context>, name: String, query: &Query) -> Result<Answer, Refusal> {
+pub async fn events(context: &Arc<Context>, caller: &Caller, name: String, query: &Query) -> Result<Answer, Refusal> {
     // The first page is read before the answer begins, so that what is wrong still has a status of its own.
     let Found { page: first, known, .. } = page::read(context, &name, query.from).await?;
     let framing = known.config.framing();
@@ -95,19 +118,22 @@ pub async fn events(context: &Arc<Context>, name: String, query: &Query) -> Resu
         let told = "what follows is not UTF-8, which events cannot carry; read it without live=sse";
         return Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, told));
     }
-    let (sender, body) = Events::channel();
-    let reader = Reader {
+    let subscription = context.streams.subscribe(&name).await.map_err(|error| refused(context, &name, &error))?;
+    let reader = Box::new(Reader {
         context: Arc::clone(context),
         name,
         framing,
+        known,
         cursor: query.cursor,
+        created: first.created,
         until: Instant::now() + Duration::from_millis(context.settings.sse_ms),
-        sender,
-    };
-    tokio::spawn(reader.run(first));
-    let mut answer = with(StatusCode::OK, Either::Right(body));
+        subscription,
+        _counted: Counted::new(&context.metrics.live_readers),
+    });
+    let body = body::events(reader.tell(first), caller.ending());
+    let mut answer = with(StatusCode::OK, body);
     put(&mut answer, CONTENT_TYPE, "text/event-stream");
-    put(&mut answer, CACHE_CONTROL, "no-cache");
+    put(&mut answer, CACHE_CONTROL, "private, no-cache");
     if framing == Framing::Binary {
         set(&mut answer, headers::SSE_ENCODING, "base64");
     }
@@ -122,54 +148,66 @@ fn never_text(page: &Page) -> bool {
     }
 }
 
-/// Whoever makes the events of one connection.
+/// Whoever makes the events of one answer: what they need and nothing that one of them alone needs, since there are as
+/// many as readers that wait.
 struct Reader {
     context: Arc<Context>,
     name: String,
     framing: Framing,
+    known: Known,
     cursor: Option<u64>,
+    created: Lsn,
     until: Instant,
-    sender: Sender<Bytes>,
+    subscription: Subscription,
+    _counted: Counted,
 }
 
+const OVER: Done = Done { event: None, next: None };
+
 impl Reader {
-    /// Sends `page` and what comes after it, until the stream ends, the client goes, or the time is up. Errors end the
-    /// events: the client connects again and is told with a status.
-    async fn run(self, mut page: Page) {
-        let _counted = Counted::new(&self.context.metrics.live_readers);
-        let Ok(subscription) = self.context.streams.subscribe(&self.name).await else { return };
-        let created = page.created;
-        loop {
+    /// Tells `page`, and goes on behind it until the stream ends or the time is up. Errors end the events: the client
+    /// connects again and is told with a status.
+    fn tell(self: Box<Self>, page: Page) -> Step {
+        Step::new(async move {
             let (head, seen_all, closed) = (page.head, at_end(&page), page.closed);
-            let Some(sent) = self.whole(page).await else { return };
-            let cold = self.context.streams.cold_end(&self.name, created).await;
-            let Some(text) = self.text(&sent, cold) else { return };
-            if !self.send(text.into()).await || (seen_all && closed) {
-                return;
-            }
-            if seen_all {
-                tokio::select! {
-                    waited = more(&self.context, &subscription, head, self.until) => {
-                        if !matches!(waited, Ok(true)) { return }
-                    }
-                    () = self.sender.closed() => return,
-                }
-            } else if Instant::now() >= self.until {
-                return;
-            }
-            let next = self.context.streams.read(&self.name, Position::Cursor(sent.next)).await;
-            let Some(next) = next.ok().filter(|next| next.created == created) else { return };
-            page = next;
-        }
+            let Some(sent) = self.whole(page).await else { return OVER };
+            let cold = self.context.streams.cold_end(&self.name, self.created).await;
+            let Some(text) = self.text(&sent, cold) else { return OVER };
+            let next = match seen_all {
+                true if closed => None,
+                true => Some(self.wait(head, sent.next)),
+                false if Instant::now() >= self.until => None,
+                false => Some(self.read(sent.next)),
+            };
+            Done { event: Some(text.into()), next }
+        })
     }
 
-    /// Whether the client took the event, or has room for it.
-    async fn send(&self, event: Bytes) -> bool {
-        tokio::select! {
-            sent = self.sender.send(event) => sent.is_ok(),
-            () = sleep_until(self.until) => false,
-            () = self.context.stopped() => false,
-        }
+    /// Waits until there is more than `head`, which is what most readers do most of the time.
+    fn wait(self: Box<Self>, head: u64, from: Cursor) -> Step {
+        Step::new(async move {
+            let (name, known, until) = (&*self.name, &self.known, self.until);
+            let wait = Wait { name, known, subscription: &self.subscription, head, until };
+            match more(&self.context, &wait).await {
+                Ok(true) => Done { event: None, next: Some(self.read(from)) },
+                _ => OVER,
+            }
+        })
+    }
+
+    /// Reads the next page, and tells it.
+    fn read(self: Box<Self>, from: Cursor) -> Step {
+        Step::new(async move {
+            let next = self.context.streams.read(&self.name, Position::Cursor(from)).await;
+            let next = next.ok().filter(|next| next.created == self.created);
+            // A stream that is kept for its forks alone is gone for its readers.
+            let known = self.context.streams.known_as(&self.name, self.created).await.ok().flatten();
+            let is_there = known.is_some_and(|known| known.config.check_present().is_ok());
+            match next.filter(|_| is_there) {
+                Some(page) => Done { event: None, next: Some(self.tell(page)) },
+                None => OVER,
+            }
+        })
     }
 
     /// As much of a page as is whole characters, where it is to be text; the rest waits until the character is whole.

@@ -8,7 +8,7 @@ use crate::protocol::answer::{Answer, Refusal, put, set, with};
 use crate::protocol::body::whole;
 use crate::protocol::content::join;
 use crate::protocol::headers;
-use crate::streams::Known;
+use crate::streams::{Known, Streams};
 use everlog::types::{Cursor, Position};
 use everlog::{Error, ErrorKind, Page};
 use hyper::StatusCode;
@@ -25,9 +25,20 @@ pub struct Found {
 /// Reads, with the configuration of the very log that was read, and tells a reader from another history where it stands.
 pub async fn read(context: &Context, name: &str, from: Position) -> Result<Found, Refusal> {
     for _ in 0..ATTEMPTS {
-        let page = context.streams.read(name, from).await.map_err(|error| refused(context, name, &error))?;
+        let page = match context.streams.read(name, from).await {
+            Ok(page) => page,
+            Err(error) => {
+                // A stream that is kept for its forks alone is gone, whatever else is wrong with the offset.
+                if matches!(error.kind(), ErrorKind::Trimmed | ErrorKind::Rewound) {
+                    Streams::know(&context.streams.info(name).await?).config.check_present()?;
+                }
+                return Err(refused(context, name, &error));
+            }
+        };
         let known = context.streams.known_as(name, page.created).await;
         if let Some(known) = known.map_err(|error| refused(context, name, &error))? {
+            known.config.check_present()?;
+            context.streams.renew(name, &known).await.map_err(|error| refused(context, name, &error))?;
             let cold = context.streams.cold_end(name, page.created).await;
             return Ok(Found { page, known, cold });
         }
@@ -52,6 +63,7 @@ pub fn described(status: StatusCode, Found { page, known, cold }: &Found) -> Ans
     put(&mut answer, CONTENT_TYPE, &known.config.content_type);
     put(&mut answer, CACHE_CONTROL, "private, no-cache");
     set(&mut answer, headers::NEXT_OFFSET, page.next.to_string());
+    set(&mut answer, headers::STREAM, format!("{:016x}", page.created.0));
     if let Some(cold) = cold {
         set(&mut answer, headers::COLD_OFFSET, cold.to_string());
     }

@@ -3,46 +3,88 @@
 //! Invariant: an entity tag names the same bytes and the same end for ever.
 
 use super::page::{at_end, described};
-use super::{Context, live, page};
+use super::{Context, encode, live, page, snapshot};
+use crate::auth::{Caller, bearer};
 use crate::protocol::answer::{Answer, Refusal, put};
 use crate::protocol::body::whole;
+use crate::protocol::encoding::{Accepted, Coding};
 use crate::protocol::query::{Live, Query};
 use everlog::Page;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use hyper::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use hyper::{Request, StatusCode};
 use std::sync::Arc;
 
-pub async fn read(context: &Arc<Context>, name: String, request: &Request<Incoming>) -> Result<Answer, Refusal> {
-    let query = Query::parse(request.uri().query())?;
+/// What a read asks for.
+pub struct Asked {
+    query: Query,
+    accepted: Accepted,
+    /// The entity tags of what the client has.
+    has: Option<String>,
+}
+
+impl Asked {
+    /// Of a request.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn of(request: &Request<Incoming>) -> Result<Self, Refusal> {
+        let query = Query::parse(request.uri().query())?;
+        let map = request.headers();
+        let has = map.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok(Self { query, accepted: Accepted::of(map), has })
+    }
+}
+
+pub async fn read(context: Arc<Context>, caller: Caller, name: String, asked: Asked) -> Result<Answer, Refusal> {
+    let query = asked.query;
+    if let Some(wanted) = query.snapshot {
+        let mut answer = Box::pin(snapshot::snapshot(&context, &name, wanted)).await?;
+        if let Some(coding) = encode::choose(asked.accepted, &mut answer) {
+            encode::encode(&context, coding, &mut answer).await?;
+        }
+        return Ok(answer);
+    }
     match query.live {
-        Live::LongPoll => return live::long_poll(context, &name, &query).await,
-        Live::Sse => return live::events(context, name, &query).await,
+        Live::LongPoll => {
+            let mut answer = tokio::select! {
+                biased;
+                () = caller.ended() => return Err(bearer::invalid()),
+                answer = live::long_poll(&context, &name, &query) => answer?,
+            };
+            if let Some(coding) = encode::choose(asked.accepted, &mut answer) {
+                Box::pin(encode::encode(&context, coding, &mut answer)).await?;
+            }
+            return Ok(answer);
+        }
+        Live::Sse => return Box::pin(live::events(&context, &caller, name, &query)).await,
         Live::No => {}
     }
-    let found = page::read(context, &name, query.from).await?;
+    let found = Box::pin(page::read(&context, &name, query.from)).await?;
+    let mut answer = described(StatusCode::OK, &found);
     if query.now {
-        let mut answer = described(StatusCode::OK, &found);
         put(&mut answer, CACHE_CONTROL, "no-store");
         return Ok(answer);
     }
-    let tag = etag(&found.page);
-    if request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|v| names(v, &tag)) {
-        let mut answer = described(StatusCode::NOT_MODIFIED, &found);
-        answer.headers_mut().remove(CONTENT_TYPE);
-        *answer.body_mut() = whole("");
-        put(&mut answer, ETAG, &tag);
-        return Ok(answer);
-    }
-    let mut answer = described(StatusCode::OK, &found);
+    let coding = encode::choose(asked.accepted, &mut answer);
+    let tag = etag(&found.page, coding);
     put(&mut answer, ETAG, &tag);
+    if asked.has.is_some_and(|has| names(&has, &tag)) {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        answer.headers_mut().remove(CONTENT_TYPE);
+        answer.headers_mut().remove(CONTENT_ENCODING);
+        *answer.body_mut() = whole("");
+    } else if let Some(coding) = coding {
+        Box::pin(encode::encode(&context, coding, &mut answer)).await?;
+    }
     Ok(answer)
 }
 
-/// Names the page's bytes: which log, from where to where, and whether it ends there.
-fn etag(page: &Page) -> String {
+/// Names the page's bytes: which log, from where to where, whether it ends there, and how it is coded.
+fn etag(page: &Page, coding: Option<Coding>) -> String {
     let closed = if at_end(page) && page.closed { ":c" } else { "" };
-    format!("\"{:x}:{}:{}{closed}\"", page.created.0, page.start, page.next)
+    let coded = coding.map_or_else(String::new, |coding| format!(":{}", coding.name()));
+    format!("\"{:x}:{}:{}{closed}{coded}\"", page.created.0, page.start, page.next)
 }
 
 /// Whether a list of entity tags names `tag`.

@@ -15,6 +15,9 @@ use hyper::{Response, StatusCode};
 /// starts services again, can have opened it anew.
 const POISONED_RETRY_S: u64 = 10;
 
+/// How many headers most answers have at most.
+const HEADERS: usize = 12;
+
 /// An answer.
 pub type Answer = Response<Body>;
 
@@ -29,6 +32,8 @@ pub fn empty(status: StatusCode) -> Answer {
 pub fn with(status: StatusCode, body: Body) -> Answer {
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
+    // Room for what most answers have, at once.
+    answer.headers_mut().reserve(HEADERS);
     answer
 }
 
@@ -83,6 +88,18 @@ impl Refusal {
         self
     }
 
+    /// Told in other words.
+    #[must_use]
+    pub fn told(self, told: impl Into<String>) -> Self {
+        Self { told: told.into(), ..self }
+    }
+
+    /// With the time after which it is worth to come back.
+    #[must_use]
+    pub fn retry_after(self, wait: std::time::Duration) -> Self {
+        Self { retry_after_s: Some(wait.as_secs().max(1)), ..self }
+    }
+
     /// As of a stream that is closed and ends there.
     #[must_use]
     pub fn closed_at(self, end: Cursor) -> Self {
@@ -119,9 +136,11 @@ impl From<&Error> for Refusal {
             ErrorKind::NotFound | ErrorKind::Deleted => (StatusCode::NOT_FOUND, None),
             ErrorKind::Trimmed => (StatusCode::GONE, Some("trimmed")),
             ErrorKind::Rewound => (StatusCode::GONE, Some("timeline")),
-            ErrorKind::Exists | ErrorKind::Closed | ErrorKind::Condition | ErrorKind::ProducerGap => {
-                (StatusCode::CONFLICT, None)
-            }
+            ErrorKind::Exists
+            | ErrorKind::Replaced
+            | ErrorKind::Closed
+            | ErrorKind::Condition
+            | ErrorKind::ProducerGap => (StatusCode::CONFLICT, None),
             ErrorKind::ProducerConflict => (StatusCode::CONFLICT, Some("producer-conflict")),
             ErrorKind::ProducerFenced => (StatusCode::FORBIDDEN, None),
             ErrorKind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, Some("overloaded")),

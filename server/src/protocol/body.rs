@@ -1,46 +1,220 @@
 //! Bodies of answers: there at once, or event by event as whoever makes the events goes on.
 //!
-//! Invariant: no more than a few events wait for a client that reads slowly; their maker waits instead.
+//! Invariant: no more than one event waits for a client that reads slowly, and the next is made only once there is room.
+//! Over HTTP/2 a connection takes whatever it is given as soon as there is room for one byte. So a body that counts as a
+//! request is given in pieces, and the last byte of each answer and event by itself: it is taken once there is room for
+//! all that came before it, and only then the body goes, or the next event is made.
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 
-/// The body of an answer.
-pub type Body = Either<Full<Bytes>, Events>;
+/// How much of a body is handed over at once where it counts as a request until all of it was.
+const PIECE: usize = 16 << 10;
 
-/// A body that is there.
-pub fn whole(bytes: impl Into<Bytes>) -> Body {
-    Either::Left(Full::new(bytes.into()))
+/// What is done until the next event is there, or until something else is to be done for it. It is dropped when the client
+/// has gone. Each step is a future of its own, so that one that waits is no larger than what it waits for.
+pub struct Step(Pin<Box<dyn Future<Output = Done> + Send>>);
+
+/// What came of a step.
+pub struct Done {
+    /// The event.
+    pub event: Option<Bytes>,
+    /// What comes then; None at the end.
+    pub next: Option<Step>,
 }
 
-/// Events that may wait for a slow client; whoever makes them waits for room.
-const QUEUE: usize = 1;
-
-/// A body that ends when whoever makes the events does.
-#[derive(Debug)]
-pub struct Events(Receiver<Bytes>);
-
-impl Events {
-    /// The body, and where its events are put. The sender learns when the client has gone.
-    #[must_use]
-    pub fn channel() -> (Sender<Bytes>, Self) {
-        let (sender, receiver) = channel(QUEUE);
-        (sender, Self(receiver))
+impl Step {
+    /// Does what `future` does.
+    pub fn new(future: impl Future<Output = Done> + Send + 'static) -> Self {
+        Self(Box::pin(future))
     }
 }
 
-impl hyper::body::Body for Events {
+/// The body of an answer.
+pub struct Body {
+    content: Content,
+    /// What counts the request as one that is under way.
+    held: Option<Held>,
+}
+
+struct Held {
+    _permit: OwnedSemaphorePermit,
+    turn: Arc<Turn>,
+}
+
+/// Whose turn it is: since when an answer waits for room at its client; None while the client waits for the answer.
+#[derive(Debug)]
+pub struct Turn(Mutex<Option<Instant>>);
+
+impl Turn {
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// For how long its client has not made room for more.
+    #[must_use]
+    pub fn unread_for(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+enum Content {
+    Whole(Bytes),
+    Events { step: Option<Step>, ending: Option<Ending>, event: Bytes },
+}
+
+/// What ends events early once it is done, such as that their reader is not let in any more.
+pub type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A body that is there.
+#[must_use]
+pub fn whole(bytes: impl Into<Bytes>) -> Body {
+    Body { content: Content::Whole(bytes.into()), held: None }
+}
+
+/// A body of events that begins with `step` and ends with the last one, or before once `ending` is done.
+#[must_use]
+pub fn events(step: Step, ending: Option<Ending>) -> Body {
+    Body { content: Content::Events { step: Some(step), ending, event: Bytes::new() }, held: None }
+}
+
+impl Body {
+    /// Counts the request as under way until the body was handed over.
+    pub fn hold(&mut self, permit: OwnedSemaphorePermit) {
+        let turn = Arc::new(Turn(Mutex::new(Some(Instant::now()))));
+        self.held = Some(Held { _permit: permit, turn });
+    }
+
+    /// Whose turn it is with a body that counts as a request.
+    #[must_use]
+    pub fn turn(&self) -> Option<&Arc<Turn>> {
+        self.held.as_ref().map(|held| &held.turn)
+    }
+
+    /// The bytes of a body that is there.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Whole(bytes) => Some(bytes),
+            Content::Events { .. } => None,
+        }
+    }
+}
+
+impl Content {
+    /// What is there, or comes next, before it is cut into pieces; None at the end.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<&mut Bytes>> {
+        match self {
+            Self::Whole(bytes) => Poll::Ready(if bytes.is_empty() { None } else { Some(bytes) }),
+            Self::Events { step, ending, event } => {
+                while event.is_empty() {
+                    if ending.as_mut().is_some_and(|ending| ending.as_mut().poll(context).is_ready()) {
+                        (*step, *ending) = (None, None);
+                    }
+                    let Some(Step(future)) = step else { return Poll::Ready(None) };
+                    let done = ready!(future.as_mut().poll(context));
+                    *step = done.next;
+                    *event = done.event.unwrap_or_default();
+                }
+                Poll::Ready(Some(event))
+            }
+        }
+    }
+}
+
+/// The next piece of what is there.
+fn piece(bytes: &mut Bytes) -> Bytes {
+    let all_but_last = bytes.len().saturating_sub(1).max(1);
+    bytes.split_to(all_but_last.min(PIECE))
+}
+
+impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>, context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
+        let Self { content, held } = &mut *self;
+        if let Some(held) = held {
+            held.turn.set(None);
+        }
+        let Some(bytes) = ready!(content.poll(context)) else { return Poll::Ready(None) };
+        let given = match held {
+            Some(held) => {
+                held.turn.set(Some(Instant::now()));
+                piece(bytes)
+            }
+            None => std::mem::take(bytes),
+        };
+        Poll::Ready(Some(Ok(Frame::data(given))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Events { .. } => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use hyper::body::Body as _;
+    use std::future::pending;
+    use tokio::sync::Semaphore;
+    use tokio::time::{sleep, timeout};
+
+    fn held(mut body: Body) -> (Body, Arc<Turn>, Arc<Semaphore>) {
+        let permits = Arc::new(Semaphore::new(1));
+        body.hold(Arc::clone(&permits).try_acquire_owned().expect("nobody else has it"));
+        let turn = Arc::clone(body.turn().expect("it is held"));
+        (body, turn, permits)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_makes_no_room_is_noticed_and_one_that_waits_is_not() {
+        let a_while = Duration::from_millis(20);
+        let (mut body, turn, permits) = held(whole(vec![7; PIECE + 1]));
+        sleep(a_while).await;
+        assert!(turn.unread_for() >= a_while, "nothing was asked for yet");
+        for bytes in [PIECE, 1] {
+            assert!(!body.is_end_stream(), "the last byte is not taken yet");
+            let frame = body.frame().await.expect("there is more").expect("it cannot fail");
+            assert_eq!(frame.into_data().expect("data").len(), bytes);
+            sleep(a_while).await;
+            assert!(turn.unread_for() >= a_while && permits.available_permits() == 0);
+        }
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+        drop(body);
+        assert_eq!(permits.available_permits(), 1);
+
+        let first = Done { event: Some(vec![7; 2 * PIECE].into()), next: Some(Step::new(pending())) };
+        let (mut body, turn, _permits) = held(events(Step::new(async { first }), None));
+        for bytes in [PIECE, PIECE - 1, 1] {
+            let frame = body.frame().await.expect("there is more").expect("it cannot fail");
+            assert_eq!(frame.into_data().expect("data").len(), bytes, "an event is given in pieces as well");
+        }
+        let _ = timeout(a_while, body.frame()).await.expect_err("there is no event");
+        assert_eq!(turn.unread_for(), Duration::ZERO, "it is the client who waits");
+    }
+
+    #[test]
+    fn an_answer_without_a_body_ends_with_its_head() {
+        assert!(held(whole("")).0.is_end_stream());
+        assert!(whole("").is_end_stream());
     }
 }

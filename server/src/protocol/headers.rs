@@ -54,12 +54,19 @@ pub const COLD_OFFSET: &str = "everlog-cold-offset";
 /// The end that the stream must have for the append to hold.
 pub const EXPECT_OFFSET: &str = "everlog-expect-offset";
 
+/// Which of the streams that had this name it is: another value, another stream.
+pub const STREAM: &str = "everlog-stream";
+/// `true` where a stream of changes is to begin with its own snapshot from now on.
+pub const COMPACT: &str = "everlog-compact";
+/// Names a request in the log and in its answer.
+pub const REQUEST_ID: &str = "x-request-id";
+
 /// What a page of another origin may send.
-pub const ALLOWED: &str = "content-type, if-none-match, stream-seq, stream-ttl, stream-expires-at, stream-closed, \
+pub const ALLOWED: &str = "authorization, content-type, if-none-match, stream-seq, stream-ttl, stream-expires-at, stream-closed, \
     stream-forked-from, stream-fork-offset, stream-fork-sub-offset, producer-id, producer-epoch, producer-seq, \
-    everlog-expect-offset, everlog-durability";
+    everlog-expect-offset, everlog-durability, everlog-compact, x-request-id";
 /// What it may see.
 pub const EXPOSED: &str = "etag, location, content-type, retry-after, stream-next-offset, stream-up-to-date, \
     stream-closed, stream-cursor, stream-ttl, stream-expires-at, stream-sse-data-encoding, producer-epoch, producer-seq, \
     producer-expected-seq, producer-received-seq, everlog-store, everlog-error, everlog-timeline, everlog-cut, \
-    everlog-timeline-cause, everlog-durability, everlog-cold-offset";
+    everlog-timeline-cause, everlog-durability, everlog-cold-offset, everlog-stream, x-request-id, www-authenticate";

@@ -6,7 +6,11 @@
 pub mod answer;
 pub mod body;
 pub mod content;
+pub mod encoding;
+pub mod feed;
+pub mod fork;
 pub mod headers;
+pub mod lifetime;
 pub mod path;
 pub mod query;
 pub mod request;

@@ -8,8 +8,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 /// Where streams lie.
 pub const STREAMS: &str = "/v1/stream/";
-/// The first segment that the protocol keeps for itself.
-const RESERVED: &str = "__ds";
+/// Where owners' feeds lie.
+const FEEDS: &str = "/v1/feed/";
+/// How first segments begin that the protocol keeps for itself, and that the server keeps for its own logs.
+const RESERVED: [&str; 2] = ["__ds", crate::system::PREFIX];
 /// What is encoded in a segment: all but the characters that RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -21,6 +23,24 @@ pub fn log_name(path: &str) -> Result<String, Refusal> {
     let Some(rest) = path.strip_prefix(STREAMS).filter(|rest| !rest.is_empty()) else {
         return Err(Refusal::not_found(format!("there is nothing at {path}; streams lie under {STREAMS}")));
     };
+    decoded(rest)
+}
+
+/// The owner whose feed the path names; None if it is no feed's.
+///
+/// # Errors
+/// As [`log_name`]; 404 for a name that is longer than an owner's.
+pub fn feed_owner(path: &str) -> Result<Option<String>, Refusal> {
+    let Some(rest) = path.strip_prefix(FEEDS).filter(|rest| !rest.is_empty()) else { return Ok(None) };
+    let name = decoded(rest)?;
+    if everlog::names::owner(&name) != name {
+        return Err(Refusal::not_found("an owner is the first two segments of its streams' names"));
+    }
+    Ok(Some(name))
+}
+
+/// The name that the segments spell.
+fn decoded(rest: &str) -> Result<String, Refusal> {
     let mut name = String::with_capacity(rest.len());
     for (n, segment) in rest.split('/').enumerate() {
         let decoded = percent_decode_str(segment)
@@ -34,11 +54,24 @@ pub fn log_name(path: &str) -> Result<String, Refusal> {
         }
         name.push_str(&decoded);
     }
-    if name.split('/').next().is_some_and(|first| first.starts_with(RESERVED)) {
-        return Err(Refusal::not_found(format!("names that begin with {RESERVED} are kept for the protocol")));
+    if is_reserved(&name) {
+        let told = format!("names that begin with {} are kept for the protocol and the server", RESERVED.join(" or "));
+        return Err(Refusal::not_found(told));
     }
     everlog::names::check(&name).map_err(|e| Refusal::from(&e))?;
     Ok(name)
+}
+
+/// Whether no device reaches the name, whatever it may do.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|reserved| name.starts_with(reserved))
+}
+
+/// The part of a path that tells whose stream it is, as it was sent; for the log.
+#[must_use]
+pub fn owner(path: &str) -> &str {
+    path.strip_prefix(STREAMS).map_or("", everlog::names::owner)
 }
 
 /// The path of the log's stream.
@@ -62,6 +95,24 @@ mod tests {
     }
 
     #[test]
+    fn a_feed_is_an_owner_s() {
+        for (path, owner) in [("/v1/feed/a", "a"), ("/v1/feed/users/%C3%BC", "users/ü")] {
+            assert_eq!(feed_owner(path).expect("an owner's"), Some(owner.to_owned()));
+        }
+        for path in ["/v1/stream/a", "/v1/feed", "/v1/feed/"] {
+            assert_eq!(feed_owner(path).expect("no feed's"), None);
+        }
+        for (path, status) in [
+            ("/v1/feed/users/alice/contacts", StatusCode::NOT_FOUND),
+            ("/v1/feed/__ds", StatusCode::NOT_FOUND),
+            ("/v1/feed/__everlog/x", StatusCode::NOT_FOUND),
+            ("/v1/feed/users//", StatusCode::BAD_REQUEST),
+        ] {
+            assert_eq!(feed_owner(path).expect_err(path).status(), status, "{path}");
+        }
+    }
+
+    #[test]
     fn what_is_no_stream_is_refused() {
         for (path, status) in [
             ("/", StatusCode::NOT_FOUND),
@@ -69,6 +120,8 @@ mod tests {
             ("/v1/stream/", StatusCode::NOT_FOUND),
             ("/v1/stream/__ds/jwks.json", StatusCode::NOT_FOUND),
             ("/v1/stream/%5F_ds", StatusCode::NOT_FOUND),
+            ("/v1/stream/__everlog/tokens", StatusCode::NOT_FOUND),
+            ("/v1/stream/%5F%5Feverlog%2D/x", StatusCode::NOT_FOUND),
             ("/v1/stream/a%2Fb", StatusCode::BAD_REQUEST),
             ("/v1/stream/a//b", StatusCode::BAD_REQUEST),
             ("/v1/stream/a/", StatusCode::BAD_REQUEST),

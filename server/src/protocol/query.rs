@@ -1,6 +1,7 @@
 //! What a read asks for in its query: where it begins, how it waits, and which cursor it was given.
 
 use super::answer::Refusal;
+use crate::snapshots::token::Wanted;
 use everlog::types::{Cursor, Position};
 
 /// How a read goes on once it has all there is.
@@ -14,6 +15,40 @@ pub enum Live {
     Sse,
 }
 
+/// The parameters `wanted` of a query, each at most once; others are let be.
+///
+/// # Errors
+/// 400.
+pub fn parameters<const N: usize>(text: Option<&str>, wanted: [&str; N]) -> Result<[Option<String>; N], Refusal> {
+    let mut found = [const { None }; N];
+    for (name, value) in form_urlencoded::parse(text.unwrap_or_default().as_bytes()) {
+        let Some(n) = wanted.iter().position(|wanted| *wanted == name) else { continue };
+        if found[n].replace(value.into_owned()).is_some() {
+            return Err(Refusal::bad_request(format!("{name} is given twice")));
+        }
+    }
+    Ok(found)
+}
+
+impl Live {
+    /// How a read with this parameter goes on; one that waits says from where.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn parse(live: Option<&str>, offset: Option<&str>) -> Result<Self, Refusal> {
+        let live = match live {
+            None => Self::No,
+            Some("long-poll") => Self::LongPoll,
+            Some("sse") => Self::Sse,
+            Some(_) => return Err(Refusal::bad_request("live is long-poll or sse")),
+        };
+        if live != Self::No && offset.is_none() {
+            return Err(Refusal::bad_request("a live read needs an offset; -1 is the beginning, now the end"));
+        }
+        Ok(live)
+    }
+}
+
 /// The query of a read.
 #[derive(Debug)]
 pub struct Query {
@@ -21,6 +56,8 @@ pub struct Query {
     pub from: Position,
     /// Whether that was `now`: nothing is to be read, whatever there is.
     pub now: bool,
+    /// The page of a snapshot that is to be read instead.
+    pub snapshot: Option<Wanted>,
     /// How to go on.
     pub live: Live,
     /// The cursor of the answer before.
@@ -33,30 +70,18 @@ impl Query {
     /// # Errors
     /// 400.
     pub fn parse(text: Option<&str>) -> Result<Self, Refusal> {
-        let (mut offset, mut live, mut cursor) = (None, None, None);
-        for (name, value) in form_urlencoded::parse(text.unwrap_or_default().as_bytes()) {
-            let slot = match &*name {
-                "offset" => &mut offset,
-                "live" => &mut live,
-                "cursor" => &mut cursor,
-                _ => continue,
-            };
-            if slot.replace(value.into_owned()).is_some() {
-                return Err(Refusal::bad_request(format!("{name} is given twice")));
-            }
-        }
-        let live = match live.as_deref() {
-            None => Live::No,
-            Some("long-poll") => Live::LongPoll,
-            Some("sse") => Live::Sse,
-            Some(_) => return Err(Refusal::bad_request("live is long-poll or sse")),
-        };
-        if live != Live::No && offset.is_none() {
-            return Err(Refusal::bad_request("a live read needs an offset; -1 is the beginning, now the end"));
+        let [offset, live, cursor] = parameters(text, ["offset", "live", "cursor"])?;
+        let live = Live::parse(live.as_deref(), offset.as_deref())?;
+        let snapshot = offset.as_deref().and_then(Wanted::parse);
+        if live != Live::No && snapshot.is_some() {
+            return Err(Refusal::bad_request(
+                "a snapshot is not live; read on live from the offset behind its last page",
+            ));
         }
         let now = offset.as_deref() == Some("now");
         let from = match offset.as_deref() {
             None | Some("-1") => Position::Start,
+            Some(_) if snapshot.is_some() => Position::Start,
             Some("now") => Position::End,
             Some(text) => {
                 let cursor: Cursor = text.parse().map_err(|e| Refusal::bad_request(format!("the offset: {e}")))?;
@@ -64,7 +89,7 @@ impl Query {
             }
         };
         // It was made by this server, as a number; whatever else comes is none.
-        Ok(Self { from, now, live, cursor: cursor.and_then(|text| text.parse().ok()) })
+        Ok(Self { from, now, snapshot, live, cursor: cursor.and_then(|text| text.parse().ok()) })
     }
 }
 
@@ -87,6 +112,9 @@ mod tests {
     #[test]
     fn what_is_malformed_is_refused() {
         for text in ["offset=", "offset=0", "offset=-1&offset=-1", "live=sse", "live=long-poll", "offset=now&live=x"] {
+            assert!(Query::parse(Some(text)).is_err(), "{text}");
+        }
+        for text in ["offset=snapshot&live=sse", "offset=snapshot.", "offset=snapshots"] {
             assert!(Query::parse(Some(text)).is_err(), "{text}");
         }
         for text in ["offset=a,b", "offset=../../x", "offset=%00", "offset=0000000000000000_000000000000000G"] {

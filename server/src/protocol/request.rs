@@ -7,16 +7,19 @@ use super::answer::Refusal;
 use super::headers;
 use everlog::limits::{PRODUCER_ID_BYTES_MAX, TAG_BYTES_MAX};
 use everlog::types::Cursor;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 /// The largest number that a JavaScript client can count to.
 const NUMBER_MAX: u64 = (1 << 53) - 1;
+/// The longest name of a request that is taken over.
+const ID_BYTES_MAX: usize = 64;
 
 /// A producer's numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Producer {
-    /// Who sends.
-    pub id: String,
+    /// Who sends, as the engine knows it.
+    pub id: Vec<u8>,
     /// In which epoch.
     pub epoch: u64,
     /// As which request of it.
@@ -80,6 +83,27 @@ pub fn declared_length(map: &HeaderMap) -> Option<u64> {
     map.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// Refuses a body in a coding: what is stored is what was sent, and nothing is unpacked whose size nobody knows.
+///
+/// # Errors
+/// 415.
+pub fn coding(map: &HeaderMap) -> Result<(), Refusal> {
+    let is_plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if map.get_all(CONTENT_ENCODING).iter().all(is_plain) {
+        return Ok(());
+    }
+    let told = "the body is in a content coding; send it without Content-Encoding";
+    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, told))
+}
+
+/// What the client calls the request, if that is a name that can stand in logs and headers as it is.
+#[must_use]
+pub fn id(map: &HeaderMap) -> Option<&str> {
+    let id = text(map, headers::REQUEST_ID).ok()??;
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    ((1..=ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(is_plain)).then_some(id)
+}
+
 /// The producer's numbers: all three or none.
 ///
 /// # Errors
@@ -100,20 +124,26 @@ pub fn producer(map: &HeaderMap) -> Result<Option<Producer>, Refusal> {
         return Err(Refusal::bad_request(format!("Producer-Id has 1 to {PRODUCER_ID_BYTES_MAX} bytes")));
     }
     let number_of = |name: &str, value: &str| {
-        whole_number(value)
+        digits(value)
             .filter(|n| *n <= NUMBER_MAX)
             .ok_or_else(|| Refusal::bad_request(format!("{name} is a whole number from 0 to 2^53-1")))
     };
     let (epoch, number) = (number_of("Producer-Epoch", epoch)?, number_of("Producer-Seq", number)?);
-    Ok(Some(Producer { id: id.to_owned(), epoch, number }))
+    Ok(Some(Producer { id: id.into(), epoch, number }))
 }
 
 /// Digits alone.
-fn whole_number(text: &str) -> Option<u64> {
+fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
     text.parse().ok()
+}
+
+/// A number in its canonical form: digits alone, without leading zeros.
+#[must_use]
+pub fn whole_number(text: &str) -> Option<u64> {
+    digits(text).filter(|_| text == "0" || !text.starts_with('0'))
 }
 
 /// The writer's opaque number.
@@ -149,64 +179,10 @@ pub fn expected_end(map: &HeaderMap) -> Result<Option<Cursor>, Refusal> {
     value.parse().map(Some).map_err(|e| Refusal::bad_request(format!("Everlog-Expect-Offset: {e}")))
 }
 
-/// Refuses what a creation may ask for one day and cannot have today, once it is well formed.
-///
-/// # Errors
-/// 400 for what is malformed or contradicts itself, 501 for the rest.
-pub fn unsupported(map: &HeaderMap) -> Result<(), Refusal> {
-    let (ttl, expires) = (text(map, headers::TTL)?, text(map, headers::EXPIRES_AT)?);
-    if ttl.is_some() && expires.is_some() {
-        return Err(Refusal::bad_request("Stream-TTL and Stream-Expires-At exclude one another"));
-    }
-    if let Some(ttl) = ttl
-        && (whole_number(ttl).is_none() || (ttl.len() > 1 && ttl.starts_with('0')))
-    {
-        return Err(Refusal::bad_request("Stream-TTL is a whole number of seconds without leading zeros"));
-    }
-    if let Some(expires) = expires
-        && !is_timestamp(expires)
-    {
-        return Err(Refusal::bad_request("Stream-Expires-At is a time such as 2026-01-31T12:00:00Z"));
-    }
-    let missing = |what: &str| {
-        let told = format!("{what} not there yet; create the stream without");
-        Err(Refusal::new(hyper::StatusCode::NOT_IMPLEMENTED, told).header(headers::ERROR, "not-implemented"))
-    };
-    if ttl.is_some() || expires.is_some() {
-        return missing("streams that expire are");
-    }
-    if [headers::FORKED_FROM, headers::FORK_OFFSET, headers::FORK_SUB_OFFSET].iter().any(|name| map.contains_key(*name))
-    {
-        return missing("forks are");
-    }
-    Ok(())
-}
-
-/// Whether the text has the form of an RFC 3339 time; whether the day exists is not looked at.
-fn is_timestamp(text: &str) -> bool {
-    let shape = |text: &[u8], shape: &[u8]| {
-        text.len() == shape.len()
-            && text
-                .iter()
-                .zip(shape)
-                .all(|(b, s)| if *s == b'0' { b.is_ascii_digit() } else { b.eq_ignore_ascii_case(s) })
-    };
-    let bytes = text.as_bytes();
-    let Some((time, mut rest)) = bytes.split_at_checked(19) else { return false };
-    if rest.first() == Some(&b'.') {
-        let digits = rest[1..].iter().take_while(|b| b.is_ascii_digit()).count();
-        if digits == 0 {
-            return false;
-        }
-        rest = &rest[1 + digits..];
-    }
-    shape(time, b"0000-00-00T00:00:00") && (shape(rest, b"Z") || shape(rest, b"+00:00") || shape(rest, b"-00:00"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::{HeaderName, HeaderValue};
+    use hyper::header::HeaderName;
 
     fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &str)| {
@@ -233,31 +209,29 @@ mod tests {
     }
 
     #[test]
-    fn only_true_closes() {
-        for (value, closes_it) in [("true", true), ("TRUE", true), ("false", false), ("1", false), ("", false)] {
-            assert_eq!(closes(&map(&[(headers::CLOSED, value)])).expect("text"), closes_it, "{value}");
+    fn a_request_keeps_its_name_if_that_is_one() {
+        let id = |value: &str| id(&map(&[(headers::REQUEST_ID, value)])).map(str::to_owned);
+        for name in ["a", "7f3b-11ec.x_Y", &"x".repeat(64)] {
+            assert_eq!(id(name).as_deref(), Some(name));
+        }
+        for strange in ["", "a b", "a\"", "a=b", "ü", "a\tb", &"x".repeat(65)] {
+            assert_eq!(id(strange), None, "{strange}");
         }
     }
 
     #[test]
-    fn what_is_not_there_yet_says_so_and_what_is_malformed_is_told_first() {
-        let status =
-            |pairs: &[(&'static str, &str)]| unsupported(&map(pairs)).map_err(|refusal| refusal.status().as_u16());
-        assert_eq!(status(&[]), Ok(()));
-        for (name, value, expected) in [
-            (headers::TTL, "3600", 501),
-            (headers::TTL, "0", 501),
-            (headers::TTL, "03600", 400),
-            (headers::TTL, "+1", 400),
-            (headers::TTL, "3.5", 400),
-            (headers::EXPIRES_AT, "2030-01-31T12:00:00Z", 501),
-            (headers::EXPIRES_AT, "2030-01-31T12:00:00.123+02:00", 501),
-            (headers::EXPIRES_AT, "tomorrow", 400),
-            (headers::EXPIRES_AT, "2030-01-31T12:00:00", 400),
-            (headers::FORKED_FROM, "/v1/stream/a", 501),
-        ] {
-            assert_eq!(status(&[(name, value)]), Err(expected), "{name}: {value}");
+    fn a_coded_body_is_refused() {
+        let status = |value: &str| coding(&map(&[("content-encoding", value)])).map_err(|refusal| refusal.status());
+        assert_eq!(status("identity"), Ok(()));
+        for coding in ["gzip", "zstd", "identity, gzip", ""] {
+            assert_eq!(status(coding), Err(StatusCode::UNSUPPORTED_MEDIA_TYPE), "{coding}");
         }
-        assert_eq!(status(&[(headers::TTL, "1"), (headers::EXPIRES_AT, "2030-01-31T12:00:00Z")]), Err(400));
+    }
+
+    #[test]
+    fn only_true_closes() {
+        for (value, closes_it) in [("true", true), ("TRUE", true), ("false", false), ("1", false), ("", false)] {
+            assert_eq!(closes(&map(&[(headers::CLOSED, value)])).expect("text"), closes_it, "{value}");
+        }
     }
 }

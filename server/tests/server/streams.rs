@@ -1,85 +1,60 @@
 //! Streams as a client sees them, where the protocol's own suite does not look: conditions on the end, positions of
 //! another history, streams that are deleted and created again, characters in pieces, who closed a stream.
 
-use crate::program::{Program, QUIET, ask, everlogd, send};
-use std::collections::HashMap;
+use crate::program::send;
+use crate::served::{self, Answer};
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// A server over a new store.
-struct Served {
-    scratch: tempfile::TempDir,
-    program: Option<Program>,
-    address: String,
+/// A server over a new store, asked for streams of any content.
+pub struct Served(served::Served);
+
+impl Deref for Served {
+    type Target = served::Served;
+
+    fn deref(&self) -> &served::Served {
+        &self.0
+    }
 }
 
-/// An answer in its parts.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: HashMap<String, String>,
-    body: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
+impl DerefMut for Served {
+    fn deref_mut(&mut self) -> &mut served::Served {
+        &mut self.0
     }
 }
 
 impl Served {
-    fn new() -> Self {
-        // On the disk that the build is on, and not in a memory file system that refuses direct writes.
-        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("there is room for a folder");
-        std::fs::write(scratch.path().join("everlog.toml"), "sse_ms = 400\nlong_poll_ms = 400\n").expect("written");
-        let mut served = Self { scratch, program: None, address: String::new() };
-        served.start();
-        served
+    pub fn new() -> Self {
+        Self::with("sse_ms = 400\nlong_poll_ms = 400\n")
     }
 
-    fn start(&mut self) {
-        let mut command = everlogd(self.scratch.path());
-        let mut program = Program::start(command.args(QUIET).args(["--init", "--data", "store"]));
-        self.address = program.line_with("everlogd ready on http://");
-        self.program = Some(program);
+    /// With other settings.
+    pub fn with(settings: &str) -> Self {
+        Self(served::Served::new(settings))
     }
 
-    fn stop(&mut self) {
-        let program = self.program.take().expect("it runs");
-        program.terminate();
-        assert_eq!(program.ended().code, 0);
-    }
-
-    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         ask_at(&self.address, method, path, headers, body)
     }
 
     /// Creates a stream; the content type is short.
-    fn create(&self, path: &str, content_type: &str) -> Answer {
+    pub fn create(&self, path: &str, content_type: &str) -> Answer {
         self.ask("PUT", path, &[("Content-Type", content_type)], b"")
     }
 
-    fn append(&self, path: &str, content_type: &str, more: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub fn append(&self, path: &str, content_type: &str, more: &[(&str, &str)], body: &[u8]) -> Answer {
         self.ask("POST", path, &[&[("Content-Type", content_type)], more].concat(), body)
     }
 
-    fn get(&self, path: &str, query: &str) -> Answer {
+    pub fn get(&self, path: &str, query: &str) -> Answer {
         self.ask("GET", &format!("{path}{query}"), &[], b"")
     }
 }
 
-fn ask_at(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-    let mut request = format!("{method} /v1/stream/{path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len()).into_bytes();
-    headers.iter().for_each(|(name, value)| request.extend(format!("{name}: {value}\r\n").bytes()));
-    request.extend_from_slice(b"\r\n");
-    request.extend_from_slice(body);
-    let answer = ask(address, request);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("an answer: {answer}"));
-    let mut lines = head.lines();
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
-    let headers =
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Answer { status: status.expect("a status"), headers: headers.collect(), body: body.to_owned() }
+/// Asks for a stream.
+pub fn ask_at(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    served::ask_at(address, method, &format!("stream/{path}"), headers, body)
 }
 
 #[test]
@@ -96,6 +71,7 @@ fn an_append_can_be_bound_to_the_end_it_expects() {
     assert_eq!((refused.status, refused.header("stream-next-offset")), (412, &*end));
     let conflict = served.append("a", "text/plain", &numbered, b"other");
     assert_eq!((conflict.status, conflict.header("everlog-error")), (409, "producer-conflict"));
+    assert_eq!((conflict.header("producer-expected-seq"), conflict.header("producer-received-seq")), ("1", "0"));
     let next =
         [("Producer-Id", "p"), ("Producer-Epoch", "0"), ("Producer-Seq", "1"), ("Everlog-Expect-Offset", &*start)];
     assert_eq!(served.append("a", "text/plain", &next, b"two").status, 412);
@@ -110,7 +86,7 @@ fn whoever_saw_more_than_a_store_put_back_is_told_also_once_it_was_overtaken() {
     let (store, start) = (created.header("everlog-store").to_owned(), created.header("stream-next-offset").to_owned());
     let kept = served.append("a", "text/plain", &[], b"1").header("stream-next-offset").to_owned();
     served.stop();
-    let (data, copy) = (served.scratch.path().join("store"), served.scratch.path().join("copy"));
+    let (data, copy) = (served.data(), served.data().with_file_name("copy"));
     let copied = |from: &std::path::Path, to: &std::path::Path| {
         let status = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status();
         assert!(status.expect("cp is there").success());

@@ -5,8 +5,11 @@
 use crate::{in_modes, mode};
 use everlog::names;
 use everlog::types::{Cursor, Position};
+use everlog_server::protocol::fork::ForkAsked;
+use everlog_server::protocol::lifetime::Lifetime;
 use everlog_server::protocol::query::{Live, Query};
 use everlog_server::protocol::{headers as header, path as stream_path, request};
+use everlog_server::snapshots::token::Wanted;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
@@ -17,7 +20,7 @@ pub fn path(data: &[u8]) {
     if mode & 1 == 1 {
         let path = stream_path::of_log(text);
         assert!(path.is_ascii(), "a path is ASCII");
-        let reserved = text.starts_with("__ds");
+        let reserved = text.starts_with("__ds") || text.starts_with("__everlog");
         match stream_path::log_name(&path) {
             Ok(name) => assert!(name == text && names::check(text).is_ok(), "a name's path leads to it"),
             Err(_) => assert!(reserved || names::check(text).is_err(), "{text:?} has no path"),
@@ -45,7 +48,11 @@ pub fn query(data: &[u8]) {
     let Ok(query) = Query::parse(Some(text)) else { return };
     assert_eq!(query.now, query.from == Position::End, "now is the end");
     let offset = match query.from {
-        Position::Start => "-1".to_owned(),
+        Position::Start => match query.snapshot {
+            None => "-1".to_owned(),
+            Some(Wanted::First) => "snapshot".to_owned(),
+            Some(Wanted::Next(token)) => token.to_string(),
+        },
         Position::End => "now".to_owned(),
         Position::Cursor(cursor) => cursor.to_string(),
         Position::Seq(_) => unreachable!("a client knows no bare seqs"),
@@ -57,7 +64,7 @@ pub fn query(data: &[u8]) {
     };
     let cursor = query.cursor.map_or(String::new(), |cursor| format!("&cursor={cursor}"));
     let again = Query::parse(Some(&format!("offset={offset}{live}{cursor}"))).expect("as a client would write it");
-    let meant = |query: &Query| (query.from, query.now, query.live, query.cursor);
+    let meant = |query: &Query| (query.from, query.now, query.snapshot, query.live, query.cursor);
     assert_eq!(meant(&again), meant(&query), "the plainest text for it means the same");
 }
 
@@ -67,6 +74,8 @@ pub fn query_seeds() -> Vec<Vec<u8>> {
         format!("offset={cursor}&live=sse&cursor=7"),
         "offset=now&live=long-poll".to_owned(),
         "offset=-1&x=y&x=z".to_owned(),
+        format!("offset=snapshot.{cursor}.0000000000000003.000000000000000a"),
+        "offset=snapshot".to_owned(),
         "offset=%2D1+&offset=%00".to_owned(),
     ]
     .map(String::into_bytes)
@@ -107,7 +116,10 @@ pub fn headers(data: &[u8]) {
         }
     }
     if let Ok(Some(producer)) = request::producer(&map) {
-        assert!((1..=256).contains(&producer.id.len()) && value(header::PRODUCER_ID) == Some(&producer.id));
+        assert!(
+            (1..=256).contains(&producer.id.len())
+                && value(header::PRODUCER_ID).map(str::as_bytes) == Some(&producer.id)
+        );
         for (name, number) in [(header::PRODUCER_EPOCH, producer.epoch), (header::PRODUCER_SEQ, producer.number)] {
             assert!(number < 1 << 53 && is_number(name, number), "{name} is what it says");
         }
@@ -127,8 +139,24 @@ pub fn headers(data: &[u8]) {
     if let Some(length) = request::declared_length(&map) {
         assert!(value(CONTENT_LENGTH.as_str()).is_some_and(|text| text.trim_start_matches('+').parse() == Ok(length)));
     }
-    if request::unsupported(&map).is_ok() {
-        assert!(NAMES[6..10].iter().all(|name| !map.contains_key(*name)), "what is not there yet is not ignored");
+    if let Ok(lifetime) = Lifetime::read(&map) {
+        match lifetime {
+            None => assert!(!map.contains_key(header::TTL) && !map.contains_key(header::EXPIRES_AT)),
+            Some(Lifetime::Ttl(seconds)) => assert_eq!(value(header::TTL), Some(&*seconds.to_string())),
+            Some(Lifetime::ExpiresAt(moment)) => assert_eq!(value(header::EXPIRES_AT), Some(&*moment)),
+        }
+    }
+    if let Ok(fork) = ForkAsked::read(&map) {
+        let said =
+            [header::FORKED_FROM, header::FORK_OFFSET, header::FORK_SUB_OFFSET].map(|name| map.contains_key(name));
+        match fork {
+            None => assert_eq!(said, [false; 3], "what a fork is asked for by is not ignored"),
+            Some(fork) => {
+                assert_eq!(stream_path::log_name(&stream_path::of_log(&fork.source)).ok().as_ref(), Some(&fork.source));
+                assert_eq!(value(header::FORK_OFFSET), fork.offset.map(|offset| offset.to_string()).as_deref());
+                assert!(fork.sub_offset == 0 || said[1]);
+            }
+        }
     }
 }
 

@@ -74,7 +74,7 @@ fn metadata(data: &[u8]) {
     assert!(config.accepts(&config.content_type), "a stream accepts its own content type");
     let _ = config.framing();
     if let Ok(content_type) = std::str::from_utf8(data) {
-        let config = StreamConfig { content_type: content_type.to_owned() };
+        let config = StreamConfig::new(content_type);
         assert!(config.accepts(&content_type.to_ascii_uppercase()), "in any case");
         assert_eq!(StreamConfig::of_metadata(&config.metadata()), config);
         let _ = config.framing();
@@ -88,8 +88,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         r#"{"type":"contact","key":"a.vcf","value":{"data":"…"}}"#.to_owned(),
         r#"[1,2,"]"#.to_owned(),
         r#"["\ud800", 1e999, 0.1e-5]"#.to_owned(),
-        StreamConfig { content_type: DEFAULT_TYPE.to_owned() }.content_type,
-        String::from_utf8(StreamConfig { content_type: "text/plain; x=y".into() }.metadata()).unwrap_or_default(),
+        StreamConfig::new(DEFAULT_TYPE).content_type,
+        String::from_utf8(StreamConfig::new("text/plain; x=y").metadata()).unwrap_or_default(),
         deep,
     ];
     texts.into_iter().map(String::into_bytes).collect()

@@ -15,6 +15,7 @@ mod moment;
 mod output;
 mod progress;
 mod restore;
+mod token;
 mod verify;
 
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ const EXAMPLES: &str = "Examples:
   everlog clock ./store
   everlog device init ./phone --server http://127.0.0.1:4437 --user alice
   everlog device sync ./phone
+  everlog token pair --scope users/alice --device phone
   everlog bench append --data ./scratch --threads 16 --seconds 10
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 3 refused (no store here, locked, newer format), 4 damage found or some
@@ -84,6 +86,9 @@ enum Command {
     /// Make a folder a device, and sync it with a server
     #[command(subcommand, after_help = device::EXAMPLES)]
     Device(device::Command),
+    /// Pair devices, and issue, list and revoke their tokens, at a running server
+    #[command(subcommand, after_help = token::EXAMPLES)]
+    Token(token::Command),
     /// Measure the engine on this machine
     #[command(subcommand)]
     Bench(bench::Command),
@@ -102,6 +107,7 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore::run(&args),
         Command::Clock(args) => clock::run(&args),
         Command::Device(command) => device::run(&command),
+        Command::Token(command) => token::run(&command),
         Command::Bench(command) => bench::run(&command),
     };
     everlog_server::failure::exit(done)

@@ -4,6 +4,7 @@
 //! Invariant: `ci` is exactly the steps below in their order, so that what fails there can be repeated alone.
 #![forbid(unsafe_code)]
 
+mod clients;
 mod conformance;
 mod fuzz;
 mod posix;
@@ -55,7 +56,13 @@ enum Command {
     /// All tests once more while the kernel refuses io_uring, so that the posix backend runs them
     Posix,
     /// The protocol's own suite against everlogd; needs node, npm and a network
-    Conformance,
+    Conformance {
+        /// Three times on each backend of the disk, as a soak does
+        #[arg(long)]
+        soak: bool,
+    },
+    /// The protocol's own clients for JavaScript and Python against everlogd; needs node, npm, python3 and a network
+    Clients,
     /// The README's first command, as it is written
     Readme,
     /// Mistakes made in the engine on purpose: the simulated worlds have to find each of them
@@ -111,7 +118,9 @@ fn main() -> ExitCode {
         Command::Deny => steps::run_one("deny", &root),
         Command::Test => steps::run_one("test", &root),
         Command::Posix => steps::run_one("posix", &root),
-        Command::Conformance => steps::run_one("conformance", &root),
+        Command::Conformance { soak: false } => steps::run_one("conformance", &root),
+        Command::Conformance { soak: true } => conformance::soak(&root),
+        Command::Clients => steps::run_one("clients", &root),
         Command::Readme => steps::run_one("readme", &root),
         Command::Mutants => steps::run_one("mutants", &root),
         Command::Sim { args } => steps::sim(&root, &args),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{conformance, fuzz, posix, readme, tidy};
+use crate::{clients, conformance, fuzz, posix, readme, tidy};
 
 /// Why a step failed: what happened, and what to do about it.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ const STEPS: &[Step] = &[
     Step { name: "mutants", run: mutants },
     Step { name: "posix", run: posix::run },
     Step { name: "conformance", run: conformance::run },
+    Step { name: "clients", run: clients::run },
     Step { name: "readme", run: readme::run },
     Step { name: "doc", run: doc },
     Step { name: "loom", run: loom },
@@ -185,7 +186,8 @@ pub fn soak(root: &Path, args: &[String]) -> Outcome {
     }
     let mut soak = Command::new(root.join("target/debug/soak"));
     soak.current_dir(root).args(args);
-    call(soak)
+    call(soak)?;
+    if whole && !named { conformance::soak(root) } else { Ok(()) }
 }
 
 /// Makes the golden stores anew: no check, and so no step.
@@ -193,9 +195,15 @@ pub fn golden(root: &Path) -> Outcome {
     call(cargo(root, &["run", "--package", "everlog-tests", "--example", "golden"]))
 }
 
-/// The cargo that runs this program, or the one on the path.
+/// The cargo that runs this program, or the one on the path. What the cargo that started this program told it of its own
+/// package is not passed on: build scripts that watch such variables would run again for each caller.
 pub fn cargo(root: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(root).args(args);
     command
 }

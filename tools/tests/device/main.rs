@@ -11,4 +11,5 @@ mod hostile;
 mod losses;
 mod resets;
 mod rewinds;
+mod snapshots;
 mod stand_in;

@@ -5,7 +5,7 @@
 //! the client took. Invariant: a request counts if it was begun after warming up and answered by a success, however
 //! late; every failure is counted as one, those while warming up included.
 
-mod connection;
+pub mod connection;
 mod tally;
 
 use std::future::Future;
@@ -32,8 +32,10 @@ use everlog_server::protocol::headers;
 pub const EXAMPLES: &str = "Examples:
   everlog bench http --server http://127.0.0.1:4437 --streams 10000 --connections 64 --record-bytes 256 --seconds 10
   everlog bench http --server http://127.0.0.1:4437 --connections 256 --json
+  everlog bench http --server http://127.0.0.1:4437 --streams 1000000 --write-each --server-pid 4711
 
-The streams are created first, as bench/RUN/N with a new RUN each time, and stay. Each connection sends its next request
+The streams are created first, as bench/RUN/N with a new RUN each time, and stay. created_per_s has the streams created a
+second in each tenth of them, with an append to each of --write-each. Each connection sends its next request
 once the one before is answered. Exits 1 if any request failed.";
 
 /// What goes before the measurement and is not counted.
@@ -62,6 +64,12 @@ pub struct Args {
     /// How long to measure, after one second of warming up
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     seconds: u64,
+    /// Append one record to each stream as soon as it is created
+    #[arg(long)]
+    write_each: bool,
+    /// The server's process, whose memory and open files are looked at
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
     /// Threads of this client
     #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
@@ -81,6 +89,9 @@ struct Report {
     connections: u64,
     record_bytes: u64,
     threads: u16,
+    created_per_s: Vec<f64>,
+    server_heap_bytes_max: Option<u64>,
+    server_descriptors_max: Option<u64>,
     seconds: f64,
     requests: u64,
     requests_per_s: f64,
@@ -102,9 +113,43 @@ struct Shared {
     payloads: Payloads,
     /// How many creations were begun, which is also the next stream's place. It orders nothing.
     begun: AtomicU64,
+    write_each: bool,
+    created: Mutex<Created>,
     /// What the first answer said of the server.
     answered_by: OnceLock<HeaderMap>,
     tally: Mutex<Tally>,
+}
+
+/// How the creations went on.
+struct Created {
+    count: u64,
+    /// When each tenth of the streams was there, the beginning first.
+    tenths: Vec<Instant>,
+    heap_bytes_max: Option<u64>,
+    descriptors_max: Option<u64>,
+}
+
+impl Created {
+    /// One more of `total`.
+    fn one(&mut self, total: u64) {
+        self.count += 1;
+        if self.count == total * self.tenths.len() as u64 / 10 {
+            self.tenths.push(Instant::now());
+        }
+    }
+
+    /// Streams a second in each tenth of `total`.
+    fn rates(&self, total: u64) -> Vec<f64> {
+        let size = |n: u64| (total * (n + 1) / 10 - total * n / 10) as f64;
+        (0..).zip(self.tenths.windows(2)).map(|(n, at)| size(n) / (at[1] - at[0]).as_secs_f64().max(1e-9)).collect()
+    }
+
+    /// Looks at what the server takes.
+    fn look(&mut self, pid: Option<u32>) {
+        let Some(pid) = pid else { return };
+        self.heap_bytes_max = self.heap_bytes_max.max(process::heap_bytes_of(pid));
+        self.descriptors_max = self.descriptors_max.max(process::descriptors_of(pid));
+    }
 }
 
 /// When the measurement begins and ends.
@@ -125,13 +170,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         content_type: HeaderValue::from_static("application/octet-stream"),
         payloads: Payloads::new(usize::try_from(args.record_bytes).expect("the range of the flag is below 2^32")),
         begun: AtomicU64::new(0),
+        write_each: args.write_each,
+        created: Mutex::new(Created {
+            count: 0,
+            tenths: vec![Instant::now()],
+            heap_bytes_max: None,
+            descriptors_max: None,
+        }),
         answered_by: OnceLock::new(),
         tally: Mutex::new(Tally::new()),
     });
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(args.threads.into()).enable_all().build()?;
     let (seconds, client_cpus) = runtime.block_on(async {
-        let connections = create_streams(&shared, args.connections).await?;
+        let connections = create_streams(&shared, args).await?;
         Ok::<_, Failure>(measure(&shared, connections, Duration::from_secs(args.seconds)).await)
     })?;
     drop(runtime);
@@ -149,6 +201,7 @@ fn report(args: &Args, run: String, shared: &Shared, seconds: f64, client_cpus: 
     let tally = shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
     let said = |name: &str| Some(shared.answered_by.get()?.get(name)?.to_str().ok()?.to_owned());
     let requests = tally.latencies.len();
+    let created = shared.created.lock().unwrap_or_else(PoisonError::into_inner);
     Report {
         bench: "http",
         server: args.server.clone(),
@@ -159,6 +212,9 @@ fn report(args: &Args, run: String, shared: &Shared, seconds: f64, client_cpus: 
         connections: args.connections,
         record_bytes: args.record_bytes,
         threads: args.threads,
+        created_per_s: created.rates(args.streams),
+        server_heap_bytes_max: created.heap_bytes_max,
+        server_descriptors_max: created.descriptors_max,
         seconds,
         requests,
         requests_per_s: requests as f64 / seconds,
@@ -174,9 +230,11 @@ fn report(args: &Args, run: String, shared: &Shared, seconds: f64, client_cpus: 
 }
 
 /// Connects as often as is asked for, and creates the streams over all those connections.
-async fn create_streams(shared: &Arc<Shared>, connections: u64) -> Result<Vec<Connection>, Failure> {
+async fn create_streams(shared: &Arc<Shared>, args: &Args) -> Result<Vec<Connection>, Failure> {
+    let created = || shared.created.lock().unwrap_or_else(PoisonError::into_inner);
+    created().tenths = vec![Instant::now()];
     let mut tasks = JoinSet::new();
-    for _ in 0..connections {
+    for _ in 0..args.connections {
         tasks.spawn(create(Arc::clone(shared)));
     }
     let total = shared.streams.len() as u64;
@@ -188,7 +246,12 @@ async fn create_streams(shared: &Arc<Shared>, connections: u64) -> Result<Vec<Co
         }
         Ok::<_, Failure>(())
     };
-    watched(gather, || progress.reached(shared.begun.load(Ordering::Relaxed).min(total))).await?;
+    let look = || {
+        progress.reached(shared.begun.load(Ordering::Relaxed).min(total));
+        created().look(args.server_pid);
+    };
+    watched(gather, look).await?;
+    created().look(args.server_pid);
     Ok(open)
 }
 
@@ -200,21 +263,26 @@ async fn create(shared: Arc<Shared>) -> Result<Connection, Failure> {
         Failure::new(1, cause, "check that the server runs and takes so many connections")
     };
     let mut connection = Connection::open(server).await.map_err(|e| unreachable(&e))?;
+    let mut random = Random::new(shared.begun.load(Ordering::Relaxed));
     loop {
         let n = shared.begun.fetch_add(1, Ordering::Relaxed);
         let Some(stream) = usize::try_from(n).ok().and_then(|n| shared.streams.get(n)) else { return Ok(connection) };
-        let asked = connection.ask(Method::PUT, stream.clone(), &shared.content_type, Bytes::new());
-        let answer = match timeout(PATIENCE, asked).await {
-            Ok(answer) => answer.map_err(|e| unreachable(&e))?,
-            Err(_) => return Err(unreachable(&format!("no answer in {} s", PATIENCE.as_secs()))),
-        };
-        if answer.status() != StatusCode::CREATED {
-            let told = String::from_utf8_lossy(answer.body());
-            let cause =
-                format!("the server {server} did not create {stream}: {}, {}", answer.status(), told.trim_end());
-            return Err(Failure::new(1, cause, "see the server's log, and check the path that streams lie under"));
+        let writes = shared.write_each.then(|| (Method::POST, shared.payloads.shared_record(&mut random)));
+        for (method, body) in std::iter::once((Method::PUT, Bytes::new())).chain(writes) {
+            let asked = connection.ask(method, stream.clone(), &shared.content_type, body);
+            let answer = match timeout(PATIENCE, asked).await {
+                Ok(answer) => answer.map_err(|e| unreachable(&e))?,
+                Err(_) => return Err(unreachable(&format!("no answer in {} s", PATIENCE.as_secs()))),
+            };
+            if !matches!(answer.status(), StatusCode::CREATED | StatusCode::NO_CONTENT) {
+                let told = String::from_utf8_lossy(answer.body());
+                let cause =
+                    format!("the server {server} did not create {stream}: {}, {}", answer.status(), told.trim_end());
+                return Err(Failure::new(1, cause, "see the server's log, and check the path that streams lie under"));
+            }
+            shared.answered_by.get_or_init(|| answer.headers().clone());
         }
-        shared.answered_by.get_or_init(|| answer.headers().clone());
+        shared.created.lock().unwrap_or_else(PoisonError::into_inner).one(shared.streams.len() as u64);
     }
 }
 

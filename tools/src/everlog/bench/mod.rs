@@ -7,6 +7,7 @@ mod append;
 mod crash;
 mod fill;
 mod http;
+mod live;
 mod open;
 mod payload;
 mod process;
@@ -43,6 +44,9 @@ pub enum Command {
     /// Append to streams of a running server, over HTTP
     #[command(after_help = http::EXAMPLES)]
     Http(http::Args),
+    /// Wait at the ends of streams of a running server over many connections, and see what they cost and how soon news come
+    #[command(after_help = live::EXAMPLES)]
+    Live(live::Args),
 }
 
 pub fn run(command: &Command) -> Result<(), Failure> {
@@ -54,6 +58,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
         Command::Read(args) => read::run(args),
         Command::Reclaim(args) => reclaim::run(args),
         Command::Http(args) => http::run(args),
+        Command::Live(args) => live::run(args),
     }
 }
 

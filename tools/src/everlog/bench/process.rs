@@ -20,6 +20,23 @@ pub fn memory() -> Memory {
     Memory { rss_bytes: kib("VmRSS:"), heap_bytes: kib("RssAnon:") }
 }
 
+/// Resident memory of another process, in bytes.
+pub fn rss_bytes_of(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    field(&status, "VmRSS:").map(|kib| kib * 1024)
+}
+
+/// Resident memory without mapped files of another process, in bytes.
+pub fn heap_bytes_of(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    field(&status, "RssAnon:").map(|kib| kib * 1024)
+}
+
+/// The files that another process has open, sockets included.
+pub fn descriptors_of(pid: u32) -> Option<u64> {
+    Some(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64)
+}
+
 /// Bytes that this process had read from devices so far: the page cache does not count.
 pub fn device_read_bytes() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/io").ok()?, "read_bytes:")

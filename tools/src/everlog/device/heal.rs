@@ -87,6 +87,12 @@ impl Reread {
         state.items.get(key).filter(|item| !self.is_beyond(&item.offset)).map(|item| item.hash)
     }
 
+    /// Whether what both sides agreed on for the key, that it is there, was not lost: if the stream, whole as it is, says
+    /// nothing of it, then it was deleted, and that was given up together with what it deleted.
+    pub fn was_deleted(&self, state: &State, key: &str) -> bool {
+        state.items.get(key).is_some_and(|item| !self.is_beyond(&item.offset))
+    }
+
     /// Whether the change that ends at the offset is lost, or can only be thought so.
     fn is_beyond(&self, offset: &str) -> bool {
         let Some(cut) = &self.cut else { return false };
@@ -217,6 +223,21 @@ mod tests {
         assert!(!says_again(60, 55, "v1"), "somebody did");
         assert!(!says_again(5, 5, "v1"), "nothing was lost");
         assert!(!says_again(60, 5, "v0"), "it is put back in any case");
+    }
+
+    #[test]
+    fn what_is_not_spoken_of_was_deleted_unless_it_was_lost() {
+        let mut state = State::new("d".into());
+        state.agree("kept", version("v1"), &offset(50));
+        state.agree("lost", version("v1"), &offset(51));
+        state.agree("gone", None, &offset(5));
+        let deleted = |cut: Option<u64>| {
+            let reread = Reread { cut: cut.map(offset), is_rewind: false };
+            ["kept", "lost", "gone", "never"].map(|key| reread.was_deleted(&state, key))
+        };
+        assert_eq!(deleted(Some(50)), [true, false, false, false]);
+        assert_eq!(deleted(None), [true, true, false, false]);
+        assert_eq!(deleted(Some(0)), [false; 4]);
     }
 
     #[test]

@@ -22,9 +22,11 @@ mod remote;
 mod report;
 mod reset;
 mod session;
+mod snapshot;
 mod state;
 mod status;
 mod sync;
+mod word;
 
 use std::io::Write;
 use std::path::PathBuf;

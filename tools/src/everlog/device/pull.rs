@@ -20,7 +20,9 @@ use super::photos::{self, Download};
 use super::remote::{Page, START, Told};
 use super::report::{NAMED_MAX, cause};
 use super::session::Session;
+use super::snapshot;
 use super::state::{Intent, State, Wanted};
+use super::word::{Last, Said, held};
 use crate::progress::Progress;
 use everlog_server::failure::Failure;
 
@@ -33,47 +35,16 @@ const REREADS_MAX: u32 = 8;
 /// How often a file may change under a decision about it.
 const DECISIONS_MAX: u32 = 10;
 
-/// The last word on one key.
-struct Last {
-    said: Said,
-    /// The offset after it, and the one that leads to its page.
-    offset: String,
-    page: String,
-    was_put_back: bool,
-}
-
-enum Said {
-    Deleted,
-    File {
-        hash: Digest,
-        bytes: Option<Vec<u8>>,
-    },
-    Photo {
-        hash: Digest,
-        size: u64,
-    },
-    /// Nobody can tell.
-    Unreadable(String),
-}
-
-impl Last {
-    fn version(&self) -> Version {
-        match &self.said {
-            Said::File { hash, .. } | Said::Photo { hash, .. } => Some(*hash),
-            Said::Deleted | Said::Unreadable(_) => None,
-        }
-    }
-}
-
 /// All last words from one offset to the end.
 #[derive(Default)]
-struct Gathered {
+pub(super) struct Gathered {
     last: BTreeMap<String, Last>,
     /// Keys in the order of their pages, for those whose content has to be read again.
     pages: Vec<String>,
     cursor: String,
-    /// What the last page said of the cold store.
+    /// What the last page said of the cold store, and of which stream it is.
     cold: Option<String>,
+    stream: Option<String>,
     /// The ends of all pages.
     ends: Vec<String>,
     held_bytes: usize,
@@ -83,11 +54,18 @@ struct Gathered {
     bad_count: usize,
 }
 
-enum Gathering {
+pub(super) enum Gathering {
     Done(Gathered),
-    Cut(Told),
+    /// A snapshot was merged, and the cursor leads on from it.
+    Taken,
+    /// The stream's history does not lead through the offset any more.
+    Cut(Told, String),
     Trimmed,
-    Missing { is_rewind: bool },
+    /// The stream was deleted and created again: what is agreed on says nothing of this one.
+    Another,
+    Missing {
+        is_rewind: bool,
+    },
 }
 
 /// One page that was read again for its contents.
@@ -115,9 +93,11 @@ enum NotHad {
 
 /// Brings the folder up to what the server has.
 pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
-    // Without a cursor the whole stream is read, against whatever was agreed on before.
+    // Without a cursor the whole stream is read, against whatever was agreed on before; but for one whose snapshot was
+    // begun, which is gone on with.
+    let is_whole = session.state.cursor.is_none() && session.state.snapshot.is_none();
     let (cut, is_rewind) = (session.state.cut.clone(), session.state.is_rewind);
-    let mut reread = session.state.cursor.is_none().then_some(Reread { cut, is_rewind });
+    let mut reread = is_whole.then_some(Reread { cut, is_rewind });
     // If nothing speaks of what is past the cursor, reading from it on will tell the same.
     if session.state.cursor != session.state.heard
         && let Some(loss) = history::find_loss(session)?
@@ -126,24 +106,37 @@ pub fn pull(session: &mut Session<'_>) -> Result<(), Failure> {
         reread = Some(reread.unwrap_or_default().and_lost(loss));
     }
     for _ in 0..REREADS_MAX {
-        let cursor = session.state.cursor.clone().unwrap_or(START.to_owned());
-        let from = if reread.is_some() { START } else { cursor.as_str() };
-        match gather(session, from, reread.as_ref())? {
+        let cursor = session.state.cursor.clone();
+        let gathering = match (&reread, cursor.as_deref()) {
+            (Some(reread), _) => gather(session, START, Some(reread))?,
+            (None, Some(cursor)) => gather(session, cursor, None)?,
+            (None, None) => snapshot::take(session)?,
+        };
+        let lost = match gathering {
             Gathering::Done(gathered) => return merge(session, gathered, reread.as_ref()),
-            Gathering::Cut(told) => {
-                let loss = history::find_cut(session, &cursor, told)?;
-                reread = Some(reread.unwrap_or_default().and_lost(loss));
-            }
+            Gathering::Taken => continue,
+            Gathering::Cut(told, at) => Some(history::find_cut(session, &at, told)?),
             Gathering::Missing { is_rewind } => {
                 session.remote.create(session.collection)?;
-                let loss = Loss { cut: NOTHING_KEPT.into(), is_rewind };
-                reread = Some(reread.unwrap_or_default().and_lost(loss));
+                Some(Loss { cut: NOTHING_KEPT.into(), is_rewind })
             }
-            Gathering::Trimmed if reread.is_none() => reread = Some(Reread::default()),
+            Gathering::Another => None,
+            Gathering::Trimmed if reread.is_none() => {
+                session.state.cursor = None;
+                session.state.snapshot = Some(snapshot::first());
+                None
+            }
             Gathering::Trimmed => {
                 let cause = format!("the server cannot give {} from its beginning on", session.collection.name);
                 return Err(Failure::new(4, cause, "look into the server's log; nothing was changed"));
             }
+        };
+        if lost.is_some() || session.state.snapshot.is_none() {
+            let before = reread.unwrap_or_default();
+            reread = Some(match lost {
+                Some(loss) => before.and_lost(loss),
+                None => before,
+            });
         }
         // What was numbered in the lost history cannot be counted on.
         session.become_another()?;
@@ -157,9 +150,9 @@ fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<
     let mut offset = from.to_owned();
     let mut empty = 0;
     loop {
-        let (elements, next, at_end, cold) = match session.remote.read(session.collection, &offset)? {
-            Page::Content { elements, next, at_end, cold } => (elements, next, at_end, cold),
-            Page::Cut(told) => return Ok(Gathering::Cut(told)),
+        let (elements, next, at_end, cold, stream) = match session.remote.read(session.collection, &offset)? {
+            Page::Content { elements, next, at_end, cold, stream } => (elements, next, at_end, cold, stream),
+            Page::Cut(told) => return Ok(Gathering::Cut(told, offset)),
             Page::Trimmed => return Ok(Gathering::Trimmed),
             Page::Missing { is_rewind } => return Ok(Gathering::Missing { is_rewind }),
         };
@@ -177,6 +170,7 @@ fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<
         if at_end {
             gathered.cursor = offset;
             gathered.cold = cold;
+            gathered.stream = stream;
             return Ok(Gathering::Done(gathered));
         }
     }
@@ -184,19 +178,10 @@ fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<
 
 impl Gathered {
     fn hear(&mut self, session: &Session<'_>, element: &RawValue, offset: String, page: &str, reread: Option<&Reread>) {
-        let (key, said) = match decode(session.collection, element.get()) {
-            Element::Control => return,
-            Element::Unreadable(None, why) => return self.refuse(format!("(record before {offset})"), why),
-            Element::Unreadable(Some(key), why) => (key, Said::Unreadable(why)),
-            Element::Change(Change { key, content: Content::Deleted }) => (key, Said::Deleted),
-            Element::Change(Change { key, content: Content::Photo { hash, size } }) => {
-                (key, Said::Photo { hash, size })
-            }
-            Element::Change(Change { key, content: Content::File(bytes) }) => {
-                let hash = Digest::of(&bytes);
-                let fits = self.held_bytes + bytes.len() <= HELD_BYTES_MAX;
-                (key, Said::File { hash, bytes: fits.then_some(bytes) })
-            }
+        let (key, said) = match Said::of(session.collection, element, HELD_BYTES_MAX - self.held_bytes) {
+            Ok(Some(said)) => said,
+            Ok(None) => return,
+            Err(why) => return self.refuse(format!("(record before {offset})"), why),
         };
         if let Some(why) = session.collection.refuses(&key) {
             return self.refuse(key, why.to_owned());
@@ -241,16 +226,12 @@ impl Gathered {
     }
 }
 
-fn held(said: &Said) -> usize {
-    if let Said::File { bytes: Some(bytes), .. } = said { bytes.len() } else { 0 }
-}
-
 fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Reread>) -> Result<(), Failure> {
     session.report.damaged_more(gathered.bad_count - gathered.bad.len());
     for (name, why) in std::mem::take(&mut gathered.bad) {
         session.report.damaged(session.collection, &name, why);
     }
-    let (cursor, cold) = (gathered.cursor.clone(), gathered.cold.take());
+    let (cursor, cold, stream) = (gathered.cursor.clone(), gathered.cold.take(), gathered.stream.clone());
     let ends = std::mem::take(&mut gathered.ends);
     let silent = match reread {
         Some(reread) => {
@@ -267,11 +248,34 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         // What is agreed on from here on speaks of the history that was read now. A crash lets all begin again.
         Some(reread) => {
             session.state.cursor = None;
+            session.state.snapshot = None;
             session.state.cut = reread.cut.clone();
             session.state.is_rewind = reread.is_rewind;
             session.state.heard = Some(cursor.clone());
         }
     }
+    settle(session, words, reread)?;
+    // The server lost all trace of these: what is here of them is news to it.
+    silent.iter().for_each(|key| session.state.forget(key));
+    if reread.is_some() {
+        session.state.marks.clear();
+        session.state.cut = None;
+        session.state.is_rewind = false;
+    }
+    ends.iter().for_each(|end| session.state.mark(end));
+    session.state.cursor = Some(cursor);
+    session.state.cold = cold;
+    session.state.stream = stream;
+    for (key, why) in &session.state.unreadable {
+        session.report.damaged(session.collection, key, why.clone());
+    }
+    session.save()
+}
+
+/// Makes the files what `words` make of them. What is agreed on until one fails is kept.
+pub(super) fn settle(
+    session: &mut Session<'_>, words: Vec<(String, Last)>, reread: Option<&Reread>,
+) -> Result<(), Failure> {
     intend(session, &words)?;
     let mut progress = Progress::new("pulling", words.len() as u64);
     let mut merger = Merger { session, reread, again: Again::default(), settled: BTreeSet::new() };
@@ -285,21 +289,8 @@ fn merge(session: &mut Session<'_>, mut gathered: Gathered, reread: Option<&Rere
         settled?;
         progress.reached(done as u64 + 1);
     }
-    // The server lost all trace of these: what is here of them is news to it.
-    silent.iter().for_each(|key| session.state.forget(key));
-    if reread.is_some() {
-        session.state.marks.clear();
-        session.state.cut = None;
-        session.state.is_rewind = false;
-    }
-    ends.iter().for_each(|end| session.state.mark(end));
-    session.state.cursor = Some(cursor);
-    session.state.cold = cold;
     session.state.merging.clear();
-    for (key, why) in &session.state.unreadable {
-        session.report.damaged(session.collection, key, why.clone());
-    }
-    session.save()
+    Ok(())
 }
 
 /// The known keys of which the stream, read as a whole, says nothing. Where it was taken back on purpose, it says of them
@@ -318,6 +309,13 @@ fn silent(session: &Session<'_>, gathered: &mut Gathered, reread: &Reread) -> Re
         gathered.last.entry(key).or_insert(Last { said: Said::Deleted, offset, page, was_put_back: false });
     }
     silent.retain(|key| !gathered.last.contains_key(key));
+    // A stream that was cut short and is the one that was followed had deleted them.
+    if gathered.stream.is_some() && gathered.stream == state.stream {
+        for key in silent.extract_if(.., |key| reread.was_deleted(state, key)) {
+            let (offset, page) = (gathered.cursor.clone(), gathered.cursor.clone());
+            gathered.last.insert(key, Last { said: Said::Deleted, offset, page, was_put_back: false });
+        }
+    }
     Ok(silent.into_iter().collect())
 }
 

@@ -158,6 +158,7 @@ fn send_first(session: &mut Session<'_>) -> Result<Pushed, Failure> {
 fn read_all_anew(session: &mut Session<'_>, loss: Option<Loss>) -> Result<Pushed, Failure> {
     session.become_another()?;
     session.state.cursor = None;
+    session.state.snapshot = None;
     // A loss that is not healed yet stays one.
     if let Some(Loss { cut, is_rewind }) = loss {
         session.state.cut = Some(cut);

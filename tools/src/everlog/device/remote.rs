@@ -35,6 +35,8 @@ pub enum Page {
         at_end: bool,
         /// All before this offset is in a cold store; None: the server offers none that counts.
         cold: Option<String>,
+        /// Which of the streams that had this name it is, as far as the server tells.
+        stream: Option<String>,
     },
     /// The server no longer has the history that the offset belongs to.
     Cut(Told),
@@ -280,7 +282,8 @@ fn page(answer: &Answer) -> Result<Page, Failure> {
         let cause = format!("the server answered a read with something that is no list of changes: {e}");
         Failure::new(1, cause, "see whether the address leads to everlog; nothing was changed")
     })?;
-    Ok(Page::Content { elements, next, at_end: answer.is_set("stream-up-to-date"), cold: cold(answer) })
+    let stream = answer.header("everlog-stream").map(str::to_owned);
+    Ok(Page::Content { elements, next, at_end: answer.is_set("stream-up-to-date"), cold: cold(answer), stream })
 }
 
 /// The elements of one page. There may be no more than a page of everlog has by far, however small they are.

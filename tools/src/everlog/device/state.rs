@@ -27,8 +27,14 @@ pub struct State {
     version: u32,
     /// The store that all the rest is about.
     pub store: Option<String>,
+    /// Which of the streams that had the collection's name it is about: one that was deleted and created again is another.
+    #[serde(default)]
+    pub stream: Option<String>,
     /// Up to where the stream has been read and merged; None: nothing yet.
     pub cursor: Option<String>,
+    /// With no cursor: up to where a snapshot of the stream has been merged.
+    #[serde(default)]
+    pub snapshot: Option<Taken>,
     /// The last cursor in each timeline that the stream was read in, the newest at the end. They tell how much of its
     /// history a server still has that does not know the newest of them.
     #[serde(default)]
@@ -73,6 +79,15 @@ pub struct State {
     pub outbox: Vec<Batch>,
 }
 
+/// How far a snapshot was taken.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// The offset of its next page.
+    pub next: String,
+    /// The last key that it spoke of; it speaks of them in their order.
+    pub after: Option<String>,
+}
+
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Item {
     pub hash: Digest,
@@ -114,7 +129,9 @@ impl State {
         Self {
             version: VERSION,
             store: None,
+            stream: None,
             cursor: None,
+            snapshot: None,
             marks: Vec::new(),
             heard: None,
             cut: None,
@@ -290,6 +307,8 @@ mod tests {
         let mut state = State::new("d1".into());
         state.store = Some("s".into());
         state.cursor = Some("0_7".into());
+        state.stream = Some("1".into());
+        state.snapshot = Some(Taken { next: "snapshot.0_7".into(), after: Some("a.vcf".into()) });
         state.agree("a.vcf", Some(Digest::of(b"a")), "0_1");
         state.agree("b.vcf", None, "0_2");
         let wanted = Wanted { hash: Some(Digest::of(b"c")), size: Some(1), offset: "0_3".into(), page: "-1".into() };

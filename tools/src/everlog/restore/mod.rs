@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use everlog::cold::ColdStore;
 use everlog::types::AsOf;
-use everlog::{Config, RestoreMode, RestoreReport};
+use everlog::{Config, ErrorKind, ReadOnly, RestoreMode, RestoreReport};
+use everlog_server::carried;
 use everlog_server::failure::Failure;
 use serde::Serialize;
 
@@ -33,7 +34,9 @@ and whoever owned it before stops. Exits 4 if the cold store holds something tha
 
 With --mode heal, devices put back what they have and the store has not. With --mode rewind they set it aside, and from
 the first open on the cold store holds what was restored and nothing later. --as-of restores the store as it was at that
-moment, or is refused with the nearest moments that can be had; the report says which LSN and time it went to.
+moment, or is refused with the nearest moments that can be had; the report says which LSN and time it went to. Tokens and the
+audit log are not taken back: what was revoked since stays so. For that the newest state is fetched first; --tokens-too does
+without, and takes them back.
 
 With --log, these logs alone come back, each record under its seq, in a store of its own with a new id, which knows no cold
 store (serve it with --cold none) and takes nothing over; producers' numbers and expiries stay behind. Meanwhile the whole
@@ -53,6 +56,9 @@ pub struct Args {
     /// What devices do with what they have and the restored store has not
     #[arg(long, value_enum, default_value_t = Mode::Heal)]
     mode: Mode,
+    /// Take the server's tokens and audit log back as well: what was revoked since that moment opens again
+    #[arg(long, requires = "as_of", conflicts_with = "logs")]
+    tokens_too: bool,
     /// This log alone, into a store of its own; may be repeated
     #[arg(long = "log", value_name = "NAME")]
     logs: Vec<String>,
@@ -121,7 +127,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let here = std::env::current_dir()?;
     let cold = everlog::cold::connect(&args.cold, &here)?;
     let lost = if args.logs.is_empty() {
-        let report = whole(&*cold, &args.to, mode)?;
+        let report = if args.tokens_too { whole(&*cold, &args.to, mode) } else { carrying(&*cold, &args.to, mode) }?;
         output::print(&Report::from(&report), args.json)?;
         report.lost.len()
     } else {
@@ -134,11 +140,29 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 /// Restores the whole store, and shows how far it is.
 fn whole(cold: &dyn ColdStore, to: &Path, mode: RestoreMode) -> Result<RestoreReport, Failure> {
+    Ok(everlog::restore(cold, to, &Config::default(), mode, &mut shown())?)
+}
+
+/// Shows how far a restore is.
+fn shown() -> impl FnMut(u64, u64) + Send {
     let mut progress: Option<Progress> = None;
-    let mut advance = |done, total| {
+    move |done, total| {
         progress.get_or_insert_with(|| Progress::of_bytes("restoring", total)).reached_of(done, total);
-    };
-    Ok(everlog::restore(cold, to, &Config::default(), mode, &mut advance)?)
+    }
+}
+
+/// As [`whole`], but for the server's own logs, which are not taken back.
+fn carrying(cold: &dyn ColdStore, to: &Path, mode: RestoreMode) -> Result<RestoreReport, Failure> {
+    let mut carry = |newest: &ReadOnly| mode.as_of().map_or(Ok(None), |moment| carried::gather(newest, moment));
+    let mut shown = shown();
+    let report = everlog::restore_carrying(cold, to, &Config::default(), mode, &mut shown, &mut carry);
+    report.map_err(|error| match (error.kind(), mode.as_of()) {
+        (ErrorKind::Damaged, Some(_)) => {
+            let cause = format!("whether tokens were revoked since that moment cannot be read: {error}");
+            Failure::new(4, cause, "say --tokens-too to take tokens back as well, and revoke again what has to be")
+        }
+        _ => error.into(),
+    })
 }
 
 /// How the report tells of something that cannot be read.

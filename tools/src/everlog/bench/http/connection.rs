@@ -58,6 +58,16 @@ impl Target {
         Ok(Self { address, host, base })
     }
 
+    /// What to connect to.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What requests name as their host.
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
     /// The target of requests for a stream whose name needs no encoding.
     pub fn stream(&self, name: &str) -> Uri {
         let path = format!("{}/{name}", self.base);

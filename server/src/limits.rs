@@ -1,0 +1,282 @@
+//! How much one device may ask, and one owner may store.
+//!
+//! Both are counted in memory of a bounded size. Invariants: a limit of 0 costs nothing and refuses nobody; what is
+//! forgotten for want of room is counted anew, to the device's gain. What an owner stores is booked before it is stored, so
+//! that no number of requests at once gets past a limit together.
+
+use crate::auth::Caller;
+use crate::config::Settings;
+use crate::handlers::BODIES_KIB;
+use crate::protocol::answer::Refusal;
+use crate::protocol::headers;
+use crate::streams::{Owned, Streams};
+use everlog::names::owner;
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use hyper::StatusCode;
+use quick_cache::sync::Cache;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// Devices whose requests are counted at once, and owners whose streams are; some hundred bytes each.
+const DEVICES_MAX: usize = 65_536;
+const OWNERS_MAX: usize = 65_536;
+/// How long an owner who has reached the limit is refused without counting again: streams may have been deleted meanwhile,
+/// or have expired, which is not heard of here.
+const COUNT_AGAIN: Duration = Duration::from_secs(1);
+/// How long a count is gone on from: what came of a request whose client had gone is in it as if it were stored.
+const COUNT_ANYWAY: Duration = Duration::from_secs(60);
+/// The part of the memory for large bodies that one device may take, where devices are told apart.
+const BODIES_PART: usize = 4;
+
+/// The limits of a server.
+#[derive(Debug)]
+pub struct Limits {
+    quota: Option<Quota>,
+    devices: Cache<String, Arc<DefaultDirectRateLimiter>>,
+    /// What each device may still take of the memory for large bodies, in KiB.
+    bodies: Cache<String, Arc<Semaphore>>,
+    logs_max: u64,
+    bytes_max: u64,
+    owners: Cache<String, Arc<Account>>,
+}
+
+/// What an owner has, and is about to have.
+#[derive(Debug, Default)]
+struct Account {
+    state: Mutex<State>,
+    /// Held by the one who counts: others wait for the count and make none of their own.
+    counting: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was counted and what came since, and when the count ended.
+    counted: Option<(Owned, Instant)>,
+    booked: Owned,
+    /// What was booked and is stored by now, since the present count began: it may be in it, or not.
+    since: Owned,
+}
+
+/// What is about to be stored for an owner. It counts as stored when this is dropped, since that is not known of a request
+/// whose client goes; what comes to nothing is given [`back`](Self::back).
+#[derive(Debug, Default)]
+pub struct Booking {
+    account: Option<Arc<Account>>,
+    more: Owned,
+}
+
+impl Booking {
+    /// Nothing of it was stored.
+    pub fn back(mut self) {
+        if let Some(account) = self.account.take() {
+            let mut state = account.state();
+            state.booked = state.booked.less(self.more);
+        }
+    }
+}
+
+impl Drop for Booking {
+    fn drop(&mut self) {
+        let Some(account) = self.account.take() else { return };
+        let mut state = account.state();
+        state.booked = state.booked.less(self.more);
+        state.since = state.since.plus(self.more);
+        if let Some((has, _)) = &mut state.counted {
+            *has = has.plus(self.more);
+        }
+    }
+}
+
+impl Account {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of an attempt to book.
+enum Booked {
+    Done(Booking),
+    /// There would be too much of this.
+    Over(String),
+    /// The count is too old to tell.
+    Old,
+}
+
+impl Limits {
+    /// Those of the settings.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let quota = NonZeroU32::new(settings.requests_per_second_max).map(Quota::per_second);
+        let (devices, bodies, owners) = (Cache::new(DEVICES_MAX), Cache::new(DEVICES_MAX), Cache::new(OWNERS_MAX));
+        let (logs_max, bytes_max) = (settings.logs_per_owner_max, settings.bytes_per_owner_max);
+        Self { quota, devices, bodies, logs_max, bytes_max, owners }
+    }
+
+    /// What the device may take of the memory for large bodies, in KiB: a part of all, so that one that sends nothing of what
+    /// it announces keeps nobody else waiting.
+    #[must_use]
+    pub fn bodies(&self, caller: &Caller) -> Arc<Semaphore> {
+        let part = if caller.device.is_some() { BODIES_PART } else { 1 };
+        let made = || Ok::<_, std::convert::Infallible>(Arc::new(Semaphore::new(BODIES_KIB / part)));
+        let Ok(bodies) = self.bodies.get_or_insert_with(&caller.actor, made);
+        bodies
+    }
+
+    /// Counts a request. A device that was quiet may send a second's requests at once.
+    ///
+    /// # Errors
+    /// 429 with the time after which the next one is taken.
+    pub fn request(&self, caller: &Caller) -> Result<(), Refusal> {
+        let Some(quota) = self.quota else { return Ok(()) };
+        let limiter = || Ok::<_, Refusal>(Arc::new(RateLimiter::direct(quota)));
+        let limiter = self.devices.get_or_insert_with(&caller.actor, limiter)?;
+        limiter.check().map_err(|wait| {
+            let seconds = wait.wait_time_from(DefaultClock::default().now()).as_secs_f64().ceil().max(1.0);
+            let told = format!("the device sends more than {} requests a second", quota.burst_size());
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, told)
+                .header(headers::ERROR, "rate")
+                .retry_after(Duration::from_secs_f64(seconds))
+        })
+    }
+}
+
+impl Limits {
+    /// Books `more` for the owner of the stream `name`: streams that are not there yet, and bytes of bodies.
+    ///
+    /// # Errors
+    /// 507 if that is more than the owner may have; those of counting.
+    pub async fn book(&self, streams: &Streams, name: &str, more: Owned) -> Result<Booking, Refusal> {
+        if (self.logs_max, self.bytes_max) == (0, 0) || (more.logs, more.bytes) == (0, 0) {
+            return Ok(Booking::default());
+        }
+        let owner = owner(name);
+        let made = || Ok::<_, std::convert::Infallible>(Arc::default());
+        let Ok(account) = self.owners.get_or_insert_with(owner, made);
+        let full = |what: String| {
+            let told = format!("{owner} has {what}, which is as much as one owner may have");
+            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, told).header(headers::ERROR, "quota")
+        };
+        match self.try_book(&account, more, COUNT_ANYWAY, COUNT_AGAIN) {
+            Booked::Done(booking) => return Ok(booking),
+            Booked::Over(what) => return Err(full(what)),
+            Booked::Old => {}
+        }
+        let asked = Instant::now();
+        let counting = Arc::clone(&account.counting).lock_owned().await;
+        // Somebody else may have counted meanwhile.
+        if account.state().counted.is_none_or(|(_, at)| at < asked) {
+            account.state().since = Owned::default();
+            let counted = Arc::clone(&account);
+            let note = move |has: Owned| {
+                let mut state = counted.state();
+                state.counted = Some((has.plus(state.since), Instant::now()));
+                drop(counting);
+            };
+            streams.owned(owner, self.bytes_max > 0, note).await?;
+        }
+        match self.try_book(&account, more, Duration::MAX, Duration::MAX) {
+            Booked::Done(booking) => Ok(booking),
+            Booked::Over(what) => Err(full(what)),
+            Booked::Old => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "what the owner has is not counted yet")),
+        }
+    }
+
+    /// Books by a count that is no older than `taken` if it fits, and than `refused` if it does not.
+    fn try_book(&self, account: &Arc<Account>, more: Owned, taken: Duration, refused: Duration) -> Booked {
+        let mut state = account.state();
+        let Some((has, at)) = state.counted else { return Booked::Old };
+        match self.excess(has.plus(state.booked), more) {
+            None if at.elapsed() < taken => {
+                state.booked = state.booked.plus(more);
+                Booked::Done(Booking { account: Some(Arc::clone(account)), more })
+            }
+            Some(what) if at.elapsed() < refused => Booked::Over(what),
+            _ => Booked::Old,
+        }
+    }
+
+    /// What there would be too much of.
+    fn excess(&self, has: Owned, more: Owned) -> Option<String> {
+        if self.logs_max > 0 && more.logs > 0 && has.logs + more.logs > self.logs_max {
+            return Some(format!("{} streams", has.logs));
+        }
+        let is_too_large = self.bytes_max > 0 && has.bytes.saturating_add(more.bytes) > self.bytes_max;
+        is_too_large.then(|| format!("{} bytes in its streams", has.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cli;
+    use clap::Parser;
+
+    fn limits(requests_per_second_max: u32) -> Limits {
+        let settings = Cli::parse_from(["everlogd"]).settings().expect("the defaults");
+        Limits::new(&Settings { requests_per_second_max, ..settings })
+    }
+
+    #[test]
+    fn a_device_is_held_back_and_no_other() {
+        let limits = limits(3);
+        let device = |name: &str| {
+            let mut caller = Caller::anybody();
+            caller.actor = name.to_owned();
+            caller
+        };
+        for _ in 0..3 {
+            limits.request(&device("a")).expect("within the limit");
+        }
+        let refusal = limits.request(&device("a")).expect_err("one too many");
+        assert_eq!(refusal.status(), StatusCode::TOO_MANY_REQUESTS);
+        let answer = refusal.answer();
+        assert_eq!(
+            (&answer.headers()["retry-after"], &answer.headers()[headers::ERROR]),
+            (&"1".parse().expect("text"), &"rate".parse().expect("text"))
+        );
+        limits.request(&device("b")).expect("another device");
+    }
+
+    #[test]
+    fn what_is_booked_counts_until_it_is_given_back() {
+        let limits = Limits { bytes_max: 10, ..limits(0) };
+        let account = Arc::new(Account::default());
+        let book = |bytes| limits.try_book(&account, Owned { logs: 0, bytes }, COUNT_ANYWAY, COUNT_AGAIN);
+        assert!(matches!(book(1), Booked::Old), "nothing was counted yet");
+        account.state().counted = Some((Owned { logs: 1, bytes: 4 }, Instant::now()));
+        let Booked::Done(first) = book(6) else { panic!("it fits") };
+        assert!(matches!(book(1), Booked::Over(_)), "two at once do not share the same room");
+        first.back();
+        let Booked::Done(second) = book(5) else { panic!("it fits again") };
+        drop(second);
+        assert!(matches!(book(2), Booked::Over(_)), "what was dropped may be stored");
+        assert!(matches!(book(1), Booked::Done(_)));
+        let long_ago = Instant::now().checked_sub(COUNT_AGAIN).expect("this machine runs for longer");
+        account.state().counted = Some((Owned { logs: 1, bytes: 10 }, long_ago));
+        assert!(matches!(book(1), Booked::Old), "there may be room by now");
+    }
+
+    #[test]
+    fn one_device_takes_a_part_of_the_memory_for_bodies() {
+        let limits = limits(0);
+        let device = |device: &str| {
+            let mut caller = Caller::anybody();
+            (caller.actor, caller.device) = (device.to_owned(), Some(device.to_owned()));
+            limits.bodies(&caller)
+        };
+        let _all = device("a").try_acquire_many_owned((BODIES_KIB / BODIES_PART) as u32).expect("its part");
+        assert!(device("a").try_acquire_owned().is_err());
+        assert!(device("b").try_acquire_owned().is_ok());
+        assert_eq!(limits.bodies(&Caller::anybody()).available_permits(), BODIES_KIB, "nobody is told apart");
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_counted() {
+        let limits = limits(0);
+        (0..1000).for_each(|_| limits.request(&Caller::anybody()).expect("no limit"));
+        assert_eq!(limits.devices.len(), 0);
+    }
+}
