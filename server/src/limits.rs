@@ -1,8 +1,8 @@
 //! How much one device may ask, and one owner may store.
 //!
 //! Both are counted in memory of a bounded size. Invariants: a limit of 0 costs nothing and refuses nobody; what is
-//! forgotten for want of room is counted anew, to the device's gain. What an owner stores is booked before it is stored, so
-//! that no number of requests at once gets past a limit together.
+//! forgotten for want of room is counted anew, to the device's gain. What an owner stores is booked before it is stored, and
+//! stays booked until it is known what became of it, so that no number of requests at once gets past a limit together.
 
 use crate::auth::Caller;
 use crate::config::Settings;
@@ -16,6 +16,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use hyper::StatusCode;
 use quick_cache::sync::Cache;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -60,21 +61,19 @@ struct State {
     since: Owned,
 }
 
-/// What is about to be stored for an owner. It counts as stored when this is dropped, since that is not known of a request
-/// whose client goes; what comes to nothing is given [`back`](Self::back).
+/// What is about to be stored for an owner. It goes with the request that stores it; when it is dropped it counts as stored
+/// if it was [`kept`](Self::keep), and else is given back.
 #[derive(Debug, Default)]
 pub struct Booking {
     account: Option<Arc<Account>>,
     more: Owned,
+    is_kept: AtomicBool,
 }
 
 impl Booking {
-    /// Nothing of it was stored.
-    pub fn back(mut self) {
-        if let Some(account) = self.account.take() {
-            let mut state = account.state();
-            state.booked = state.booked.less(self.more);
-        }
+    /// It was stored, or may have been.
+    pub fn keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
     }
 }
 
@@ -83,6 +82,9 @@ impl Drop for Booking {
         let Some(account) = self.account.take() else { return };
         let mut state = account.state();
         state.booked = state.booked.less(self.more);
+        if !*self.is_kept.get_mut() {
+            return;
+        }
         state.since = state.since.plus(self.more);
         if let Some((has, _)) = &mut state.counted {
             *has = has.plus(self.more);
@@ -121,7 +123,7 @@ impl Limits {
     pub fn bodies(&self, caller: &Caller) -> Arc<Semaphore> {
         let part = if caller.device.is_some() { BODIES_PART } else { 1 };
         let made = || Ok::<_, std::convert::Infallible>(Arc::new(Semaphore::new(BODIES_KIB / part)));
-        let Ok(bodies) = self.bodies.get_or_insert_with(&caller.actor, made);
+        let Ok(bodies) = self.bodies.get_or_insert_with(caller.counted_as(), made);
         bodies
     }
 
@@ -132,7 +134,7 @@ impl Limits {
     pub fn request(&self, caller: &Caller) -> Result<(), Refusal> {
         let Some(quota) = self.quota else { return Ok(()) };
         let limiter = || Ok::<_, Refusal>(Arc::new(RateLimiter::direct(quota)));
-        let limiter = self.devices.get_or_insert_with(&caller.actor, limiter)?;
+        let limiter = self.devices.get_or_insert_with(caller.counted_as(), limiter)?;
         limiter.check().map_err(|wait| {
             let seconds = wait.wait_time_from(DefaultClock::default().now()).as_secs_f64().ceil().max(1.0);
             let told = format!("the device sends more than {} requests a second", quota.burst_size());
@@ -191,7 +193,8 @@ impl Limits {
         match self.excess(has.plus(state.booked), more) {
             None if at.elapsed() < taken => {
                 state.booked = state.booked.plus(more);
-                Booked::Done(Booking { account: Some(Arc::clone(account)), more })
+                let account = Some(Arc::clone(account));
+                Booked::Done(Booking { account, more, is_kept: AtomicBool::new(false) })
             }
             Some(what) if at.elapsed() < refused => Booked::Over(what),
             _ => Booked::Old,
@@ -249,10 +252,12 @@ mod tests {
         account.state().counted = Some((Owned { logs: 1, bytes: 4 }, Instant::now()));
         let Booked::Done(first) = book(6) else { panic!("it fits") };
         assert!(matches!(book(1), Booked::Over(_)), "two at once do not share the same room");
-        first.back();
+        drop(first);
         let Booked::Done(second) = book(5) else { panic!("it fits again") };
+        second.keep();
+        assert!(matches!(book(2), Booked::Over(_)), "what is kept is booked until its request ends");
         drop(second);
-        assert!(matches!(book(2), Booked::Over(_)), "what was dropped may be stored");
+        assert!(matches!(book(2), Booked::Over(_)), "and is stored then");
         assert!(matches!(book(1), Booked::Done(_)));
         let long_ago = Instant::now().checked_sub(COUNT_AGAIN).expect("this machine runs for longer");
         account.state().counted = Some((Owned { logs: 1, bytes: 10 }, long_ago));

@@ -11,7 +11,7 @@ use crate::carried;
 use crate::config::{Auth, Cli, LogFormat, OnFailure, Settings};
 use crate::connection::Audience;
 use crate::failure::Failure;
-use crate::handlers::{BODIES_KIB, COMPRESSIONS_MAX, Context, Said};
+use crate::handlers::{BODIES_KIB, COMPRESSIONS_MAX, Context, PAIRINGS_MAX, Said};
 use crate::limits::Limits;
 use crate::listener::{DRAIN_PATIENCE, OPERATORS_MAX, TURNED_AWAY_MAX, serve};
 use crate::metrics::Metrics;
@@ -203,6 +203,7 @@ async fn serve_until_asked(
         snapshots: Arc::default(),
         limits: Limits::new(&settings),
         compressions: Semaphore::new(COMPRESSIONS_MAX),
+        pairings: Semaphore::new(PAIRINGS_MAX),
         requests: Arc::new(Semaphore::new(settings.connections_max)),
         said,
         settings,

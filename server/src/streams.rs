@@ -7,6 +7,7 @@
 //! an append come back, and never store it wrongly.
 
 use crate::feeds::Feeds;
+use crate::limits::Booking;
 use crate::protocol::content::StreamConfig;
 use crate::protocol::lifetime::Lifetime;
 use crate::protocol::request::{Durability, Producer};
@@ -120,6 +121,8 @@ pub struct Request {
     pub durability: Durability,
     /// What is let go once it is known what became of the request, also where nobody waits for that any more.
     pub held: Option<OwnedRwLockWriteGuard<()>>,
+    /// What of its owner's quota is for it.
+    pub booking: Booking,
 }
 
 /// What becomes of another log with a request.
@@ -235,8 +238,15 @@ impl Drop for Staged {
     }
 }
 
-/// Tells those who watch what became of an append, and has looked up anew what is another stream, or none, by now.
+/// Settles what was booked for an append, tells those who watch what became of it, and has looked up anew what is another stream, or none, by now.
 fn tell(feeds: &Feeds, known: &Cache<String, Known>, request: &Request, answer: &Result<LogReceipt>) {
+    let is_stored = match answer {
+        Ok(receipt) => !receipt.duplicate,
+        Err(e) => e.kind() == ErrorKind::Unknown,
+    };
+    if is_stored {
+        request.booking.keep();
+    }
     if answer.is_ok() {
         if request.delete || request.hides() {
             known.remove(&request.name);

@@ -90,6 +90,16 @@ impl Caller {
         Self { actor: "anybody".to_owned(), device: None, scope: Scope::All, pass: Pass::Endless }
     }
 
+    /// What its requests are counted under: no two devices' are the same.
+    #[must_use]
+    pub fn counted_as(&self) -> &str {
+        match &self.pass {
+            // By the token's id, since devices of several owners may have one name.
+            Pass::Token(..) => &self.actor,
+            _ => self.device.as_deref().unwrap_or(&self.actor),
+        }
+    }
+
     /// Whether the caller may reach the stream `name`, or all streams below that name.
     ///
     /// # Errors
@@ -158,6 +168,19 @@ mod tests {
         for bad in ["", "/", "users/", "users//a", "..", "__everlog", "__everlog/tokens", "__ds/x", "*\n"] {
             assert_eq!(Scope::parse(bad).expect_err(bad).status(), StatusCode::BAD_REQUEST, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn no_two_devices_are_counted_as_one() {
+        let signed = |sub: &str, device: &str| Caller {
+            actor: format!("{sub} ({device})"),
+            device: Some(format!("{sub}\0{device}")),
+            ..Caller::anybody()
+        };
+        let (one, other) = (signed("ann (a)", "b"), signed("ann", "a) (b"));
+        assert_eq!(one.actor, other.actor, "what logs call them is no key");
+        assert_ne!(one.counted_as(), other.counted_as());
+        assert_eq!(Caller::anybody().counted_as(), "anybody");
     }
 
     #[test]

@@ -114,20 +114,13 @@ async fn attempt(context: &Context, name: &str, asked: &Asked, body: &Bytes) -> 
         tag: asked.tag.clone(),
         close: asked.closes,
         durability: asked.durability,
+        booking,
         ..streams::Request::default()
     };
     let error = match context.streams.append(staged).await {
-        Ok(receipt) => {
-            if receipt.duplicate {
-                booking.back();
-            }
-            return done(context, name, asked, &receipt, has_records).await.map(Some);
-        }
+        Ok(receipt) => return done(context, name, asked, &receipt, has_records).await.map(Some),
         Err(error) => error,
     };
-    if error.kind() != ErrorKind::Unknown {
-        booking.back();
-    }
     if matches!(error.kind(), ErrorKind::Replaced | ErrorKind::NotFound | ErrorKind::Deleted) {
         return Ok(None);
     }

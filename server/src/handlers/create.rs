@@ -119,6 +119,7 @@ async fn plain(
     }
     let content_type = asked.content_type.as_deref().unwrap_or(DEFAULT_TYPE);
     let config = StreamConfig { lifetime: asked.lifetime.clone(), ..StreamConfig::new(content_type) };
+    let more = Owned { logs: 1, bytes: body.len() as u64 };
     let staged = Staged {
         name: name.to_owned(),
         create: Some(config.metadata()),
@@ -127,17 +128,13 @@ async fn plain(
         expires_in: asked.lifetime.as_ref().map(|lifetime| lifetime.first(Timestamp::now())),
         close: asked.closes,
         durability: asked.durability,
+        booking: context.limits.book(&context.streams, name, more).await?,
         ..Staged::default()
     };
-    let more = Owned { logs: 1, bytes: staged.body.len() as u64 };
-    let booking = context.limits.book(&context.streams, name, more).await?;
     match context.streams.append(staged).await {
         Ok(receipt) => Ok(Ok(Created { config, end: receipt.next() })),
-        Err(e) if e.kind() == ErrorKind::Unknown => Err(e.into()),
-        Err(e) => {
-            booking.back();
-            if e.kind() == ErrorKind::Exists { Ok(Err(Otherwise::Again)) } else { Err(e.into()) }
-        }
+        Err(e) if e.kind() == ErrorKind::Exists => Ok(Err(Otherwise::Again)),
+        Err(e) => Err(e.into()),
     }
 }
 

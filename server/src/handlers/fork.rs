@@ -13,7 +13,6 @@ use crate::streams::{Other, Owned, Request as Staged, Streams};
 use bytes::Bytes;
 use everlog::types::{Cursor, Position};
 use everlog::{ErrorKind, LogInfo};
-use hyper::StatusCode;
 use jiff::Timestamp;
 
 /// Where a fork parts from its source.
@@ -36,20 +35,6 @@ pub async fn create(
     // Before the lock: to count what an owner has may take long.
     let more = Owned { logs: 1, bytes: body.len() as u64 };
     let booking = context.limits.book(&context.streams, name, more).await?;
-    let made = forked(context, name, asked, body).await;
-    let may_be_stored = match &made {
-        Ok(made) => made.is_ok(),
-        Err(refusal) => refusal.status() == StatusCode::SERVICE_UNAVAILABLE,
-    };
-    if !may_be_stored {
-        booking.back();
-    }
-    made
-}
-
-async fn forked(
-    context: &Context, name: &str, asked: &Asked, body: &Bytes,
-) -> Result<Result<Created, Otherwise>, Refusal> {
     let fork = asked.fork.as_ref().expect("a fork is asked for");
     let streams = &context.streams;
     let changes = streams.change_forks().await?;
@@ -77,7 +62,7 @@ async fn forked(
     let other = Other { name: fork.source.clone(), created: source.created, metadata: Some(counted.metadata()) };
     let (parent, at) = (fork.source.clone(), place.seq);
     let held = Some(changes);
-    let staged = Staged { fork: Some((parent, at)), others: vec![other], held, ..staged };
+    let staged = Staged { fork: Some((parent, at)), others: vec![other], held, booking, ..staged };
     let receipt = match streams.append(staged).await {
         Ok(receipt) => receipt,
         Err(e) if matches!(e.kind(), ErrorKind::Exists | ErrorKind::Replaced) => return Ok(Err(Otherwise::Again)),

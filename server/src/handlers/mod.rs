@@ -59,6 +59,8 @@ const TINY_BODY_BYTES: usize = 1 << 10;
 pub const BODIES_KIB: usize = 256 << 10;
 /// Answers that are compressed at once, each by one processor and in some megabytes of memory; others wait.
 pub const COMPRESSIONS_MAX: usize = 4;
+/// Pairings under way at once, each of whoever connects.
+pub const PAIRINGS_MAX: usize = 64;
 /// How often a stream may be deleted and created again under one request before that is refused.
 const ATTEMPTS: usize = 8;
 /// How long a client may take to send one, and wait for the memory.
@@ -90,6 +92,8 @@ pub struct Context {
     pub compressions: Semaphore,
     /// Requests under way over HTTP/2, of which a connection may have many.
     pub requests: Arc<Semaphore>,
+    /// Pairings under way.
+    pub pairings: Semaphore,
     /// Turns true when the server begins to stop: who waits for more is answered then.
     pub stopping: watch::Receiver<bool>,
 }
@@ -129,7 +133,7 @@ pub async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Answe
     let is_of_page = bears_origin(&request);
     // Neither the query nor a header: those may hold what is secret.
     let span = tracing::debug_span!("request", id, method, owner = path::owner(request.uri().path()));
-    let is_counted = request.version() >= Version::HTTP_2;
+    let is_counted = request.version() >= Version::HTTP_2 && request.uri().path() != pair::PATH;
     let routed = route(context, request);
     let routed = async {
         // What finds out who asks, and for what, is gone when that is waited for: most connections only wait.
@@ -210,7 +214,8 @@ fn route(context: &Arc<Context>, request: Request<Incoming>) -> Result<Routed, R
     Ok(Box::pin(handle(Arc::clone(context), request)))
 }
 
-/// Over HTTP/2 connections do not bound how many requests there are, so that each is counted.
+/// The refusal of a request where connections do not bound how many there are: of those over HTTP/2 and of pairings each is
+/// counted.
 fn too_many() -> Refusal {
     let told = "the server has as many requests under way as it takes; come back later";
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, told)

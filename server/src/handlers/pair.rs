@@ -3,7 +3,7 @@
 //! Whoever asks has no token yet; what is allowed is what the code says. Invariant: the answer that holds a token is in no
 //! cache, and the issue goes on when its client has gone, so that no token is left half issued.
 
-use super::{Context, detached};
+use super::{Context, detached, too_many};
 use crate::auth::tokens::Given;
 use crate::protocol::answer::{Answer, Refusal, put, with};
 use crate::protocol::body::whole;
@@ -38,6 +38,8 @@ pub async fn pair(context: Arc<Context>, request: Request<Incoming>) -> Result<A
         put(&mut answer, ALLOW, "POST, OPTIONS");
         return Ok(answer);
     }
+    // Those of strangers are bounded by themselves, so that they take nobody's place.
+    let _turn = context.pairings.try_acquire().map_err(|_| too_many())?;
     let asked: Asked = read(request).await?;
     let given = detached(&context, async move |context| {
         let tokens = context.gate.tokens().ok_or_else(|| Refusal::not_found("this server gives out no tokens"))?;

@@ -4,7 +4,7 @@
 //! it, also after a restart of the server; where that cannot be had any more the page is refused, and never another.
 
 use super::page::refused;
-use super::{ATTEMPTS, Context};
+use super::{ATTEMPTS, Context, detached};
 use crate::protocol::answer::{Answer, Refusal, put, set, with};
 use crate::protocol::body::whole;
 use crate::protocol::content::Framing;
@@ -19,7 +19,7 @@ use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 use std::sync::Arc;
 
-pub async fn snapshot(context: &Context, name: &str, wanted: Wanted) -> Result<Answer, Refusal> {
+pub async fn snapshot(context: &Arc<Context>, name: &str, wanted: Wanted) -> Result<Answer, Refusal> {
     for _ in 0..ATTEMPTS {
         let info = context.streams.info(name).await.map_err(|error| refused(context, name, &error))?;
         check_framing(&info)?;
@@ -37,7 +37,13 @@ pub async fn snapshot(context: &Context, name: &str, wanted: Wanted) -> Result<A
                 token
             }
         };
-        match page(context, name, &info, token).await {
+        // The leave to hold a state goes with the work, also where whoever asked for it has gone.
+        let (leave, log) = (context.snapshots.page().await?, name.to_owned());
+        let made = detached(context, async move |context| {
+            let _leave = leave;
+            page(&context, &log, &info, token).await
+        });
+        match made.await {
             // The stream was cut short while it was looked at, and is looked at anew.
             Err(refusal) if refusal.status() == StatusCode::GONE && wanted == Wanted::First => {}
             answer => return answer,
@@ -62,7 +68,6 @@ pub fn check_framing(info: &LogInfo) -> Result<(), Refusal> {
 
 async fn page(context: &Context, name: &str, info: &LogInfo, token: Token) -> Result<Answer, Refusal> {
     let stretch = Stretch { created: info.created, first: token.first, end: token.end };
-    let leave = context.snapshots.page().await?;
     let state = context.snapshots.at(&context.streams, name, stretch).await?;
     state.check()?;
     let len = state.len();
@@ -72,10 +77,9 @@ async fn page(context: &Context, name: &str, info: &LogInfo, token: Token) -> Re
     let (of, log) = (Arc::clone(&state), name.to_owned());
     let records = context.streams.on_thread(move |store| {
         let places = of.places(token.at, PAGE);
-        // The leave goes with the work, also where whoever asked for it has gone.
-        of.records(store, &log, &places).map(|records| (records, leave))
+        of.records(store, &log, &places)
     });
-    let (records, _leave) = records.await??;
+    let records = records.await??;
     let next = token.at + records.len() as u64;
     let body = render(&state, info, token.at == 0, &records, next == len);
     let mut answer = with(StatusCode::OK, whole(body));
