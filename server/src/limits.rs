@@ -19,7 +19,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Devices whose requests are counted at once, and owners whose streams are; some hundred bytes each.
 const DEVICES_MAX: usize = 65_536;
@@ -29,19 +29,43 @@ const OWNERS_MAX: usize = 65_536;
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
 /// How long a count is gone on from: what came of a request whose client had gone is in it as if it were stored.
 const COUNT_ANYWAY: Duration = Duration::from_secs(60);
-/// The part of the memory for large bodies that one device may take, where devices are told apart.
-const BODIES_PART: usize = 4;
+/// Memory for all larger answers that are being made, or that their clients have not taken yet, in KiB.
+pub const ANSWERS_KIB: usize = 256 << 10;
+/// An answer of at most so many bytes takes no share of it.
+const SMALL_ANSWER_BYTES: usize = 16 << 10;
+/// The part of the memory for large bodies, and of that for answers, that one device may take, where devices are told apart.
+const MEMORY_PART: usize = 4;
+/// Snapshots' pages, and compactions, of one device that are under way at once, likewise.
+const STATES_PART: usize = 1;
 
 /// The limits of a server.
 #[derive(Debug)]
 pub struct Limits {
     quota: Option<Quota>,
     devices: Cache<String, Arc<DefaultDirectRateLimiter>>,
-    /// What each device may still take of the memory for large bodies, in KiB.
-    bodies: Cache<String, Arc<Semaphore>>,
+    parts: Cache<String, Arc<Parts>>,
+    answers: Arc<Semaphore>,
     logs_max: u64,
     bytes_max: u64,
     owners: Cache<String, Arc<Account>>,
+}
+
+/// What one device may still take of what all share, so that none keeps the others waiting.
+#[derive(Debug)]
+pub struct Parts {
+    /// Of the memory for large bodies, in KiB.
+    pub bodies: Arc<Semaphore>,
+    /// Of that for answers, in KiB.
+    answers: Arc<Semaphore>,
+    /// Of the states that pages of snapshots and compactions hold.
+    pub states: Arc<Semaphore>,
+}
+
+/// What an answer takes of its device's part of the memory, and of all.
+#[derive(Debug)]
+pub struct Room {
+    _part: OwnedSemaphorePermit,
+    _share: OwnedSemaphorePermit,
 }
 
 /// What an owner has, and is about to have.
@@ -112,19 +136,45 @@ impl Limits {
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let quota = NonZeroU32::new(settings.requests_per_second_max).map(Quota::per_second);
-        let (devices, bodies, owners) = (Cache::new(DEVICES_MAX), Cache::new(DEVICES_MAX), Cache::new(OWNERS_MAX));
+        let (devices, parts, owners) = (Cache::new(DEVICES_MAX), Cache::new(DEVICES_MAX), Cache::new(OWNERS_MAX));
         let (logs_max, bytes_max) = (settings.logs_per_owner_max, settings.bytes_per_owner_max);
-        Self { quota, devices, bodies, logs_max, bytes_max, owners }
+        let answers = Arc::new(Semaphore::new(ANSWERS_KIB));
+        Self { quota, devices, parts, answers, logs_max, bytes_max, owners }
     }
 
-    /// What the device may take of the memory for large bodies, in KiB: a part of all, so that one that sends nothing of what
-    /// it announces keeps nobody else waiting.
+    /// What the device may take of what all share; all of it where devices are not told apart.
     #[must_use]
-    pub fn bodies(&self, caller: &Caller) -> Arc<Semaphore> {
-        let part = if caller.device.is_some() { BODIES_PART } else { 1 };
-        let made = || Ok::<_, std::convert::Infallible>(Arc::new(Semaphore::new(BODIES_KIB / part)));
-        let Ok(bodies) = self.bodies.get_or_insert_with(caller.counted_as(), made);
-        bodies
+    pub fn parts(&self, caller: &Caller) -> Arc<Parts> {
+        let (part, states) = match caller.device {
+            Some(_) => (MEMORY_PART, STATES_PART),
+            None => (1, Semaphore::MAX_PERMITS),
+        };
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let made = || {
+            let (bodies, answers) = (semaphore(BODIES_KIB / part), semaphore(ANSWERS_KIB / part));
+            let parts = Parts { bodies, answers, states: semaphore(states) };
+            Ok::<_, std::convert::Infallible>(Arc::new(parts))
+        };
+        let Ok(parts) = self.parts.get_or_insert_with(caller.counted_as(), made);
+        parts
+    }
+
+    /// The memory for an answer with so many bytes of content, unless it is small. It is not waited for, since the content is
+    /// in memory by then.
+    ///
+    /// # Errors
+    /// 503 if too much of it is taken.
+    pub fn room(&self, device: &Parts, bytes: usize) -> Result<Option<Room>, Refusal> {
+        if bytes <= SMALL_ANSWER_BYTES {
+            return Ok(None);
+        }
+        let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let full = |_| {
+            Refusal::overloaded("the server has as much under way to clients as it has memory for; come back later")
+        };
+        let part = Arc::clone(&device.answers).try_acquire_many_owned(kib).map_err(full)?;
+        let share = Arc::clone(&self.answers).try_acquire_many_owned(kib).map_err(full)?;
+        Ok(Some(Room { _part: part, _share: share }))
     }
 
     /// Counts a request. A device that was quiet may send a second's requests at once.
@@ -265,17 +315,29 @@ mod tests {
     }
 
     #[test]
-    fn one_device_takes_a_part_of_the_memory_for_bodies() {
+    fn one_device_takes_a_part_of_what_all_share() {
         let limits = limits(0);
         let device = |device: &str| {
             let mut caller = Caller::anybody();
             (caller.actor, caller.device) = (device.to_owned(), Some(device.to_owned()));
-            limits.bodies(&caller)
+            limits.parts(&caller)
         };
-        let _all = device("a").try_acquire_many_owned((BODIES_KIB / BODIES_PART) as u32).expect("its part");
-        assert!(device("a").try_acquire_owned().is_err());
-        assert!(device("b").try_acquire_owned().is_ok());
-        assert_eq!(limits.bodies(&Caller::anybody()).available_permits(), BODIES_KIB, "nobody is told apart");
+        let bodies = |device: &Parts, kib| Arc::clone(&device.bodies).try_acquire_many_owned(kib);
+        let _all = bodies(&device("a"), (BODIES_KIB / MEMORY_PART) as u32).expect("its part");
+        assert!(bodies(&device("a"), 1).is_err());
+        assert!(bodies(&device("b"), 1).is_ok());
+        let most = (ANSWERS_KIB / MEMORY_PART) << 10;
+        assert!(limits.room(&device("a"), most + 1).is_err(), "it is more than one part");
+        let _answer = limits.room(&device("a"), most).expect("its part");
+        assert!(limits.room(&device("a"), SMALL_ANSWER_BYTES + 1).is_err());
+        assert!(limits.room(&device("a"), SMALL_ANSWER_BYTES).expect("it is small").is_none());
+        assert!(limits.room(&device("b"), SMALL_ANSWER_BYTES + 1).is_ok());
+        let _state = Arc::clone(&device("a").states).try_acquire_owned().expect("its part");
+        assert!(device("a").states.try_acquire().is_err());
+        assert!(device("b").states.try_acquire().is_ok());
+        let anybody = limits.parts(&Caller::anybody());
+        assert_eq!(anybody.bodies.available_permits(), BODIES_KIB, "nobody is told apart");
+        assert_eq!(anybody.states.available_permits(), Semaphore::MAX_PERMITS);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::carried;
 use crate::config::{Auth, Cli, LogFormat, OnFailure, Settings};
 use crate::connection::Audience;
 use crate::failure::Failure;
-use crate::handlers::{BODIES_KIB, COMPRESSIONS_MAX, Context, PAIRINGS_MAX, Said};
+use crate::handlers::{BODIES_KIB, COMPRESSIONS_MAX, Context, PAIRINGS_MAX, Said, WALKS_MAX};
 use crate::limits::Limits;
 use crate::listener::{DRAIN_PATIENCE, OPERATORS_MAX, TURNED_AWAY_MAX, serve};
 use crate::metrics::Metrics;
@@ -204,6 +204,7 @@ async fn serve_until_asked(
         limits: Limits::new(&settings),
         compressions: Semaphore::new(COMPRESSIONS_MAX),
         pairings: Semaphore::new(PAIRINGS_MAX),
+        walks: Arc::new(Semaphore::new(WALKS_MAX)),
         requests: Arc::new(Semaphore::new(settings.connections_max)),
         said,
         settings,

@@ -17,7 +17,7 @@
 
 use super::snapshot::check_framing;
 use super::{ATTEMPTS, Context, body, detached};
-use crate::auth::Caller;
+use crate::auth::{Caller, bearer};
 use crate::protocol::answer::{Answer, Refusal, empty, set};
 use crate::protocol::headers;
 use crate::protocol::request::{self, Durability};
@@ -59,10 +59,18 @@ pub async fn compact(
         let told = "a compaction has no producer's number, no Stream-Seq and closes nothing; repeat it as it is";
         return Err(Refusal::bad_request(told));
     }
-    if !body(&context, &caller, request).await?.bytes.is_empty() {
-        return Err(Refusal::bad_request("a compaction has no body"));
-    }
-    let turn = context.snapshots.compaction().await?;
+    let ready = async {
+        if !body(&context, &caller, request).await?.bytes.is_empty() {
+            return Err(Refusal::bad_request("a compaction has no body"));
+        }
+        context.snapshots.compaction(&context.limits.parts(&caller)).await
+    };
+    // Who is not let in any more by then has waited in vain.
+    let turn = tokio::select! {
+        biased;
+        () = caller.ended() => return Err(bearer::invalid()),
+        turn = ready => turn?,
+    };
     // A client that goes leaves no part of a snapshot behind.
     let work = detached(&context, async move |context| {
         let _turn = turn;

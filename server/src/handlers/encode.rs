@@ -37,6 +37,8 @@ pub async fn encode(context: &Context, coding: Coding, answer: &mut Answer) -> R
     let coded = coded.map_err(|e| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer could not be compressed: {e}"))
     })?;
+    let room = answer.body_mut().give_up();
     *answer.body_mut() = whole(coded);
+    answer.body_mut().take_up(room);
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::Context;
 use super::live::cursor;
 use crate::auth::{Caller, bearer};
 use crate::feeds::Board;
+use crate::limits::Parts;
 use crate::metrics::Counted;
 use crate::protocol::answer::{Answer, Refusal, put, set, with};
 use crate::protocol::body::{self, Done, Step, whole};
@@ -54,9 +55,14 @@ pub async fn feed(context: Arc<Context>, caller: Caller, owner: String, asked: A
     }
     let query = FeedQuery::parse(asked.query.as_deref())?;
     let board = context.streams.feeds().board(&owner);
-    let watcher = Watcher { context, owner, board, depth: query.depth, cursor: query.cursor };
+    let device = context.limits.parts(&caller);
+    let watcher = Watcher { context, device, owner, board, depth: query.depth, cursor: query.cursor };
     match query.live {
-        Live::No => watcher.look(query.from).await.map(|look| watcher.page(&look)),
+        Live::No => tokio::select! {
+            biased;
+            () = caller.ended() => Err(bearer::invalid()),
+            look = watcher.look(query.from) => watcher.page(&look?),
+        },
         Live::LongPoll => tokio::select! {
             biased;
             () = caller.ended() => Err(bearer::invalid()),
@@ -75,6 +81,7 @@ struct Look {
 /// Whoever wants to be told.
 struct Watcher {
     context: Arc<Context>,
+    device: Arc<Parts>,
     owner: String,
     board: Arc<Board>,
     depth: usize,
@@ -116,7 +123,10 @@ impl Watcher {
     /// The owner's streams; with a place those that changed since, also those that were deleted.
     async fn listed(&self, since: Option<Place>) -> Result<Vec<Told>, Refusal> {
         let (owner, deepest) = (self.owner.clone(), self.depth);
+        let turn = Arc::clone(&self.context.walks).acquire_owned().await;
         let listed = self.context.streams.on_thread(move |store| {
+            // It ends with the work, also where whoever asked has gone.
+            let _turn = turn;
             let after = since.map(|since| since.lsn);
             let told = walk(store, &owner, deepest, after)?;
             if let Some(since) = since {
@@ -129,13 +139,16 @@ impl Watcher {
         told.map_err(|refusal: Refusal| refusal.header(headers::TIMELINE, self.context.streams.timeline().to_string()))
     }
 
-    fn page(&self, look: &Look) -> Answer {
-        let mut answer = with(StatusCode::OK, whole(json(&look.told)));
+    fn page(&self, look: &Look) -> Result<Answer, Refusal> {
+        let body = json(&look.told);
+        let room = self.context.limits.room(&self.device, body.len())?;
+        let mut answer = with(StatusCode::OK, whole(body));
+        answer.body_mut().take_up(room);
         put(&mut answer, CONTENT_TYPE, "application/json");
         put(&mut answer, CACHE_CONTROL, "no-store");
         set(&mut answer, headers::NEXT_OFFSET, look.place.to_string());
         set(&mut answer, headers::UP_TO_DATE, "true");
-        answer
+        Ok(answer)
     }
 
     async fn long_poll(&self, from: From) -> Result<Answer, Refusal> {
@@ -146,7 +159,7 @@ impl Watcher {
         while look.told.is_empty() && self.rings(&mut bell, until).await {
             look = self.look(From::Place(look.place)).await?;
         }
-        let mut answer = self.page(&look);
+        let mut answer = self.page(&look)?;
         if look.told.is_empty() {
             *answer.status_mut() = StatusCode::NO_CONTENT;
             *answer.body_mut() = whole("");
@@ -205,8 +218,11 @@ impl Reader {
     /// Tells what was found, and goes on behind it until the time is up.
     fn tell(self: Box<Self>, look: Look) -> Step {
         Step::new(async move {
-            let event = self.watcher.text(&look).into();
-            Done { event: Some(event), next: Some(self.wait(look.place)) }
+            let event = self.watcher.text(&look);
+            let Ok(room) = self.watcher.context.limits.room(&self.watcher.device, event.len()) else {
+                return Done::default();
+            };
+            Done { event: Some(event.into()), next: Some(self.wait(look.place)), room }
         })
     }
 
@@ -217,11 +233,11 @@ impl Reader {
                 let Ok(look) = self.watcher.look(From::Place(place)).await else { break };
                 // What lies deeper than this client asked for wakes it, and is not told.
                 if !look.told.is_empty() {
-                    return Done { event: None, next: Some(self.tell(look)) };
+                    return Done { next: Some(self.tell(look)), ..Done::default() };
                 }
                 place = look.place;
             }
-            Done { event: None, next: None }
+            Done::default()
         })
     }
 }

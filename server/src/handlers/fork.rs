@@ -11,6 +11,7 @@ use crate::protocol::fork::ForkAsked;
 use crate::protocol::request::Durability;
 use crate::streams::{Other, Owned, Request as Staged, Streams};
 use bytes::Bytes;
+use everlog::limits::RECORD_BYTES_MAX;
 use everlog::types::{Cursor, Position};
 use everlog::{ErrorKind, LogInfo};
 use jiff::Timestamp;
@@ -32,8 +33,9 @@ pub async fn create(
     if let Ok(info) = context.streams.info(name).await {
         return Ok(Err(Otherwise::Found(Box::new(info))));
     }
-    // Before the lock: to count what an owner has may take long.
-    let more = Owned { logs: 1, bytes: body.len() as u64 };
+    // Before the lock: to count what an owner has may take long. A part of a record has as many bytes as are asked for.
+    let part = asked.fork.as_ref().map_or(0, |fork| fork.sub_offset).min(RECORD_BYTES_MAX as u64);
+    let more = Owned { logs: 1, bytes: body.len() as u64 + part };
     let booking = context.limits.book(&context.streams, name, more).await?;
     let fork = asked.fork.as_ref().expect("a fork is asked for");
     let streams = &context.streams;

@@ -6,6 +6,7 @@
 use super::Context;
 use super::page::{self, Found, at_end, described, refused};
 use crate::auth::Caller;
+use crate::limits::{Parts, Room};
 use crate::metrics::Counted;
 use crate::protocol::answer::{Answer, Refusal, put, set, with};
 use crate::protocol::body::{self, Done, Step, whole};
@@ -14,7 +15,8 @@ use crate::protocol::headers;
 use crate::protocol::lifetime::Lifetime;
 use crate::protocol::query::Query;
 use crate::protocol::sse::{self, Control};
-use crate::streams::Known;
+use crate::streams::{Known, PAGE};
+use everlog::limits::RECORD_BYTES_MAX;
 use everlog::types::{Cursor, Lsn, Position};
 use everlog::{Page, Subscription};
 use hyper::StatusCode;
@@ -85,20 +87,22 @@ async fn more(context: &Context, wait: &Wait<'_>) -> everlog::Result<bool> {
 }
 
 /// Answers once there is something, or the time is up. Reading is in boxes of its own, which are gone while this waits.
-pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<Answer, Refusal> {
+pub async fn long_poll(context: &Context, caller: &Caller, name: &str, query: &Query) -> Result<Answer, Refusal> {
     let until = Instant::now() + Duration::from_millis(context.settings.long_poll_ms);
     let _counted = Counted::new(&context.metrics.live_readers);
-    let mut found = Box::pin(page::read(context, name, query.from)).await?;
+    let device = context.limits.parts(caller);
+    let mut found = Box::pin(page::read(context, &device, name, query.from)).await?;
     let page = &found.page;
     if page.records.is_empty() && !page.closed {
         let subscription = context.streams.subscribe(name).await?;
         let wait = Wait { name, known: &found.known, subscription: &subscription, head: page.head, until };
         let waited = more(context, &wait).await;
         if waited.map_err(|error| refused(context, name, &error))? {
-            found = Box::pin(page::read(context, name, Position::Cursor(page.next))).await?;
+            found = Box::pin(page::read(context, &device, name, Position::Cursor(page.next))).await?;
         }
     }
-    let (mut answer, page) = (described(StatusCode::OK, &found), &found.page);
+    let mut answer = described(StatusCode::OK, &mut found);
+    let page = &found.page;
     if page.records.is_empty() {
         *answer.status_mut() = StatusCode::NO_CONTENT;
         *answer.body_mut() = whole("");
@@ -112,7 +116,8 @@ pub async fn long_poll(context: &Context, name: &str, query: &Query) -> Result<A
 
 pub async fn events(context: &Arc<Context>, caller: &Caller, name: String, query: &Query) -> Result<Answer, Refusal> {
     // The first page is read before the answer begins, so that what is wrong still has a status of its own.
-    let Found { page: first, known, .. } = page::read(context, &name, query.from).await?;
+    let device = context.limits.parts(caller);
+    let Found { page: first, known, room, .. } = page::read(context, &device, &name, query.from).await?;
     let framing = known.config.framing();
     if framing == Framing::Text && never_text(&first) {
         let told = "what follows is not UTF-8, which events cannot carry; read it without live=sse";
@@ -121,6 +126,7 @@ pub async fn events(context: &Arc<Context>, caller: &Caller, name: String, query
     let subscription = context.streams.subscribe(&name).await.map_err(|error| refused(context, &name, &error))?;
     let reader = Box::new(Reader {
         context: Arc::clone(context),
+        device,
         name,
         framing,
         known,
@@ -130,7 +136,7 @@ pub async fn events(context: &Arc<Context>, caller: &Caller, name: String, query
         subscription,
         _counted: Counted::new(&context.metrics.live_readers),
     });
-    let body = body::events(reader.tell(first), caller.ending());
+    let body = body::events(reader.tell(first, room), caller.ending());
     let mut answer = with(StatusCode::OK, body);
     put(&mut answer, CONTENT_TYPE, "text/event-stream");
     put(&mut answer, CACHE_CONTROL, "private, no-cache");
@@ -152,6 +158,7 @@ fn never_text(page: &Page) -> bool {
 /// many as readers that wait.
 struct Reader {
     context: Arc<Context>,
+    device: Arc<Parts>,
     name: String,
     framing: Framing,
     known: Known,
@@ -162,24 +169,40 @@ struct Reader {
     _counted: Counted,
 }
 
-const OVER: Done = Done { event: None, next: None };
+/// What is gathered at most until a character is whole.
+const GATHERED_BYTES_MAX: usize = PAGE.bytes + RECORD_BYTES_MAX;
+
+/// How far a stream was looked at, which may be further than what is told of it.
+struct Seen {
+    head: u64,
+    all: bool,
+    closed: bool,
+}
+
+impl Seen {
+    fn of(page: &Page) -> Self {
+        Self { head: page.head, all: at_end(page), closed: page.closed }
+    }
+}
+
+const OVER: Done = Done { event: None, next: None, room: None };
 
 impl Reader {
     /// Tells `page`, and goes on behind it until the stream ends or the time is up. Errors end the events: the client
     /// connects again and is told with a status.
-    fn tell(self: Box<Self>, page: Page) -> Step {
+    fn tell(self: Box<Self>, page: Page, room: Option<Room>) -> Step {
         Step::new(async move {
-            let (head, seen_all, closed) = (page.head, at_end(&page), page.closed);
-            let Some(sent) = self.whole(page).await else { return OVER };
+            let Some((sent, seen)) = self.whole(page).await else { return OVER };
+            let Seen { head, all, closed } = seen;
             let cold = self.context.streams.cold_end(&self.name, self.created).await;
             let Some(text) = self.text(&sent, cold) else { return OVER };
-            let next = match seen_all {
+            let next = match all {
                 true if closed => None,
                 true => Some(self.wait(head, sent.next)),
                 false if Instant::now() >= self.until => None,
                 false => Some(self.read(sent.next)),
             };
-            Done { event: Some(text.into()), next }
+            Done { event: Some(text.into()), next, room }
         })
     }
 
@@ -189,7 +212,7 @@ impl Reader {
             let (name, known, until) = (&*self.name, &self.known, self.until);
             let wait = Wait { name, known, subscription: &self.subscription, head, until };
             match more(&self.context, &wait).await {
-                Ok(true) => Done { event: None, next: Some(self.read(from)) },
+                Ok(true) => Done { next: Some(self.read(from)), ..Done::default() },
                 _ => OVER,
             }
         })
@@ -203,27 +226,38 @@ impl Reader {
             // A stream that is kept for its forks alone is gone for its readers.
             let known = self.context.streams.known_as(&self.name, self.created).await.ok().flatten();
             let is_there = known.is_some_and(|known| known.config.check_present().is_ok());
-            match next.filter(|_| is_there) {
-                Some(page) => Done { event: None, next: Some(self.tell(page)) },
-                None => OVER,
+            let Some(page) = next.filter(|_| is_there) else { return OVER };
+            match self.context.limits.room(&self.device, page::bytes(&page.records)) {
+                Ok(room) => Done { next: Some(self.tell(page, room)), ..Done::default() },
+                Err(_) => OVER,
             }
         })
     }
 
     /// As much of a page as is whole characters, where it is to be text; the rest waits until the character is whole.
     /// None where nothing can be sent any more.
-    async fn whole(&self, mut page: Page) -> Option<Page> {
+    async fn whole(&self, mut page: Page) -> Option<(Page, Seen)> {
         if self.framing != Framing::Text {
-            return Some(page);
+            let seen = Seen::of(&page);
+            return Some((page, seen));
         }
+        let mut room = None;
         loop {
+            let seen = Seen::of(&page);
             match sse::whole_characters(&page.records)? {
-                whole if whole == page.records.len() => return Some(page),
-                0 if at_end(&page) => {
-                    return Some(Page { records: Vec::new(), next: page.start, next_seq: page.start.seq, ..page });
+                whole if whole == page.records.len() => return Some((page, seen)),
+                0 if seen.all => {
+                    let none = Page { records: Vec::new(), next: page.start, next_seq: page.start.seq, ..page };
+                    return Some((none, seen));
                 }
                 // A record as large as a page may end within a character, which the next one goes on with.
                 0 => {
+                    if page::bytes(&page.records) > GATHERED_BYTES_MAX {
+                        return None;
+                    }
+                    if room.is_none() {
+                        room = self.context.limits.room(&self.device, GATHERED_BYTES_MAX).ok()?;
+                    }
                     let more = self.context.streams.read(&self.name, Position::Cursor(page.next)).await.ok()?;
                     let more = Some(more).filter(|more| more.created == page.created)?;
                     page.records.extend(more.records);
@@ -233,7 +267,7 @@ impl Reader {
                 whole => {
                     let (start, created) = (Position::Cursor(page.start), page.created);
                     let read = self.context.streams.read_some(&self.name, start, whole).await.ok();
-                    return read.filter(|page| page.created == created);
+                    return read.filter(|page| page.created == created).map(|page| (page, seen));
                 }
             }
         }

@@ -59,8 +59,10 @@ const TINY_BODY_BYTES: usize = 1 << 10;
 pub const BODIES_KIB: usize = 256 << 10;
 /// Answers that are compressed at once, each by one processor and in some megabytes of memory; others wait.
 pub const COMPRESSIONS_MAX: usize = 4;
-/// Pairings under way at once, each of whoever connects.
+/// Pairings under way at once over HTTP/2, where connections do not bound them; each is of whoever connects.
 pub const PAIRINGS_MAX: usize = 64;
+/// Looks through the names of an owner's streams at once, for feeds; others wait.
+pub const WALKS_MAX: usize = 4;
 /// How often a stream may be deleted and created again under one request before that is refused.
 const ATTEMPTS: usize = 8;
 /// How long a client may take to send one, and wait for the memory.
@@ -92,8 +94,10 @@ pub struct Context {
     pub compressions: Semaphore,
     /// Requests under way over HTTP/2, of which a connection may have many.
     pub requests: Arc<Semaphore>,
-    /// Pairings under way.
+    /// Pairings under way over HTTP/2.
     pub pairings: Semaphore,
+    /// Looks through the names of owners' streams that are under way.
+    pub walks: Arc<Semaphore>,
     /// Turns true when the server begins to stop: who waits for more is answered then.
     pub stopping: watch::Receiver<bool>,
 }
@@ -217,10 +221,7 @@ fn route(context: &Arc<Context>, request: Request<Incoming>) -> Result<Routed, R
 /// The refusal of a request where connections do not bound how many there are: of those over HTTP/2 and of pairings each is
 /// counted.
 fn too_many() -> Refusal {
-    let told = "the server has as many requests under way as it takes; come back later";
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, told)
-        .header(headers::ERROR, "overloaded")
-        .retry_after(Duration::from_secs(1))
+    Refusal::overloaded("the server has as many requests under way as it takes; come back later")
 }
 
 /// What a request is for.
@@ -322,7 +323,7 @@ type Share = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 async fn body(context: &Context, caller: &Caller, request: Request<Incoming>) -> Result<Body, Refusal> {
     request::coding(request.headers())?;
     let declared = request::declared_length(request.headers());
-    let small = if request.version() < Version::HTTP_2 { SMALL_BODY_BYTES } else { 0 };
+    let over_http2 = request.version() >= Version::HTTP_2;
     let too_large = || {
         let asked = declared.map_or_else(String::new, |len| format!("has {len} bytes and "));
         let told = format!("the body {asked}is larger than {BODY_BYTES_MAX} bytes; send it in several requests");
@@ -338,7 +339,7 @@ async fn body(context: &Context, caller: &Caller, request: Request<Incoming>) ->
             }
             return Err(too_large());
         }
-        let share = share(context, caller, declared, small).await?;
+        let share = share(context, caller, declared, over_http2).await?;
         match Limited::new(&mut incoming, BODY_BYTES_MAX).collect().await {
             Ok(collected) => Ok(Body { bytes: own(collected.to_bytes()), _share: share }),
             Err(e) if e.is::<LengthLimitError>() => {
@@ -358,16 +359,24 @@ fn own(bytes: Bytes) -> Bytes {
 }
 
 /// The memory that a body of the declared length takes, unless it is small; one of no declared length may be the largest.
+/// Over HTTP/2 it is not waited for: what a connection has received of bodies that wait leaves no room for the others of it,
+/// so that those who have their share could not end.
 async fn share(
-    context: &Context, caller: &Caller, declared: Option<u64>, small: usize,
+    context: &Context, caller: &Caller, declared: Option<u64>, over_http2: bool,
 ) -> Result<Option<Share>, Refusal> {
     let bytes = declared.and_then(|len| usize::try_from(len).ok()).unwrap_or(BODY_BYTES_MAX);
-    if bytes <= small {
+    if bytes <= SMALL_BODY_BYTES && !over_http2 {
         return Ok(None);
     }
     let kib = u32::try_from(bytes.div_ceil(1 << 10)).expect("a body is bounded");
     let stopping = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
-    let own = context.limits.bodies(caller).acquire_many_owned(kib).await.map_err(stopping)?;
+    let part = Arc::clone(&context.limits.parts(caller).bodies);
+    if over_http2 {
+        let own = part.try_acquire_many_owned(kib).map_err(|_| too_many())?;
+        let share = Arc::clone(&context.bodies).try_acquire_many_owned(kib).map_err(|_| too_many())?;
+        return Ok(Some((own, share)));
+    }
+    let own = part.acquire_many_owned(kib).await.map_err(stopping)?;
     let share = Arc::clone(&context.bodies).acquire_many_owned(kib).await.map_err(stopping)?;
     Ok(Some((own, share)))
 }

@@ -4,13 +4,14 @@
 //! missing or damaged is an error and never a shorter page.
 
 use super::{ATTEMPTS, Context};
+use crate::limits::{Parts, Room};
 use crate::protocol::answer::{Answer, Refusal, put, set, with};
 use crate::protocol::body::whole;
 use crate::protocol::content::join;
 use crate::protocol::headers;
 use crate::streams::{Known, Streams};
 use everlog::types::{Cursor, Position};
-use everlog::{Error, ErrorKind, Page};
+use everlog::{Error, ErrorKind, Page, Record};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 
@@ -20,10 +21,17 @@ pub struct Found {
     pub known: Known,
     /// Up to where the stream is verified in a cold store, if one counts.
     pub cold: Option<Cursor>,
+    /// The memory that its content takes.
+    pub room: Option<Room>,
+}
+
+/// How many bytes of content there are.
+pub fn bytes(records: &[Record]) -> usize {
+    records.iter().map(|record| record.payload.len()).sum()
 }
 
 /// Reads, with the configuration of the very log that was read, and tells a reader from another history where it stands.
-pub async fn read(context: &Context, name: &str, from: Position) -> Result<Found, Refusal> {
+pub async fn read(context: &Context, device: &Parts, name: &str, from: Position) -> Result<Found, Refusal> {
     for _ in 0..ATTEMPTS {
         let page = match context.streams.read(name, from).await {
             Ok(page) => page,
@@ -35,12 +43,13 @@ pub async fn read(context: &Context, name: &str, from: Position) -> Result<Found
                 return Err(refused(context, name, &error));
             }
         };
+        let room = context.limits.room(device, bytes(&page.records))?;
         let known = context.streams.known_as(name, page.created).await;
         if let Some(known) = known.map_err(|error| refused(context, name, &error))? {
             known.config.check_present()?;
             context.streams.renew(name, &known).await.map_err(|error| refused(context, name, &error))?;
             let cold = context.streams.cold_end(name, page.created).await;
-            return Ok(Found { page, known, cold });
+            return Ok(Found { page, known, cold, room });
         }
     }
     Err(Refusal::conflict("the stream was deleted and created again all the while"))
@@ -57,9 +66,10 @@ pub fn refused(context: &Context, name: &str, error: &Error) -> Refusal {
     refusal
 }
 
-/// The answer with a page.
-pub fn described(status: StatusCode, Found { page, known, cold }: &Found) -> Answer {
+/// The answer with a page, which takes its memory over.
+pub fn described(status: StatusCode, Found { page, known, cold, room }: &mut Found) -> Answer {
     let mut answer = with(status, whole(join(known.config.framing(), &page.records)));
+    answer.body_mut().take_up(room.take());
     put(&mut answer, CONTENT_TYPE, &known.config.content_type);
     put(&mut answer, CACHE_CONTROL, "private, no-cache");
     set(&mut answer, headers::NEXT_OFFSET, page.next.to_string());

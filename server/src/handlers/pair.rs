@@ -10,7 +10,7 @@ use crate::protocol::body::whole;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Version};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +38,11 @@ pub async fn pair(context: Arc<Context>, request: Request<Incoming>) -> Result<A
         put(&mut answer, ALLOW, "POST, OPTIONS");
         return Ok(answer);
     }
-    // Those of strangers are bounded by themselves, so that they take nobody's place.
-    let _turn = context.pairings.try_acquire().map_err(|_| too_many())?;
+    // Strangers' requests are counted apart from those of devices, whose place they would take.
+    let over_http2 = request.version() >= Version::HTTP_2;
+    let turn = if over_http2 { Some(context.pairings.try_acquire().map_err(|_| too_many())?) } else { None };
     let asked: Asked = read(request).await?;
+    drop(turn);
     let given = detached(&context, async move |context| {
         let tokens = context.gate.tokens().ok_or_else(|| Refusal::not_found("this server gives out no tokens"))?;
         tokens.pair(&context.streams, &asked.code, asked.device.as_deref()).await

@@ -39,7 +39,11 @@ impl Asked {
 pub async fn read(context: Arc<Context>, caller: Caller, name: String, asked: Asked) -> Result<Answer, Refusal> {
     let query = asked.query;
     if let Some(wanted) = query.snapshot {
-        let mut answer = Box::pin(snapshot::snapshot(&context, &name, wanted)).await?;
+        let mut answer = tokio::select! {
+            biased;
+            () = caller.ended() => return Err(bearer::invalid()),
+            answer = Box::pin(snapshot::snapshot(&context, &caller, &name, wanted)) => answer?,
+        };
         if let Some(coding) = encode::choose(asked.accepted, &mut answer) {
             encode::encode(&context, coding, &mut answer).await?;
         }
@@ -50,7 +54,7 @@ pub async fn read(context: Arc<Context>, caller: Caller, name: String, asked: As
             let mut answer = tokio::select! {
                 biased;
                 () = caller.ended() => return Err(bearer::invalid()),
-                answer = live::long_poll(&context, &name, &query) => answer?,
+                answer = live::long_poll(&context, &caller, &name, &query) => answer?,
             };
             if let Some(coding) = encode::choose(asked.accepted, &mut answer) {
                 Box::pin(encode::encode(&context, coding, &mut answer)).await?;
@@ -60,14 +64,15 @@ pub async fn read(context: Arc<Context>, caller: Caller, name: String, asked: As
         Live::Sse => return Box::pin(live::events(&context, &caller, name, &query)).await,
         Live::No => {}
     }
-    let found = Box::pin(page::read(&context, &name, query.from)).await?;
-    let mut answer = described(StatusCode::OK, &found);
+    let mut found = Box::pin(page::read(&context, &context.limits.parts(&caller), &name, query.from)).await?;
+    let mut answer = described(StatusCode::OK, &mut found);
     if query.now {
         put(&mut answer, CACHE_CONTROL, "no-store");
         return Ok(answer);
     }
     let coding = encode::choose(asked.accepted, &mut answer);
     let tag = etag(&found.page, coding);
+    drop(found);
     put(&mut answer, ETAG, &tag);
     if asked.has.is_some_and(|has| names(&has, &tag)) {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;

@@ -3,8 +3,10 @@
 //! Invariants: the pages of one snapshot show the stream at one of its ends, and a page is the same bytes whoever makes
 //! it, also after a restart of the server; where that cannot be had any more the page is refused, and never another.
 
-use super::page::refused;
+use super::page::{bytes, refused};
 use super::{ATTEMPTS, Context, detached};
+use crate::auth::Caller;
+use crate::limits::Parts;
 use crate::protocol::answer::{Answer, Refusal, put, set, with};
 use crate::protocol::body::whole;
 use crate::protocol::content::Framing;
@@ -19,7 +21,7 @@ use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 use std::sync::Arc;
 
-pub async fn snapshot(context: &Arc<Context>, name: &str, wanted: Wanted) -> Result<Answer, Refusal> {
+pub async fn snapshot(context: &Arc<Context>, caller: &Caller, name: &str, wanted: Wanted) -> Result<Answer, Refusal> {
     for _ in 0..ATTEMPTS {
         let info = context.streams.info(name).await.map_err(|error| refused(context, name, &error))?;
         check_framing(&info)?;
@@ -38,10 +40,11 @@ pub async fn snapshot(context: &Arc<Context>, name: &str, wanted: Wanted) -> Res
             }
         };
         // The leave to hold a state goes with the work, also where whoever asked for it has gone.
-        let (leave, log) = (context.snapshots.page().await?, name.to_owned());
+        let device = context.limits.parts(caller);
+        let (leave, log) = (context.snapshots.page(&device).await?, name.to_owned());
         let made = detached(context, async move |context| {
             let _leave = leave;
-            page(&context, &log, &info, token).await
+            page(&context, &device, &log, &info, token).await
         });
         match made.await {
             // The stream was cut short while it was looked at, and is looked at anew.
@@ -66,7 +69,7 @@ pub fn check_framing(info: &LogInfo) -> Result<(), Refusal> {
     Err(Refusal::bad_request(told))
 }
 
-async fn page(context: &Context, name: &str, info: &LogInfo, token: Token) -> Result<Answer, Refusal> {
+async fn page(context: &Context, device: &Parts, name: &str, info: &LogInfo, token: Token) -> Result<Answer, Refusal> {
     let stretch = Stretch { created: info.created, first: token.first, end: token.end };
     let state = context.snapshots.at(&context.streams, name, stretch).await?;
     state.check()?;
@@ -80,9 +83,11 @@ async fn page(context: &Context, name: &str, info: &LogInfo, token: Token) -> Re
         of.records(store, &log, &places)
     });
     let records = records.await??;
+    let room = context.limits.room(device, bytes(&records))?;
     let next = token.at + records.len() as u64;
     let body = render(&state, info, token.at == 0, &records, next == len);
     let mut answer = with(StatusCode::OK, whole(body));
+    answer.body_mut().take_up(room);
     put(&mut answer, CONTENT_TYPE, &Streams::know(info).config.content_type);
     put(&mut answer, CACHE_CONTROL, "no-store");
     let next = if next == len { token.end.to_string() } else { Token { at: next, ..token }.to_string() };

@@ -10,6 +10,7 @@ use everlog::types::Cursor;
 use everlog::{Error, ErrorKind};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
+use std::time::Duration;
 
 /// When a client of a store that stopped acknowledging should come back, in seconds: not before somebody, or whatever
 /// starts services again, can have opened it anew.
@@ -76,6 +77,13 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, told)
     }
 
+    /// The server has as much to do as it takes.
+    pub fn overloaded(told: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, told)
+            .header(headers::ERROR, "overloaded")
+            .retry_after(Duration::from_secs(1))
+    }
+
     /// It contradicts what is there.
     pub fn conflict(told: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, told)
@@ -96,7 +104,7 @@ impl Refusal {
 
     /// With the time after which it is worth to come back.
     #[must_use]
-    pub fn retry_after(self, wait: std::time::Duration) -> Self {
+    pub fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after_s: Some(wait.as_secs().max(1)), ..self }
     }
 

@@ -1,10 +1,12 @@
 //! Bodies of answers: there at once, or event by event as whoever makes the events goes on.
 //!
 //! Invariant: no more than one event waits for a client that reads slowly, and the next is made only once there is room.
-//! Over HTTP/2 a connection takes whatever it is given as soon as there is room for one byte. So a body that counts as a
-//! request is given in pieces, and the last byte of each answer and event by itself: it is taken once there is room for
-//! all that came before it, and only then the body goes, or the next event is made.
+//! A connection takes whatever it is given, over HTTP/2 as soon as there is room for one byte. So a body that counts as a
+//! request, or that takes its share of the memory for answers, is given in pieces, and the last byte of each answer and
+//! event by itself: it is taken once there is room for all that came before it, and only then the body goes, or the next
+//! event is made.
 
+use crate::limits::Room;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use std::convert::Infallible;
@@ -15,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// How much of a body is handed over at once where it counts as a request until all of it was.
+/// How much of a body is handed over at once where it counts for something until all of it was.
 const PIECE: usize = 16 << 10;
 
 /// What is done until the next event is there, or until something else is to be done for it. It is dropped when the client
@@ -23,9 +25,12 @@ const PIECE: usize = 16 << 10;
 pub struct Step(Pin<Box<dyn Future<Output = Done> + Send>>);
 
 /// What came of a step.
+#[derive(Default)]
 pub struct Done {
     /// The event.
     pub event: Option<Bytes>,
+    /// The memory that it takes, unless it is small.
+    pub room: Option<Room>,
     /// What comes then; None at the end.
     pub next: Option<Step>,
 }
@@ -42,6 +47,8 @@ pub struct Body {
     content: Content,
     /// What counts the request as one that is under way.
     held: Option<Held>,
+    /// The memory that what is there takes.
+    room: Option<Room>,
 }
 
 struct Held {
@@ -76,13 +83,13 @@ pub type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A body that is there.
 #[must_use]
 pub fn whole(bytes: impl Into<Bytes>) -> Body {
-    Body { content: Content::Whole(bytes.into()), held: None }
+    Body { content: Content::Whole(bytes.into()), held: None, room: None }
 }
 
 /// A body of events that begins with `step` and ends with the last one, or before once `ending` is done.
 #[must_use]
 pub fn events(step: Step, ending: Option<Ending>) -> Body {
-    Body { content: Content::Events { step: Some(step), ending, event: Bytes::new() }, held: None }
+    Body { content: Content::Events { step: Some(step), ending, event: Bytes::new() }, held: None, room: None }
 }
 
 impl Body {
@@ -90,6 +97,16 @@ impl Body {
     pub fn hold(&mut self, permit: OwnedSemaphorePermit) {
         let turn = Arc::new(Turn(Mutex::new(Some(Instant::now()))));
         self.held = Some(Held { _permit: permit, turn });
+    }
+
+    /// Has the memory that it takes given back once it was handed over.
+    pub fn take_up(&mut self, room: Option<Room>) {
+        self.room = room;
+    }
+
+    /// The memory that it takes, for another body in its place.
+    pub fn give_up(&mut self) -> Option<Room> {
+        self.room.take()
     }
 
     /// Whose turn it is with a body that counts as a request.
@@ -110,18 +127,19 @@ impl Body {
 
 impl Content {
     /// What is there, or comes next, before it is cut into pieces; None at the end.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<&mut Bytes>> {
+    fn poll(&mut self, room: &mut Option<Room>, context: &mut Context<'_>) -> Poll<Option<&mut Bytes>> {
         match self {
             Self::Whole(bytes) => Poll::Ready(if bytes.is_empty() { None } else { Some(bytes) }),
             Self::Events { step, ending, event } => {
                 while event.is_empty() {
+                    *room = None;
                     if ending.as_mut().is_some_and(|ending| ending.as_mut().poll(context).is_ready()) {
                         (*step, *ending) = (None, None);
                     }
                     let Some(Step(future)) = step else { return Poll::Ready(None) };
                     let done = ready!(future.as_mut().poll(context));
                     *step = done.next;
-                    *event = done.event.unwrap_or_default();
+                    (*event, *room) = (done.event.unwrap_or_default(), done.room);
                 }
                 Poll::Ready(Some(event))
             }
@@ -142,18 +160,15 @@ impl hyper::body::Body for Body {
     fn poll_frame(
         mut self: Pin<&mut Self>, context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Self { content, held } = &mut *self;
+        let Self { content, held, room } = &mut *self;
         if let Some(held) = held {
             held.turn.set(None);
         }
-        let Some(bytes) = ready!(content.poll(context)) else { return Poll::Ready(None) };
-        let given = match held {
-            Some(held) => {
-                held.turn.set(Some(Instant::now()));
-                piece(bytes)
-            }
-            None => std::mem::take(bytes),
-        };
+        let Some(bytes) = ready!(content.poll(room, context)) else { return Poll::Ready(None) };
+        let given = if held.is_some() || room.is_some() { piece(bytes) } else { std::mem::take(bytes) };
+        if let Some(held) = held {
+            held.turn.set(Some(Instant::now()));
+        }
         Poll::Ready(Some(Ok(Frame::data(given))))
     }
 
@@ -202,7 +217,8 @@ mod tests {
         drop(body);
         assert_eq!(permits.available_permits(), 1);
 
-        let first = Done { event: Some(vec![7; 2 * PIECE].into()), next: Some(Step::new(pending())) };
+        let event = Some(vec![7; 2 * PIECE].into());
+        let first = Done { event, next: Some(Step::new(pending())), ..Done::default() };
         let (mut body, turn, _permits) = held(events(Step::new(async { first }), None));
         for bytes in [PIECE, PIECE - 1, 1] {
             let frame = body.frame().await.expect("there is more").expect("it cannot fail");

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use everlog::Record;
 use everlog::limits::BATCH_ENTRIES_MAX;
 use hyper::StatusCode;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::ops::{Not, Range};
@@ -183,13 +184,41 @@ pub fn split(framing: Framing, body: &Bytes) -> Result<Vec<Range<usize>>, Refusa
         let value: &RawValue = serde_json::from_str(text).map_err(malformed)?;
         return Ok(vec![place(value)]);
     }
-    let values: Vec<&RawValue> = serde_json::from_str(text).map_err(malformed)?;
-    if values.len() >= BATCH_ENTRIES_MAX {
-        let told =
-            format!("{} messages in one request, at most {} fit; send fewer", values.len(), BATCH_ENTRIES_MAX - 1);
+    let Messages(messages, count) = serde_json::from_str(text).map_err(malformed)?;
+    if count > messages.len() {
+        let told = format!("{count} messages in one request, at most {} fit; send fewer", messages.len());
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, told));
     }
-    Ok(values.into_iter().map(place).collect())
+    Ok(messages.into_iter().map(place).collect())
+}
+
+/// The elements of an array, as many as fit one batch, and how many there are.
+struct Messages<'a>(Vec<&'a RawValue>, usize);
+
+impl<'de> Deserialize<'de> for Messages<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded;
+
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Messages<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an array of messages")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+                let (mut messages, mut count) = (Vec::new(), 0);
+                while let Some(message) = array.next_element()? {
+                    count += 1;
+                    if messages.len() < BATCH_ENTRIES_MAX - 1 {
+                        messages.push(message);
+                    }
+                }
+                Ok(Messages(messages, count))
+            }
+        }
+        deserializer.deserialize_seq(Bounded)
+    }
 }
 
 /// The body that `records` are read as.

@@ -9,11 +9,10 @@ pub mod message;
 pub mod state;
 pub mod token;
 
+use crate::limits::Parts;
 use crate::protocol::answer::Refusal;
-use crate::protocol::headers;
 use crate::streams::Streams;
 use everlog::types::{Cursor, Lsn};
-use hyper::StatusCode;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use state::State;
@@ -65,15 +64,17 @@ pub struct Snapshots {
     compactions: Arc<Semaphore>,
 }
 
-async fn leave(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
-    match timeout(PATIENCE, Arc::clone(semaphore).acquire_owned()).await {
-        Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
-        Err(_) => {
-            let told = "the server makes as many snapshots as it can; come back later";
-            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, told)
-                .header(headers::ERROR, "overloaded")
-                .retry_after(Duration::from_secs(1)))
-        }
+/// Leave to hold a state: of the device's part, and of all.
+pub type Leave = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+async fn leave(device: &Parts, all: &Arc<Semaphore>) -> Result<Leave, Refusal> {
+    // In this order: who waits for its own part is in nobody's way.
+    let acquire = async |semaphore: &Arc<Semaphore>| {
+        Arc::clone(semaphore).acquire_owned().await.expect("the semaphore is never closed")
+    };
+    match timeout(PATIENCE, async { (acquire(&device.states).await, acquire(all).await) }).await {
+        Ok(leave) => Ok(leave),
+        Err(_) => Err(Refusal::overloaded("the server makes as many snapshots as it can; come back later")),
     }
 }
 
@@ -97,16 +98,16 @@ impl Snapshots {
     ///
     /// # Errors
     /// 503 if others take too long.
-    pub async fn page(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        leave(&self.pages).await
+    pub async fn page(&self, device: &Parts) -> Result<Leave, Refusal> {
+        leave(device, &self.pages).await
     }
 
     /// Leave to hold a state while a stream is compacted.
     ///
     /// # Errors
     /// 503 if others take too long.
-    pub async fn compaction(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        leave(&self.compactions).await
+    pub async fn compaction(&self, device: &Parts) -> Result<Leave, Refusal> {
+        leave(device, &self.compactions).await
     }
 
     /// The state of the stream `name` at the end of a stretch of it.

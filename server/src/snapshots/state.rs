@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 /// What one state may take of memory.
 const BYTES_MAX: usize = 64 << 20;
-/// What a key or a type takes beside its own bytes, rounded up.
+/// What a key takes beside its own bytes, rounded up, and what a type does, whose keys are a tree of their own.
 const KEY_BYTES: usize = 96;
+const KIND_BYTES: usize = 512;
 /// What is read at a time.
 const READ: ReadLimit = ReadLimit { records: 4096, bytes: 1 << 20 };
 /// Records that lie no further apart are read at once.
@@ -95,7 +96,7 @@ impl State {
         let keys = match self.live.get_mut(kind.as_str()) {
             Some(keys) => keys,
             None => {
-                self.bytes += kind.len() + KEY_BYTES;
+                self.bytes += kind.len() + KIND_BYTES;
                 self.live.entry(kind.into()).or_default()
             }
         };
@@ -115,7 +116,7 @@ impl State {
         }
         if keys.is_empty() {
             self.live.remove(kind);
-            self.bytes -= kind.len() + KEY_BYTES;
+            self.bytes -= kind.len() + KIND_BYTES;
         }
     }
 

@@ -219,40 +219,6 @@ fn a_code_is_good_for_one_token() {
     served.stop();
 }
 
-#[test]
-fn strangers_who_pair_for_ever_take_no_devices_place() {
-    let dir = scratch();
-    let served = serve(dir.path());
-    let (token, _) = served.issue("users/alice", "phone");
-    let head = "POST /v1/pair HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\n";
-    let stranger = |_| {
-        let mut stream = TcpStream::connect(&served.address).expect("the server listens");
-        stream.write_all(head.as_bytes()).expect("the server reads");
-        stream
-    };
-    // A wrong code is refused as ever until as many of them as may be are under way.
-    let mut strangers = Vec::new();
-    let mut refused = served.pair("00000-00000", Some("x"));
-    for _ in 0..20 {
-        if status(&refused) == 503 {
-            break;
-        }
-        assert!(matches!(status(&refused), 403 | 429), "{refused}");
-        strangers.extend((0..64).map(stranger));
-        refused = served.pair("00000-00000", Some("x"));
-    }
-    assert_eq!(status(&refused), 503, "{refused}");
-    let told = (header(&refused, "everlog-error"), header(&refused, "retry-after"));
-    assert_eq!(told, (Some("overloaded"), Some("1")), "{refused}");
-    assert_eq!(status(&served.as_device(&token, "PUT", "users/alice/notes", "")), 201);
-    drop(strangers);
-    while status(&refused) == 503 {
-        refused = served.pair("00000-00000", Some("x"));
-    }
-    assert!(matches!(status(&refused), 403 | 429), "{refused}");
-    served.stop();
-}
-
 /// The lines of a live read, up to the first with `what`.
 fn until(reader: &mut BufReader<TcpStream>, what: &str) {
     let mut line = String::new();

@@ -1,7 +1,7 @@
 //! The front of the server, as clients meet it that are too many, too slow, too greedy, or malicious.
 
 use crate::program::{Program, QUIET, ask, everlogd, send};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 const POLL: &str = "GET /v1/stream/a?offset=now&live=long-poll HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -199,6 +199,64 @@ fn an_endless_body_takes_bounded_memory() {
     let grown = front.program.peak_bytes() - before;
     assert!(grown < 48 << 20, "{grown} bytes for one body of 8 MiB at most");
     assert!(front.ask("GET /v1/stream/a HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"), "nothing was appended");
+}
+
+#[test]
+fn answers_that_nobody_reads_take_bounded_memory() {
+    let front = Front::with_stream("", "text/plain");
+    let large = "x".repeat(8 << 20);
+    let post = |body: &str| {
+        let head = "POST /v1/stream/a HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length:";
+        front.ask(format!("{head} {}\r\n\r\n{body}", body.len()))
+    };
+    assert!(post(&large).starts_with("HTTP/1.1 204 "));
+    // 256 MiB in all, and no more than the kernel takes of each is handed over.
+    let unread: Vec<_> = (0..33)
+        .map(|_| {
+            let mut stream = send(&front.address, "GET /v1/stream/a HTTP/1.1\r\nHost: test\r\n\r\n");
+            let mut begun = [0; 12];
+            stream.read_exact(&mut begun).expect("an answer begins");
+            (stream, String::from_utf8_lossy(&begun).into_owned())
+        })
+        .collect();
+    let statuses: Vec<_> = unread.iter().map(|(_, begun)| &begun[9..]).collect();
+    assert!(statuses[..32].iter().all(|status| *status == "200") && statuses[32] == "503", "{statuses:?}");
+    let refused = front.ask("GET /v1/stream/a HTTP/1.1\r\n\r\n");
+    assert_eq!((header(&refused, "everlog-error"), header(&refused, "retry-after")), ("overloaded", "1"));
+    assert!(front.ask("HEAD /v1/stream/a HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "), "what is small is answered");
+    drop(unread);
+    let mut answer = refused;
+    while answer.starts_with("HTTP/1.1 503 ") {
+        answer = front.ask("GET /v1/stream/a HTTP/1.1\r\n\r\n");
+    }
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&format!("\r\n\r\n{large}")), "it is whole");
+}
+
+#[test]
+fn a_reader_of_a_text_that_breaks_off_within_a_character_waits() {
+    let front = Front::with_stream("", "text/plain");
+    let post = |body: &[u8]| {
+        let head = "POST /v1/stream/a HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length:";
+        let answer = front.ask([format!("{head} {}\r\n\r\n", body.len()).as_bytes(), body].concat());
+        assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+    };
+    // Two pages, each piece of which ends within a character, which the next one goes on with.
+    let piece = [&[b'x'; 700_000][..], b"\xc3"].concat();
+    post(&piece);
+    (0..3).for_each(|_| post(&[b"\xbc", &piece[..]].concat()));
+    let get = "GET /v1/stream/a?offset=-1&live=sse HTTP/1.1\r\nHost: test\r\n\r\n";
+    let mut events = BufReader::new(send(&front.address, get));
+    let mut next = || {
+        let mut line = Vec::new();
+        while !line.starts_with(b"event: ") {
+            line.clear();
+            assert!(events.read_until(b'\n', &mut line).expect("the events go on") > 0, "the events ended");
+        }
+        String::from_utf8(line).expect("text")
+    };
+    assert_eq!(next(), "event: control\n", "there is no whole character yet");
+    post(b"\xbc");
+    assert_eq!(next(), "event: data\n", "nothing was said meanwhile");
 }
 
 #[test]

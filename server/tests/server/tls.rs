@@ -4,17 +4,22 @@ use crate::front::Front;
 use crate::program::{Program, QUIET, everlogd, send};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::{http1, http2};
 use hyper::header::{CONTENT_TYPE, LOCATION};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::Signal;
+use std::convert::Infallible;
 use std::io::Read;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
@@ -225,6 +230,74 @@ async fn an_answer_over_http2_counts_until_its_client_has_room_for_all_of_it() {
     assert_eq!(unread.into_body().collect().await.expect("whole").to_bytes(), "what is read byte by byte");
     let head = async { while ask(&mut sender, request(Method::HEAD, &uri, "")).await.status() != 200 {} };
     tokio::time::timeout(Duration::from_secs(10), head).await.expect("the place is free again");
+}
+
+/// A body of which nothing ever comes.
+struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+/// As many requests over one connection that send nothing of their bodies, and what comes of them.
+async fn endless(address: &str, path: &str, count: usize) -> JoinSet<StatusCode> {
+    let io = TokioIo::new(TcpStream::connect(address).await.expect("it listens"));
+    let (sender, driver) = http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
+    tokio::spawn(driver);
+    let mut all = JoinSet::new();
+    for _ in 0..count {
+        let request = Request::post(format!("http://{address}{path}")).header(CONTENT_TYPE, "text/plain");
+        let (mut sender, request) = (sender.clone(), request.body(Endless).expect("well formed"));
+        all.spawn(async move {
+            sender.ready().await.expect("it takes requests");
+            sender.send_request(request).await.expect("an answer").status()
+        });
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_http2_that_finds_no_room_is_refused_and_keeps_no_other_waiting() {
+    let front = Front::new("");
+    let uri = format!("http://{}/v1/stream/a", front.address);
+    let mut sender = h2(TcpStream::connect(&front.address).await.expect("it listens")).await;
+    assert_eq!(ask(&mut sender, request(Method::PUT, &uri, "one")).await.status(), StatusCode::CREATED);
+    // Of no declared length, each counts as 8 MiB, of 256 in all.
+    let mut bodies = endless(&front.address, "/v1/stream/a", 33).await;
+    let refused = tokio::time::timeout(Duration::from_secs(30), bodies.join_next()).await;
+    let refused = refused.expect("it is not waited for").expect("one of them").expect("no panic");
+    assert_eq!(refused, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(ask(&mut sender, request(Method::POST, &uri, "two")).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(bodies);
+    while ask(&mut sender, request(Method::POST, &uri, "two")).await.status() != StatusCode::NO_CONTENT {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_pair_for_ever_take_no_devices_place() {
+    let front = Front::new("auth = \"tokens\"\nconnections_max = 10");
+    let mut sender = h2(TcpStream::connect(&front.address).await.expect("it listens")).await;
+    let uri = |path: &str| format!("http://{}{path}", front.address);
+    let pairing = || request(Method::POST, &uri("/v1/pair"), "{\"code\":\"00000-00000\",\"device\":\"x\"}");
+    let mut strangers = endless(&front.address, "/v1/pair", 65).await;
+    let one_too_many = tokio::time::timeout(Duration::from_secs(9), strangers.join_next()).await;
+    let one_too_many = one_too_many.expect("it is not waited for").expect("one of them").expect("no panic");
+    assert_eq!(one_too_many, StatusCode::SERVICE_UNAVAILABLE);
+    let mut refused = ask(&mut sender, pairing()).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()["everlog-error"], "overloaded");
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let stranger = ask(&mut sender, request(Method::GET, &uri("/v1/stream/a"), "")).await;
+    assert_eq!(stranger.status(), StatusCode::UNAUTHORIZED, "requests have their own places");
+    drop(strangers);
+    while refused.status() == StatusCode::SERVICE_UNAVAILABLE {
+        refused = ask(&mut sender, pairing()).await;
+    }
+    assert!(matches!(refused.status().as_u16(), 403 | 429), "{refused:?}");
 }
 
 #[test]

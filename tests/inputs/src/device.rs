@@ -94,7 +94,7 @@ pub fn change(data: &[u8]) {
             assert_eq!(decode(collection, &again), Element::Change(Change { key, content }), "a change comes back");
         }
         Element::Unreadable(Some(key), _) => takes(collection, &key),
-        Element::Unreadable(None, _) | Element::Control => {}
+        Element::Unreadable(None, _) | Element::Control | Element::Reset => {}
     }
 }
 

@@ -133,6 +133,34 @@ fn a_device_that_was_away_for_too_long_ends_like_the_others() {
 }
 
 #[test]
+fn a_reset_deletes_what_was_there_and_no_change_that_was_made_here() {
+    let world = World::new();
+    let [a, b] = ["a", "b"].map(|name| world.device(name));
+    let notes = ["gone", "edited here", "deleted here", "made anew"];
+    notes.iter().for_each(|what| a.write(&format!("notes/{what}"), format!("v1 of {what}")));
+    [&a, &b].iter().for_each(|device| _ = device.sync());
+    let json = [("Content-Type", "application/json")];
+    assert_eq!(world.ask("POST", "notes", &json, r#"{"headers":{"control":"reset"}}"#), 204);
+    b.write("notes/edited here", "here");
+    b.remove("notes/deleted here");
+    b.sync();
+    a.write("notes/made anew", "v2");
+    [&a, &b].iter().for_each(|device| _ = device.sync());
+    let expected = ["notes/edited here", "notes/made anew"];
+    for device in [&a, &b] {
+        assert!(device.files().keys().eq(expected), "{:?}", device.files().keys());
+    }
+    assert_eq!(b.files()["notes/edited here"], b"here");
+    // Whoever reads all of it from the beginning, or its snapshot, sees the same.
+    for name in ["c", "d"] {
+        let device = world.device(name);
+        device.sync();
+        assert!(device.files() == a.files(), "{:?}", device.files().keys());
+        world.compact("notes");
+    }
+}
+
+#[test]
 fn a_snapshot_that_is_cut_at_every_page_is_gone_on_with() {
     let mut world = World::new();
     // In memory, where there is room: each of so many files waits for its disk, which shows nothing here.

@@ -46,6 +46,8 @@ pub enum Element {
     Change(Change),
     /// A mark of the protocol, which changes no item.
     Control,
+    /// All items are gone that were there before.
+    Reset,
     /// The key, where there is one, and what is wrong.
     Unreadable(Option<String>, String),
 }
@@ -131,8 +133,10 @@ pub fn decode(collection: Collection, json: &str) -> Element {
         Ok(message) => message,
         Err(e) => return Element::Unreadable(None, format!("this is no change message: {e}")),
     };
-    if message.headers.control.is_some() {
-        return Element::Control;
+    match message.headers.control.as_deref() {
+        Some("reset") => return Element::Reset,
+        Some(_) => return Element::Control,
+        None => {}
     }
     let Some(key) = message.key else { return Element::Unreadable(None, "the change has no key".into()) };
     if message.r#type.as_deref() != Some(collection.kind) {
@@ -235,5 +239,6 @@ mod tests {
         }
         let control = r#"{"headers":{"control":"snapshot-start","offset":"1"}}"#;
         assert_eq!(decode(CONTACTS, control), Element::Control);
+        assert_eq!(decode(CONTACTS, r#"{"headers":{"control":"reset"}}"#), Element::Reset);
     }
 }

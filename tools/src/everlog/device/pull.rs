@@ -22,7 +22,7 @@ use super::report::{NAMED_MAX, cause};
 use super::session::Session;
 use super::snapshot;
 use super::state::{Intent, State, Wanted};
-use super::word::{Last, Said, held};
+use super::word::{Heard, Last, Said, held};
 use crate::progress::Progress;
 use everlog_server::failure::Failure;
 
@@ -178,15 +178,32 @@ fn gather(session: &Session<'_>, from: &str, reread: Option<&Reread>) -> Result<
 
 impl Gathered {
     fn hear(&mut self, session: &Session<'_>, element: &RawValue, offset: String, page: &str, reread: Option<&Reread>) {
-        let (key, said) = match Said::of(session.collection, element, HELD_BYTES_MAX - self.held_bytes) {
-            Ok(Some(said)) => said,
-            Ok(None) => return,
+        let (key, said) = match Heard::of(session.collection, element, HELD_BYTES_MAX - self.held_bytes) {
+            Ok(Heard::Of(key, said)) => (key, said),
+            Ok(Heard::Nothing) => return,
+            Ok(Heard::Reset) => {
+                let mut gone: BTreeSet<String> = self.last.keys().cloned().collect();
+                // Where the stream is read as a whole, what it says nothing of is looked at then.
+                if reread.is_none() {
+                    let state = &session.state;
+                    gone.extend(state.items.keys().chain(state.wanted.keys()).chain(state.unreadable.keys()).cloned());
+                }
+                gone.into_iter().for_each(|key| self.note(session, key, Said::Deleted, &offset, page, reread));
+                return;
+            }
             Err(why) => return self.refuse(format!("(record before {offset})"), why),
         };
         if let Some(why) = session.collection.refuses(&key) {
             return self.refuse(key, why.to_owned());
         }
+        self.note(session, key, said, &offset, page, reread);
+    }
+
+    fn note(
+        &mut self, session: &Session<'_>, key: String, said: Said, offset: &str, page: &str, reread: Option<&Reread>,
+    ) {
         self.held_bytes += held(&said);
+        let offset = offset.to_owned();
         let mut last = Last { said, offset, page: page.to_owned(), was_put_back: false };
         last.was_put_back = reread.is_some_and(|r| r.puts_back(&session.state, &key, last.version(), &last.offset));
         if self.pages.last().is_none_or(|last| last != page) {

@@ -16,7 +16,7 @@ use super::pull::{Gathering, settle};
 use super::remote::Page;
 use super::session::Session;
 use super::state::Taken;
-use super::word::{Last, Said};
+use super::word::{Heard, Last, Said};
 use everlog_server::failure::Failure;
 
 /// What asks for the first page.
@@ -98,7 +98,8 @@ struct Named {
 
 #[derive(Deserialize)]
 struct Headers {
-    offset: Option<String>,
+    /// Text, where the server gave it: a record is restated as it came if it says one of its own, whatever that is.
+    offset: Option<serde_json::Value>,
     control: Option<String>,
 }
 
@@ -124,17 +125,18 @@ impl Spoken {
                 session.report.damaged(collection, &key, why.to_owned());
                 continue;
             }
-            let said = Said::of(collection, element, HELD_BYTES_MAX.saturating_sub(held));
+            let said = Heard::of(collection, element, HELD_BYTES_MAX.saturating_sub(held));
             let said = match said {
-                Ok(Some((_, said))) => said,
-                Ok(None) => return Err(odd("holds what is no change")),
+                Ok(Heard::Of(_, said)) => said,
+                Ok(Heard::Nothing | Heard::Reset) => return Err(odd("holds what is no change")),
                 // It stands in the stream as it came, and what lies here under that key stays.
                 Err(why) => Said::Unreadable(why),
             };
             if let Said::File { bytes: Some(bytes), .. } = &said {
                 held += bytes.len();
             }
-            let offset = named.headers.offset.unwrap_or_else(|| end_of(&at.next).to_owned());
+            let offset = named.headers.offset.as_ref().and_then(serde_json::Value::as_str);
+            let offset = offset.unwrap_or_else(|| end_of(&at.next)).to_owned();
             words.push((key, Last { said, offset, page: at.next.clone(), was_put_back: false }));
         }
         let end = is_last.then(|| next.to_owned());

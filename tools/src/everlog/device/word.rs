@@ -32,23 +32,34 @@ pub enum Said {
     Unreadable(String),
 }
 
-impl Said {
-    /// What an element says, and of which key; content of no more than so many bytes is held. None of a mark. Else why it
-    /// says nothing.
-    pub fn of(collection: Collection, element: &RawValue, held_max: usize) -> Result<Option<(String, Self)>, String> {
-        Ok(Some(match decode(collection, element.get()) {
-            Element::Control => return Ok(None),
+/// What an element says.
+pub enum Heard {
+    /// A mark, which says nothing.
+    Nothing,
+    /// Of all keys that are gone.
+    Reset,
+    /// Of this key.
+    Of(String, Said),
+}
+
+impl Heard {
+    /// What an element says; content of no more than so many bytes is held. Else why it says nothing.
+    pub fn of(collection: Collection, element: &RawValue, held_max: usize) -> Result<Self, String> {
+        let (key, said) = match decode(collection, element.get()) {
+            Element::Control => return Ok(Self::Nothing),
+            Element::Reset => return Ok(Self::Reset),
             Element::Unreadable(None, why) => return Err(why),
-            Element::Unreadable(Some(key), why) => (key, Self::Unreadable(why)),
-            Element::Change(Change { key, content: Content::Deleted }) => (key, Self::Deleted),
+            Element::Unreadable(Some(key), why) => (key, Said::Unreadable(why)),
+            Element::Change(Change { key, content: Content::Deleted }) => (key, Said::Deleted),
             Element::Change(Change { key, content: Content::Photo { hash, size } }) => {
-                (key, Self::Photo { hash, size })
+                (key, Said::Photo { hash, size })
             }
             Element::Change(Change { key, content: Content::File(bytes) }) => {
                 let hash = Digest::of(&bytes);
-                (key, Self::File { hash, bytes: (bytes.len() <= held_max).then_some(bytes) })
+                (key, Said::File { hash, bytes: (bytes.len() <= held_max).then_some(bytes) })
             }
-        }))
+        };
+        Ok(Self::Of(key, said))
     }
 }
 
