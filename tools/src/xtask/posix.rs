@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::steps::{Failure, Outcome, call, cargo};
+use crate::steps::{Failure, Outcome, call, cargo, untold};
 
 const REMEDY: &str = "install it with: apt-get install --yes strace";
 
@@ -22,7 +22,7 @@ pub fn run(root: &Path) -> Outcome {
     // A process that is traced cannot be traced once more. Those tests name the blocking backend themselves. And what
     // runs on a simulated disk, or on none, asks no kernel for anything.
     let inner = cargo(root, &["test", "--workspace", "--", "--skip", "traced::", "--skip", "simulated::"]);
-    let mut command = Command::new("strace");
+    let mut command = untold(Command::new("strace"));
     command.current_dir(root);
     // With --seccomp-bpf only the one call stops the tests; all others run at full speed.
     command.args(["-f", "--seccomp-bpf", "-qq", "-e", "trace=io_uring_setup"]);

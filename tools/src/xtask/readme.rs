@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::steps::{Failure, Outcome};
+use crate::steps::{Failure, Outcome, untold};
 
 /// The README's two commands.
 const COMMANDS: [&str; 2] = ["cargo run --release --bin everlogd -- --init", "cargo test --workspace"];
@@ -27,7 +27,7 @@ pub fn run(root: &Path) -> Outcome {
         std::fs::remove_dir_all(&store).map_err(|e| failed(format!("the store of the last run: {e}")))?;
     }
     eprintln!("$ {}", COMMANDS[0]);
-    let mut command = Command::new("sh");
+    let mut command = untold(Command::new("sh"));
     // The shell becomes cargo, and cargo becomes the server, so that the signal reaches it.
     command.args(["-c", &format!("exec {}", COMMANDS[0])]).current_dir(root).stderr(Stdio::piped());
     command.env("EVERLOG_DATA", &store);

@@ -195,16 +195,21 @@ pub fn golden(root: &Path) -> Outcome {
     call(cargo(root, &["run", "--package", "everlog-tests", "--example", "golden"]))
 }
 
-/// The cargo that runs this program, or the one on the path. What the cargo that started this program told it of its own
-/// package is not passed on: build scripts that watch such variables would run again for each caller.
+/// The cargo that runs this program, or the one on the path.
 pub fn cargo(root: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = untold(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())));
+    command.current_dir(root).args(args);
+    command
+}
+
+/// The command without what the cargo that started this program told it of its own package: build scripts that watch such
+/// variables would run again for each caller, and most of the workspace be built again.
+pub fn untold(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
             command.env_remove(name);
         }
     }
-    command.current_dir(root).args(args);
     command
 }
 
