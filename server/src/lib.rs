@@ -5,7 +5,7 @@
 //! engine does not have, but a bounded cache.
 //!
 //! Invariant: no disk is waited for, and no lock held across an await, on the threads that run the connections: what
-//! may wait goes to the engine's readers or to the runtime's blocking threads (`streams.rs`).
+//! may wait goes to the engine's readers or to the runtime's blocking threads (`streams`).
 #![forbid(unsafe_code)]
 
 pub mod auth;

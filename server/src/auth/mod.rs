@@ -131,6 +131,20 @@ impl Caller {
         }
     }
 
+    /// Does `work` for as long as the caller is let in.
+    ///
+    /// # Errors
+    /// Its own; 401 once the caller would not be let in any more.
+    pub async fn while_admitted<T>(
+        &self, work: impl Future<Output = Result<T, Refusal>> + Unpin,
+    ) -> Result<T, Refusal> {
+        tokio::select! {
+            biased;
+            () = self.ended() => Err(bearer::invalid()),
+            done = work => done,
+        }
+    }
+
     /// The id under which the engine knows the caller's producer `id` in the stream `name`: bound to the device, so that none
     /// goes on with or fences another one's; for the upload of a photo's bytes to the owner, any of whose devices may go on
     /// with it. As it is where everybody is trusted.

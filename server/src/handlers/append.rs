@@ -3,7 +3,7 @@
 //! Invariant: 200 and 204 are said only of what is as safe as was asked for, on this node at least.
 
 use super::{ATTEMPTS, Context, body};
-use crate::auth::{Caller, bearer};
+use crate::auth::Caller;
 use crate::limits::Booking;
 use crate::protocol::answer::{Answer, Refusal, empty, set};
 use crate::protocol::content::StreamConfig;
@@ -16,6 +16,7 @@ use everlog::{Error, ErrorKind, LogReceipt};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,11 +53,7 @@ pub async fn append(
         producer.id = caller.producer_id(&name, &producer.id);
     }
     // Who is not let in any more once the body is whole has sent it in vain.
-    let body = tokio::select! {
-        biased;
-        () = caller.ended() => return Err(bearer::invalid()),
-        body = body(context, &caller, request) => body?,
-    };
+    let body = caller.while_admitted(pin!(body(context, &caller, request))).await?;
     drop(caller);
     let begun = Instant::now();
     let body = &body.bytes;

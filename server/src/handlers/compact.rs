@@ -17,7 +17,7 @@
 
 use super::snapshot::check_framing;
 use super::{ATTEMPTS, Context, body, detached};
-use crate::auth::{Caller, bearer};
+use crate::auth::Caller;
 use crate::protocol::answer::{Answer, Refusal, empty, set};
 use crate::protocol::headers;
 use crate::protocol::request::{self, Durability};
@@ -30,6 +30,7 @@ use everlog::{ErrorKind, LogReceipt, ReadLimit};
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -66,11 +67,7 @@ pub async fn compact(
         context.snapshots.compaction(&context.limits.parts(&caller)).await
     };
     // Who is not let in any more by then has waited in vain.
-    let turn = tokio::select! {
-        biased;
-        () = caller.ended() => return Err(bearer::invalid()),
-        turn = ready => turn?,
-    };
+    let turn = caller.while_admitted(pin!(ready)).await?;
     // A client that goes leaves no part of a snapshot behind.
     let work = detached(&context, async move |context| {
         let _turn = turn;

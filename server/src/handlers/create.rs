@@ -3,7 +3,7 @@
 //! Invariant: of any number of creations at once one says 201, and its content alone is stored.
 
 use super::{ATTEMPTS, Context, body, detached, fork};
-use crate::auth::{Caller, bearer};
+use crate::auth::Caller;
 use crate::protocol::answer::{Answer, Refusal, empty, put, set};
 use crate::protocol::content::{DEFAULT_TYPE, StreamConfig, split};
 use crate::protocol::fork::ForkAsked;
@@ -19,6 +19,7 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, LOCATION};
 use hyper::http::uri::Authority;
 use hyper::{Request, StatusCode};
 use jiff::Timestamp;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -74,11 +75,7 @@ pub async fn create(
     }
     let location = location(context, &request, &name);
     // With its share of the memory, which goes on with whoever carries the creation out.
-    let body = tokio::select! {
-        biased;
-        () = caller.ended() => return Err(bearer::invalid()),
-        body = body(context, &caller, request) => Arc::new(body?),
-    };
+    let body = Arc::new(caller.while_admitted(pin!(body(context, &caller, request))).await?);
     let begun = Instant::now();
     for _ in 0..ATTEMPTS {
         let made = match &asked.fork {

@@ -6,7 +6,7 @@
 
 use super::Context;
 use super::live::cursor;
-use crate::auth::{Caller, bearer};
+use crate::auth::Caller;
 use crate::feeds::Board;
 use crate::limits::Parts;
 use crate::metrics::Counted;
@@ -22,6 +22,7 @@ use everlog::{ErrorKind, LogInfo, Store};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::{Method, Request, StatusCode};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -58,16 +59,8 @@ pub async fn feed(context: Arc<Context>, caller: Caller, owner: String, asked: A
     let device = context.limits.parts(&caller);
     let watcher = Watcher { context, device, owner, board, depth: query.depth, cursor: query.cursor };
     match query.live {
-        Live::No => tokio::select! {
-            biased;
-            () = caller.ended() => Err(bearer::invalid()),
-            look = watcher.look(query.from) => watcher.page(&look?),
-        },
-        Live::LongPoll => tokio::select! {
-            biased;
-            () = caller.ended() => Err(bearer::invalid()),
-            answer = watcher.long_poll(query.from) => answer,
-        },
+        Live::No => caller.while_admitted(pin!(watcher.look(query.from))).await.and_then(|look| watcher.page(&look)),
+        Live::LongPoll => caller.while_admitted(pin!(watcher.long_poll(query.from))).await,
         Live::Sse => watcher.events(&caller, query.from).await,
     }
 }

@@ -190,9 +190,9 @@ const OVER: Done = Done { event: None, next: None, room: None };
 impl Reader {
     /// Tells `page`, and goes on behind it until the stream ends or the time is up. Errors end the events: the client
     /// connects again and is told with a status.
-    fn tell(self: Box<Self>, page: Page, room: Option<Room>) -> Step {
+    fn tell(self: Box<Self>, page: Page, mut room: Option<Room>) -> Step {
         Step::new(async move {
-            let Some((sent, seen)) = self.whole(page).await else { return OVER };
+            let Some((sent, seen)) = self.whole(page, &mut room).await else { return OVER };
             let Seen { head, all, closed } = seen;
             let cold = self.context.streams.cold_end(&self.name, self.created).await;
             let Some(text) = self.text(&sent, cold) else { return OVER };
@@ -235,13 +235,13 @@ impl Reader {
     }
 
     /// As much of a page as is whole characters, where it is to be text; the rest waits until the character is whole.
-    /// None where nothing can be sent any more.
-    async fn whole(&self, mut page: Page) -> Option<(Page, Seen)> {
+    /// None where nothing can be sent any more. `room` is the memory that it takes.
+    async fn whole(&self, mut page: Page, room: &mut Option<Room>) -> Option<(Page, Seen)> {
         if self.framing != Framing::Text {
             let seen = Seen::of(&page);
             return Some((page, seen));
         }
-        let mut room = None;
+        let mut gathers = false;
         loop {
             let seen = Seen::of(&page);
             match sse::whole_characters(&page.records)? {
@@ -255,8 +255,8 @@ impl Reader {
                     if page::bytes(&page.records) > GATHERED_BYTES_MAX {
                         return None;
                     }
-                    if room.is_none() {
-                        room = self.context.limits.room(&self.device, GATHERED_BYTES_MAX).ok()?;
+                    if !std::mem::replace(&mut gathers, true) {
+                        *room = self.context.limits.room(&self.device, GATHERED_BYTES_MAX).ok()?;
                     }
                     let more = self.context.streams.read(&self.name, Position::Cursor(page.next)).await.ok()?;
                     let more = Some(more).filter(|more| more.created == page.created)?;

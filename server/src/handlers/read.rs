@@ -4,7 +4,7 @@
 
 use super::page::{at_end, described};
 use super::{Context, encode, live, page, snapshot};
-use crate::auth::{Caller, bearer};
+use crate::auth::Caller;
 use crate::protocol::answer::{Answer, Refusal, put};
 use crate::protocol::body::whole;
 use crate::protocol::encoding::{Accepted, Coding};
@@ -13,6 +13,7 @@ use everlog::Page;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use hyper::{Request, StatusCode};
+use std::pin::pin;
 use std::sync::Arc;
 
 /// What a read asks for.
@@ -39,11 +40,8 @@ impl Asked {
 pub async fn read(context: Arc<Context>, caller: Caller, name: String, asked: Asked) -> Result<Answer, Refusal> {
     let query = asked.query;
     if let Some(wanted) = query.snapshot {
-        let mut answer = tokio::select! {
-            biased;
-            () = caller.ended() => return Err(bearer::invalid()),
-            answer = Box::pin(snapshot::snapshot(&context, &caller, &name, wanted)) => answer?,
-        };
+        let made = Box::pin(snapshot::snapshot(&context, &caller, &name, wanted));
+        let mut answer = caller.while_admitted(made).await?;
         if let Some(coding) = encode::choose(asked.accepted, &mut answer) {
             encode::encode(&context, coding, &mut answer).await?;
         }
@@ -51,11 +49,8 @@ pub async fn read(context: Arc<Context>, caller: Caller, name: String, asked: As
     }
     match query.live {
         Live::LongPoll => {
-            let mut answer = tokio::select! {
-                biased;
-                () = caller.ended() => return Err(bearer::invalid()),
-                answer = live::long_poll(&context, &caller, &name, &query) => answer?,
-            };
+            let polled = pin!(live::long_poll(&context, &caller, &name, &query));
+            let mut answer = caller.while_admitted(polled).await?;
             if let Some(coding) = encode::choose(asked.accepted, &mut answer) {
                 Box::pin(encode::encode(&context, coding, &mut answer)).await?;
             }

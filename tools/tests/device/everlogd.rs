@@ -13,14 +13,14 @@ use everlog_tests::net::{Proxy, Server};
 use crate::device::{Device, code, scratch, stderr};
 
 /// A server on a store, and an address that stays the same while servers come and go.
-struct World {
+pub struct World {
     dir: tempfile::TempDir,
-    proxy: Proxy,
-    server: Option<Server>,
+    pub proxy: Proxy,
+    pub server: Option<Server>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut world = Self { dir: scratch(), proxy: Proxy::start(), server: None };
         world.start("store");
         world
@@ -30,7 +30,7 @@ impl World {
         self.dir.path().join(name)
     }
 
-    fn start(&mut self, store: &str) {
+    pub fn start(&mut self, store: &str) {
         let server = Server::start(&self.store(store), &[]);
         self.proxy.lead_to(Some(server.address()));
         self.server = Some(server);
@@ -42,12 +42,12 @@ impl World {
         self.server.take().expect("one runs").kill();
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         self.proxy.lead_to(None);
         self.server.take().expect("one runs").stop();
     }
 
-    fn device(&self, name: &str) -> Device {
+    pub fn device(&self, name: &str) -> Device {
         Device::new(self.dir.path(), name, &self.proxy.url())
     }
 }

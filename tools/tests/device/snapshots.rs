@@ -3,38 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use everlog_tests::net::{Proxy, Server, ask};
+use everlog_tests::net::ask;
 
 use crate::device::{Device, code, scratch, stderr};
+use crate::everlogd::World;
 
 /// Enough for many pages, and for a phone.
 const CONTACTS: usize = 50_000;
 
-struct World {
-    dir: tempfile::TempDir,
-    proxy: Proxy,
-    server: Option<Server>,
-}
-
 impl World {
-    fn new() -> Self {
-        let mut world = Self { dir: scratch(), proxy: Proxy::start(), server: None };
-        world.restart();
-        world
-    }
-
     fn restart(&mut self) {
-        if let Some(server) = self.server.take() {
-            self.proxy.lead_to(None);
-            server.stop();
-        }
-        let server = Server::start(&self.dir.path().join("store"), &[]);
-        self.proxy.lead_to(Some(server.address()));
-        self.server = Some(server);
-    }
-
-    fn device(&self, name: &str) -> Device {
-        Device::new(self.dir.path(), name, &self.proxy.url())
+        self.stop();
+        self.start("store");
     }
 
     fn ask(&self, method: &str, collection: &str, headers: &[(&str, &str)], body: &str) -> u16 {
