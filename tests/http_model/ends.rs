@@ -91,8 +91,11 @@ impl End {
     pub fn new(lifetime: &Lifetime, window: &Window) -> Self {
         let (not_before, by) = match *lifetime {
             Lifetime::Ttl(_) => (Us::MIN, Us::MIN),
-            // A moment that is past is now.
-            Lifetime::Until { at, .. } => (at - WALL_SLACK, (at - window.lag_before + WALL_SLACK).max(window.latest())),
+            // What is left until then is known before it is stored, and begins with that. A moment that is past is now.
+            Lifetime::Until { at, .. } => {
+                let late = window.answered - window.sent + WALL_SLACK;
+                (at - WALL_SLACK, (at - window.lag_before + late).max(window.latest()))
+            }
         };
         let mut end = Self { lifetime: lifetime.clone(), not_before, by, unused_by: by };
         end.is_used(window, 0);

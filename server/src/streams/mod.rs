@@ -12,7 +12,6 @@ pub use request::{Other, Request};
 
 use crate::feeds::Feeds;
 use crate::protocol::content::StreamConfig;
-use crate::protocol::lifetime::Lifetime;
 use crate::protocol::request::Durability;
 use everlog::cold::standing::ColdLevel;
 use everlog::types::{AsOf, Cursor, Lsn, Position, StoreId, Timeline};
@@ -273,13 +272,13 @@ impl Streams {
         Ok(Some(self.known(name).await?).filter(|known| known.created == created))
     }
 
-    /// Puts the stream's end off, where it lives for as long as it is used. It is on disk then, so that no crash ends the
-    /// stream too early.
+    /// Finds that a stream with a lifetime has not ended, and puts its end off where it lives for as long as it is used. It
+    /// is on disk then, so that no crash ends the stream too early.
     ///
     /// # Errors
-    /// Those of [`Self::info`], for a stream that has ended.
+    /// Those of [`Self::info`], for a stream that has ended: what is known of a stream does not tell.
     pub async fn renew(&self, name: &str, known: &Known) -> Result<()> {
-        let Some(lifetime @ Lifetime::Ttl(_)) = &known.config.lifetime else { return Ok(()) };
+        let Some(lifetime) = &known.config.lifetime else { return Ok(()) };
         let info = self.info(name).await?;
         let Some(expires_in) = info.expires_in.and_then(|left| lifetime.renewed(left)) else { return Ok(()) };
         let renewal = Request {

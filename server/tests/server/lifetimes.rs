@@ -133,6 +133,13 @@ fn nothing_is_said_of_an_append_to_a_stream_that_has_ended_but_that() {
     let headers = [("Content-Type", "application/json"), ("Stream-Expires-At", &*in_a_second)];
     assert_eq!(served.ask("PUT", "stream", &headers, b"").status, 201);
     assert_eq!(served.append("stream", "application/json", &[], b"1").status, 204);
+    let numbers = [("Producer-Id", "phone"), ("Producer-Epoch", "0"), ("Producer-Seq", "0")];
+    assert_eq!(served.append("stream", "application/json", &numbers, b"2").status, 200);
     served.ended("stream", Instant::now());
     assert_eq!(served.append("stream", "application/json", &[], b"[]").status, 404);
+    assert_eq!(served.append("stream", "text/plain", &[], b"3").status, 404);
+    // Neither that it was stored before nor that it is other content than was.
+    for content in [b"2", b"3"] {
+        assert_eq!(served.append("stream", "application/json", &numbers, content).status, 404);
+    }
 }
