@@ -3,7 +3,7 @@
 //! TLS or none, then HTTP/2 where ALPN chose it or the client begins with it, else HTTP/1.1. Invariant: whatever a client
 //! sends or leaves unread, its connection takes bounded memory, and one that lies idle or reads nothing is closed in time.
 
-use crate::handlers::{self, Context};
+use crate::handlers::{self, Context, admin};
 use crate::protocol::answer::Answer;
 use crate::protocol::body::{Turn, whole};
 use crate::tls::{H2, Tls};
@@ -107,6 +107,22 @@ pub async fn serve(
         Box::pin(over_http2(stream, audience, context, watcher)).await
     } else {
         Box::pin(over_http1(stream, audience, context, watcher)).await
+    }
+}
+
+/// Answers one request of an operator while the store is being opened.
+pub async fn answer_while_opening(stream: TcpStream) {
+    prepare(&stream);
+    let service = service_fn(async |request| Ok::<_, Infallible>(admin::answer_while_opening(&request)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE_OPERATORS)
+        .max_buf_size(HEAD_BYTES_MAX)
+        // The next request is to meet what the store is by then.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection ended");
     }
 }
 

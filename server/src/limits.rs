@@ -232,7 +232,7 @@ impl Limits {
         match self.try_book(&account, more, Duration::MAX, Duration::MAX) {
             Booked::Done(booking) => Ok(booking),
             Booked::Over(what) => Err(full(what)),
-            Booked::Old => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "what the owner has is not counted yet")),
+            Booked::Old => Err(Refusal::overloaded("what the owner has is not counted yet; come back later")),
         }
     }
 

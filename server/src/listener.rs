@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How often the log says that no more connections are taken.
@@ -84,6 +85,27 @@ pub async fn serve(listener: TcpListener, audience: Audience, context: Arc<Conte
     if timeout(DRAIN_PATIENCE, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still under way after {} s and are cut off", DRAIN_PATIENCE.as_secs());
     }
+}
+
+/// Answers operators while the store is being opened, each connection once. Gives the listener back once it is open.
+pub async fn serve_while_opening(listener: TcpListener, mut is_open: oneshot::Receiver<()>) -> TcpListener {
+    let mut told = Told::default();
+    let mut answered = JoinSet::new();
+    loop {
+        let taken = tokio::select! {
+            taken = listener.accept(), if answered.len() < OPERATORS_MAX => taken,
+            Some(_) = answered.join_next() => continue,
+            _ = &mut is_open => break,
+        };
+        match taken {
+            Ok((stream, _)) => drop(answered.spawn(connection::answer_while_opening(stream))),
+            Err(error) => {
+                told.now(&format!("a connection could not be taken: {error}"));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    listener
 }
 
 /// Tells clients that there are too many, within bounds of its own.

@@ -13,7 +13,7 @@ use crate::connection::Audience;
 use crate::failure::Failure;
 use crate::handlers::{BODIES_KIB, COMPRESSIONS_MAX, Context, PAIRINGS_MAX, Said, WALKS_MAX};
 use crate::limits::Limits;
-use crate::listener::{DRAIN_PATIENCE, OPERATORS_MAX, TURNED_AWAY_MAX, serve};
+use crate::listener::{DRAIN_PATIENCE, OPERATORS_MAX, TURNED_AWAY_MAX, serve, serve_while_opening};
 use crate::metrics::Metrics;
 use crate::socket::Socket;
 use crate::streams::{Request, Streams};
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tracing_subscriber::EnvFilter;
 
 /// Open files that are kept for the store: journal, segments, manifest, and the program's own; and for the connections
@@ -56,17 +56,24 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         (Some(cert), Some(key)) => Some(Arc::new(Tls::load(cert.clone(), key.clone())?)),
         _ => None,
     };
-    let store = open(&settings, &cold, cli.init)?;
-    if settings.is_exposed() && !settings.insecure && !store.has_cold() {
+    if settings.is_exposed() && !settings.insecure && !cold.counts_for(&settings.data)? {
         let cause = format!("--listen {} is not a loopback address, and no cold store is independent", settings.listen);
         let remedy = "give --cold a bucket or a folder on another disk; --insecure does without";
-        store.close().map_err(closing)?;
         return Err(Failure::new(2, cause, remedy));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime
         .map_err(|e| Failure::new(1, format!("the runtime cannot be started: {e}"), "raise the limit of threads"))?;
-    let served = runtime.block_on(serve_until_asked(settings, store.clone(), left, tls));
+    // Opening may take long, as after a crash, or where a cold store does not answer: whoever watches is told.
+    let (operators, admin_address) = runtime.block_on(listen("--admin-listen", settings.admin_listen))?;
+    tracing::info!("metrics and health on http://{admin_address}");
+    let (opened, is_open) = oneshot::channel();
+    let opening = runtime.spawn(serve_while_opening(operators, is_open));
+    let store = open(&settings, &cold, cli.init)?;
+    // It waits for this, and ends with nothing else.
+    let _ = opened.send(());
+    let operators = runtime.block_on(opening).map_err(|e| ended_early(Err(e)))?;
+    let served = runtime.block_on(serve_until_asked(settings, store.clone(), operators, left, tls));
     // Connections that were cut off end here, before the store does.
     runtime.shutdown_timeout(DRAIN_PATIENCE);
     let closed = store.close().map_err(closing);
@@ -167,7 +174,7 @@ async fn listen(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketA
 }
 
 async fn serve_until_asked(
-    settings: Settings, store: Store, left: Option<carried::Left>, tls: Option<Arc<Tls>>,
+    settings: Settings, store: Store, operators: TcpListener, left: Option<carried::Left>, tls: Option<Arc<Tls>>,
 ) -> Result<(), Failure> {
     let unheard =
         |e: std::io::Error| Failure::new(1, format!("signals cannot be received: {e}"), "see the system's log");
@@ -180,7 +187,6 @@ async fn serve_until_asked(
     let gate = gate(&streams, &settings).await?;
     let socket = Socket::open(&settings.data)?;
     let (devices, address) = listen("--listen", settings.listen).await?;
-    let (operators, admin_address) = listen("--admin-listen", settings.admin_listen).await?;
     let (stop, stopping) = watch::channel(false);
     let metrics = Metrics::new(&store);
     let stops = settings.on_failure == OnFailure::Stop;
@@ -215,7 +221,6 @@ async fn serve_until_asked(
     let mut devices = tokio::spawn(serve(devices, Audience::Devices, Arc::clone(&context), tls));
     let socket = tokio::spawn(socket.serve(Arc::clone(&context)));
     let mut operators = tokio::spawn(serve(operators, Audience::Operators, context, None));
-    tracing::info!("metrics and health on http://{admin_address}");
     // Whoever started this program may have closed its standard error; it serves all the same.
     let _ = writeln!(std::io::stderr(), "everlogd ready on {scheme}://{address}");
     tokio::select! {

@@ -317,6 +317,11 @@ impl Appender {
         Err(Error::new(ErrorKind::Overloaded, what).retry_in(RETRY_AFTER).remedy(remedy))
     }
 
+    /// Why no append is taken at this moment, where it is not for want of memory or of the journal.
+    pub fn held_back(&self) -> Option<Error> {
+        self.throttle.check_contact().err().or_else(|| self.throttle.behind().map(too_far))
+    }
+
     /// Waits for the batch's turn, where appends are slowed down. Who does not wait for memory does not wait for it either,
     /// and is turned away when nothing can be taken at all.
     fn await_turn(&self, bytes: usize, patience: Patience) -> Result<()> {

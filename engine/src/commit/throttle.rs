@@ -70,21 +70,27 @@ impl Throttle {
         if self.standing.is_bounded() { self.standing.check_contact(self.clock.monotonic()) } else { Ok(()) }
     }
 
-    /// The turn of an append of `bytes`.
-    pub(super) fn turn(&self, bytes: usize) -> Turn {
+    /// What every append waits for at this moment, if it does.
+    pub(super) fn behind(&self) -> Option<Behind> {
         let due = self.index.due_segments();
         if due >= self.hard {
-            return Turn::Full(LOOK_AGAIN, Behind::Merges(due));
+            return Some(Behind::Merges(due));
         }
-        if self.standing.is_bounded() {
-            let now = self.clock.monotonic();
-            // Who ships may be waiting for an answer, and takes note of nothing meanwhile.
-            self.standing.durable(self.index.watermark(), self.index.metrics.frame_bytes.get(), now);
-            if let Some(lag) = self.standing.is_behind(now) {
-                return Turn::Full(LOOK_AGAIN, Behind::Cold(lag));
-            }
+        if !self.standing.is_bounded() {
+            return None;
         }
-        let pressure = self.pressure(due);
+        let now = self.clock.monotonic();
+        // Who ships may be waiting for an answer, and takes note of nothing meanwhile.
+        self.standing.durable(self.index.watermark(), self.index.metrics.frame_bytes.get(), now);
+        self.standing.is_behind(now).map(Behind::Cold)
+    }
+
+    /// The turn of an append of `bytes`.
+    pub(super) fn turn(&self, bytes: usize) -> Turn {
+        if let Some(behind) = self.behind() {
+            return Turn::Full(LOOK_AGAIN, behind);
+        }
+        let pressure = self.pressure(self.index.due_segments());
         if pressure <= 0.0 {
             return Turn::Now;
         }

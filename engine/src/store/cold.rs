@@ -36,6 +36,26 @@ pub struct ColdConfig {
     pub bounds: Bounds,
 }
 
+impl ColdConfig {
+    /// Whether any of them counts as cold for a store in `dir`, which need not be there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if that cannot be told.
+    pub fn counts_for(&self, dir: &Path) -> Result<bool> {
+        let dir = super::absolute(dir)?;
+        for store in &self.stores {
+            if self.counts(store.as_ref(), &dir)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn counts(&self, store: &dyn ColdStore, dir: &Path) -> Result<bool> {
+        Ok(self.allow_dependent || !store.depends_on(dir)?)
+    }
+}
+
 impl std::fmt::Debug for ColdConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let urls: Vec<&str> = self.stores.iter().map(|store| store.url()).collect();
@@ -185,7 +205,7 @@ impl Tenants {
     ) -> Result<Self> {
         let standing = Arc::new(Standing::new(config.bounds, clock.monotonic()));
         for store in &config.stores {
-            let counts = config.allow_dependent || !store.depends_on(dir)?;
+            let counts = config.counts(store.as_ref(), dir)?;
             if !counts {
                 tracing::warn!(
                     cold = store.url(),

@@ -163,6 +163,9 @@ pub struct Stats {
     pub overloads: u64,
     /// Waits of appends that were slowed down because the flush or merges are behind.
     pub slowed: u64,
+    /// Why no append is taken at this moment: merges or a cold store are too far behind, or the cold store did not answer
+    /// for too long.
+    pub held_back: Option<String>,
     /// Pages read.
     pub reads: u64,
     /// Segments that such a page took chunks from, each counted for each page.
@@ -223,6 +226,7 @@ impl Stats {
             merges_under_way: index.merges_under_way(),
             overloads: metrics.overloads.get(),
             slowed: metrics.slowed.get(),
+            held_back: core.appender.held_back().map(|error| error.to_string()),
             reads: metrics.reads.get(),
             read_runs: metrics.read_runs.get(),
             chunk_reads: metrics.chunk_reads.get(),

@@ -115,9 +115,11 @@ fn appends_are_held_back_while_the_cold_store_is_too_far_behind() {
     assert!(level.lag == Duration::from_secs(11) && level.lag_bytes > 0 && level.error.is_some(), "{level:?}");
     let error: Error = append(&store, &mut steps).expect_err("for too long");
     assert!(error.kind() == ErrorKind::Overloaded && error.retry_after().is_some(), "{error}");
+    assert_eq!(store.stats().held_back, Some(error.to_string()));
     cold.heal();
     ship(&mut steps);
     append(&store, &mut steps).expect("it has caught up");
+    assert_eq!(store.stats().held_back, None);
 }
 
 #[test]
@@ -129,10 +131,13 @@ fn appends_end_where_the_cold_store_does_not_say_for_too_long_who_owns_the_store
     append(&store, &mut steps).expect("not for long yet");
     steps.ship(0).expect_err("an outage");
     hand.pass(1);
-    assert_eq!(append(&store, &mut steps).expect_err("for too long").kind(), ErrorKind::Cold);
+    let error: Error = append(&store, &mut steps).expect_err("for too long");
+    assert_eq!(error.kind(), ErrorKind::Cold);
+    assert_eq!(store.stats().held_back, Some(error.to_string()));
     cold.heal();
     ship(&mut steps);
     append(&store, &mut steps).expect("it said so");
+    assert_eq!(store.stats().held_back, None);
 }
 
 #[test]

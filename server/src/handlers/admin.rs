@@ -16,6 +16,27 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// Answers an operator.
 pub fn answer(context: &Context, request: &Request<Incoming>) -> Answer {
+    route(request, |page| match page {
+        Page::Ready => ready(context),
+        Page::Metrics => metrics(context),
+        Page::Status => status(context),
+    })
+}
+
+/// Answers an operator while the store is being opened, and there is nothing to tell of it yet.
+pub fn answer_while_opening(request: &Request<Incoming>) -> Answer {
+    let told = "the store is being opened: what the journal holds is read, and the cold store is asked who owns it\n";
+    route(request, |_| text(StatusCode::SERVICE_UNAVAILABLE, told))
+}
+
+/// What depends on the store.
+enum Page {
+    Ready,
+    Metrics,
+    Status,
+}
+
+fn route(request: &Request<Incoming>, answer: impl FnOnce(Page) -> Answer) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here\n");
         put(&mut answer, ALLOW, "GET, HEAD");
@@ -23,9 +44,9 @@ pub fn answer(context: &Context, request: &Request<Incoming>) -> Answer {
     }
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "the process works\n"),
-        "/readyz" => ready(context),
-        "/metrics" => metrics(context),
-        "/status" => status(context),
+        "/readyz" => answer(Page::Ready),
+        "/metrics" => answer(Page::Metrics),
+        "/status" => answer(Page::Status),
         _ => text(StatusCode::NOT_FOUND, "there is /healthz, /readyz, /metrics and /status\n"),
     }
 }
@@ -54,6 +75,9 @@ fn unready(context: &Context, stats: &Stats) -> Option<String> {
     }
     if *context.stopping.borrow() {
         return Some("the server is stopping".to_owned());
+    }
+    if let Some(reason) = &stats.held_back {
+        return Some(format!("no append is taken: {reason}"));
     }
     if let Some(error) = stats.flush_error.as_ref().filter(|_| stats.journal_full) {
         return Some(format!("no journal file is free, since a flush fails: {error}"));

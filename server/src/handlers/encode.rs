@@ -7,6 +7,7 @@ use super::Context;
 use crate::protocol::answer::{Answer, Refusal, put};
 use crate::protocol::body::whole;
 use crate::protocol::encoding::{Accepted, Coding};
+use crate::protocol::headers;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 
@@ -24,7 +25,7 @@ pub fn choose(accepted: Accepted, answer: &mut Answer) -> Option<Coding> {
 /// Codes the answer's body.
 ///
 /// # Errors
-/// 500 for want of memory; 503 if the server stops meanwhile.
+/// 500 for want of memory; 503 if the server breaks off amid it.
 pub async fn encode(context: &Context, coding: Coding, answer: &mut Answer) -> Result<(), Refusal> {
     let Some(body) = answer.body().bytes().cloned() else { return Ok(()) };
     let coded = if body.len() <= AT_ONCE {
@@ -32,10 +33,11 @@ pub async fn encode(context: &Context, coding: Coding, answer: &mut Answer) -> R
     } else {
         let _permit = context.compressions.acquire().await.expect("the semaphore is never closed");
         let coded = tokio::task::spawn_blocking(move || coding.encode(&body)).await;
-        coded.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"))?
+        coded.map_err(|_| Refusal::unknown())?
     };
     let coded = coded.map_err(|e| {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer could not be compressed: {e}"))
+            .header(headers::ERROR, "failed")
     })?;
     let room = answer.body_mut().give_up();
     *answer.body_mut() = whole(coded);

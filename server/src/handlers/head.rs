@@ -1,6 +1,6 @@
 //! HEAD: what a stream is and where it ends, without its content.
 
-use super::Context;
+use super::{Context, page};
 use crate::protocol::answer::{Answer, Refusal, empty, put, set};
 use crate::protocol::headers;
 use crate::protocol::lifetime::Lifetime;
@@ -19,6 +19,7 @@ pub async fn head(context: Arc<Context>, name: String) -> Result<Answer, Refusal
     put(&mut answer, CONTENT_TYPE, &config.content_type);
     put(&mut answer, CACHE_CONTROL, "no-store");
     set(&mut answer, headers::NEXT_OFFSET, info.end().to_string());
+    page::set_stream(&mut answer, info.created);
     if let Some(cold) = cold {
         set(&mut answer, headers::COLD_OFFSET, cold.to_string());
     }

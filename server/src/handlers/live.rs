@@ -4,7 +4,7 @@
 //! that has gone is noticed and forgotten.
 
 use super::Context;
-use super::page::{self, Found, at_end, described, refused};
+use super::page::{self, Found, at_end, described, refused, set_stream};
 use crate::auth::Caller;
 use crate::limits::{Parts, Room};
 use crate::metrics::Counted;
@@ -136,8 +136,10 @@ pub async fn events(context: &Arc<Context>, caller: &Caller, name: String, query
         subscription,
         _counted: Counted::new(&context.metrics.live_readers),
     });
+    let created = first.created;
     let body = body::events(reader.tell(first, room), caller.ending());
     let mut answer = with(StatusCode::OK, body);
+    set_stream(&mut answer, created);
     put(&mut answer, CONTENT_TYPE, "text/event-stream");
     put(&mut answer, CACHE_CONTROL, "private, no-cache");
     if framing == Framing::Binary {

@@ -307,7 +307,8 @@ where
     W: Future<Output = Result<T, Refusal>> + Send + 'static,
 {
     let ended = tokio::spawn(work(Arc::clone(context))).await;
-    ended.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"))?
+    // It panicked, or the server stopped without it.
+    ended.map_err(|_| Refusal::unknown())?
 }
 
 /// A body, and its share of the memory for bodies, which goes back with it.
@@ -369,15 +370,14 @@ async fn share(
         return Ok(None);
     }
     let kib = u32::try_from(bytes.div_ceil(1 << 10)).expect("a body is bounded");
-    let stopping = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
     let part = Arc::clone(&context.limits.parts(caller).bodies);
     if over_http2 {
         let own = part.try_acquire_many_owned(kib).map_err(|_| too_many())?;
         let share = Arc::clone(&context.bodies).try_acquire_many_owned(kib).map_err(|_| too_many())?;
         return Ok(Some((own, share)));
     }
-    let own = part.acquire_many_owned(kib).await.map_err(stopping)?;
-    let share = Arc::clone(&context.bodies).acquire_many_owned(kib).await.map_err(stopping)?;
+    let own = part.acquire_many_owned(kib).await.expect("the semaphore is never closed");
+    let share = Arc::clone(&context.bodies).acquire_many_owned(kib).await.expect("the semaphore is never closed");
     Ok(Some((own, share)))
 }
 

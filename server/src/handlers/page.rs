@@ -10,7 +10,7 @@ use crate::protocol::body::whole;
 use crate::protocol::content::join;
 use crate::protocol::headers;
 use crate::streams::{Known, Streams};
-use everlog::types::{Cursor, Position};
+use everlog::types::{Cursor, Lsn, Position};
 use everlog::{Error, ErrorKind, Page, Record};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -73,7 +73,7 @@ pub fn described(status: StatusCode, Found { page, known, cold, room }: &mut Fou
     put(&mut answer, CONTENT_TYPE, &known.config.content_type);
     put(&mut answer, CACHE_CONTROL, "private, no-cache");
     set(&mut answer, headers::NEXT_OFFSET, page.next.to_string());
-    set(&mut answer, headers::STREAM, format!("{:016x}", page.created.0));
+    set_stream(&mut answer, page.created);
     if let Some(cold) = cold {
         set(&mut answer, headers::COLD_OFFSET, cold.to_string());
     }
@@ -84,6 +84,11 @@ pub fn described(status: StatusCode, Found { page, known, cold, room }: &mut Fou
         }
     }
     answer
+}
+
+/// Says which of the streams that had its name this is, by when it was created.
+pub fn set_stream(answer: &mut Answer, created: Lsn) {
+    set(answer, headers::STREAM, format!("{:016x}", created.0));
 }
 
 /// Whether the page reaches the stream's end.

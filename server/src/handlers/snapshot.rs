@@ -3,7 +3,7 @@
 //! Invariants: the pages of one snapshot show the stream at one of its ends, and a page is the same bytes whoever makes
 //! it, also after a restart of the server; where that cannot be had any more the page is refused, and never another.
 
-use super::page::{bytes, refused};
+use super::page::{bytes, refused, set_stream};
 use super::{ATTEMPTS, Context, detached};
 use crate::auth::Caller;
 use crate::limits::Parts;
@@ -92,7 +92,7 @@ async fn page(context: &Context, device: &Parts, name: &str, info: &LogInfo, tok
     put(&mut answer, CACHE_CONTROL, "no-store");
     let next = if next == len { token.end.to_string() } else { Token { at: next, ..token }.to_string() };
     set(&mut answer, headers::NEXT_OFFSET, next);
-    set(&mut answer, headers::STREAM, format!("{:016x}", info.created.0));
+    set_stream(&mut answer, info.created);
     if let Some(cold) = context.streams.cold_end(name, info.created).await {
         set(&mut answer, headers::COLD_OFFSET, cold.to_string());
     }

@@ -84,6 +84,12 @@ impl Refusal {
             .retry_after(Duration::from_secs(1))
     }
 
+    /// The server was to carry it out and ended amid that, so that nobody knows.
+    pub fn unknown() -> Self {
+        let what = "the server broke off amid the request, and whether it was carried out is not known";
+        Self::from(&Error::new(ErrorKind::Unknown, what).remedy("send it again; an append with its number"))
+    }
+
     /// It contradicts what is there.
     pub fn conflict(told: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, told)

@@ -340,15 +340,18 @@ impl Streams {
     /// Comes back once everything up to `lsn` is cold.
     ///
     /// # Errors
-    /// [`ErrorKind::Unknown`] if it takes too long; [`ErrorKind::Fenced`], [`ErrorKind::ShutDown`].
+    /// [`ErrorKind::Unknown`] if it takes too long, or the store ends before; [`ErrorKind::Invalid`] without a cold store.
     pub async fn cold(&self, lsn: Lsn) -> Result<()> {
-        let in_time = timeout(self.append_patience, self.store.cold(lsn)).await;
-        in_time.map_err(|_| {
-            let waited = self.append_patience.as_millis();
-            let what = format!("it is stored here and was not verified in a cold store after {waited} ms");
-            Error::new(ErrorKind::Unknown, what)
-                .remedy("ask again: an append with the same producer number, a creation as it was; or ask for local")
-        })?
+        let why = match timeout(self.append_patience, self.store.cold(lsn)).await {
+            Ok(Ok(())) => return Ok(()),
+            // There is none to wait for.
+            Ok(Err(error)) if error.kind() == ErrorKind::Invalid => return Err(error),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it took longer than {} ms", self.append_patience.as_millis()),
+        };
+        // Whatever the cause says of other appends, this one is stored.
+        Err(Error::new(ErrorKind::Unknown, format!("what is stored here was not verified in a cold store: {why}"))
+            .remedy("ask again: an append with the same producer number, a creation as it was; or ask for local"))
     }
 
     /// Up to where the stream that was created at `created` is verified in a cold store; None if no cold store counts. Never

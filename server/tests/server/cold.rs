@@ -86,6 +86,30 @@ fn an_append_is_as_safe_as_was_asked_and_readers_are_told_up_to_where_the_stream
 }
 
 #[test]
+fn what_holds_every_append_back_is_why_the_server_is_not_ready() {
+    let dir = scratch();
+    std::fs::write(dir.path().join("everlog.toml"), "cold_lag_max_ms = 1\n").expect("a new file");
+    let served = serve(dir.path(), &["--init", "--allow-dependent-cold"]);
+    let ready = || ask(&served.admin, "GET /readyz HTTP/1.1\r\n\r\n");
+    let until = |word: &str| {
+        let told = (0..10_000).map(|_| ready()).find(|told| told.contains(word));
+        told.unwrap_or_else(|| panic!("{word}: {}", ready()))
+    };
+    until("appends are taken");
+    let (cold, away) = (dir.path().join("cold"), dir.path().join("away"));
+    std::fs::rename(&cold, &away).expect("it is there");
+    std::fs::write(&cold, "no folder").expect("a new file");
+    assert!(served.ask("PUT", "", "", "one").starts_with("HTTP/1.1 201 "), "nothing waited to be shipped");
+    let told = until("the cold store is");
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("behind"), "{told}");
+    assert!(ask(&served.admin, "GET /status HTTP/1.1\r\n\r\n").contains("\"ready\": false"));
+    std::fs::remove_file(&cold).expect("it is there");
+    std::fs::rename(&away, &cold).expect("nothing is there");
+    until("appends are taken");
+    served.stop();
+}
+
+#[test]
 fn a_folder_beside_the_data_counts_only_where_that_is_said() {
     let dir = scratch();
     let served = serve(dir.path(), &["--init"]);

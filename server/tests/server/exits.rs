@@ -251,12 +251,36 @@ fn what_the_system_refuses_has_a_remedy() {
 }
 
 #[test]
+fn while_the_store_is_opened_operators_are_told_so() {
+    let dir = scratch();
+    let store = store(dir.path());
+    // A bucket that takes connections and never answers: the open asks it who owns the store.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("it is bound"));
+    let mut command = everlogd(dir.path());
+    let bucket = [("AWS_ENDPOINT_URL", &*endpoint), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "us-east-1")];
+    command.envs(bucket).envs([("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")]);
+    command.arg("--data").arg(&store).args(["--cold", "s3://bucket/store"]);
+    let mut server = Program::start(command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]));
+    let admin = server.line_with("metrics and health on http://");
+    let get = |path: &str| ask(&admin, format!("GET {path} HTTP/1.1\r\n\r\n"));
+    assert!(get("/healthz").starts_with("HTTP/1.1 200 "), "{}", get("/healthz"));
+    for path in ["/readyz", "/metrics", "/status"] {
+        let answer = get(path);
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("is being opened"), "{answer}");
+    }
+    // Nobody who holds a connection open keeps others from being told.
+    let _idle: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&admin).expect("it listens")).collect();
+    assert!(get("/readyz").starts_with("HTTP/1.1 503 "));
+}
+
+#[test]
 fn a_server_that_is_asked_to_stop_does_so_while_readers_wait() {
     let dir = scratch();
     let start = |init: &[&str]| {
         let mut server = Program::start(everlogd(dir.path()).args(QUIET).args(["--data", "store"]).args(init));
-        let opened = server.line_with("INFO opened ");
         let admin = server.line_with("metrics and health on http://");
+        let opened = server.line_with("INFO opened ");
         let address = server.line_with("everlogd ready on http://");
         (server, opened, admin, address)
     };

@@ -176,6 +176,11 @@ fn a_character_in_two_records_reaches_a_reader_of_events_whole() {
     large.push(0xc3);
     assert_eq!(served.append("a", "text/plain", &[], &large).status, 204);
     let waiting = served.get("a", "?offset=-1&live=sse");
+    let which = served.ask("HEAD", "a", &[], b"").header("everlog-stream").to_owned();
+    assert_eq!(which.len(), 16, "it says which of the streams of its name it is");
+    for answer in [&waiting, &served.get("a", ""), &served.get("a", "?offset=now&live=long-poll")] {
+        assert_eq!(answer.header("everlog-stream"), which);
+    }
     assert!(waiting.body.contains("event: control") && !waiting.body.contains("event: data"), "it waits for the rest");
     assert_eq!(served.append("a", "text/plain", &[], &[0xbc, b'!']).status, 204);
     let read = served.get("a", "?offset=-1&live=sse");

@@ -159,6 +159,19 @@ fn a_server_that_cannot_have_its_certificate_does_not_start() {
     assert!(!dir.path().join("store").exists(), "nothing was created");
 }
 
+#[test]
+fn an_address_that_others_reach_wants_a_cold_store_that_does_not_share_the_datas_fate() {
+    let dir = scratch();
+    certify(dir.path());
+    let more = "auth = \"tokens\"\ncold = [\"file://cold\"]\nlisten = \"0.0.0.0:0\"\nadmin_listen = \"127.0.0.1:0\"\n";
+    std::fs::write(dir.path().join("everlog.toml"), SETTINGS.to_owned() + more).expect("written");
+    let ended = Program::start(everlogd(dir.path()).args(["--init", "--data", "store"])).ended();
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("no cold store is independent"), "{}", ended.stderr);
+    // Neither a store nor who owns it.
+    assert!(!dir.path().join("store").exists() && !dir.path().join("cold").exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_in_the_clear_has_its_limits() {
     let front = Front::new("connections_max = 3");
