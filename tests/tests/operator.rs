@@ -358,3 +358,31 @@ fn features_that_may_be_ignored_are() {
         fs::remove_dir_all(&data).expect("removed");
     }
 }
+
+#[test]
+fn a_server_is_asked_what_it_knows_of_its_store() {
+    let dir = scratch("asked");
+    let data = store(dir.path(), "store");
+    let server = Server::start_under(&[], &data, &[]);
+    let inspect = |args: &[&str]| {
+        let output = Command::new(Program::Everlog.path()).arg("inspect").args(args).output().expect("everlog starts");
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let address = server.admin_address().to_string();
+    let (code, told, why) = inspect(&["--server", &format!("http://{address}/"), "--json"]);
+    assert_eq!(code, Some(0), "{why}");
+    let told: serde_json::Value = serde_json::from_str(&told).expect("one object");
+    let (_, on_disk, _) = inspect(&[path(&data), "--json"]);
+    let on_disk: serde_json::Value = serde_json::from_str(&on_disk).expect("one object");
+    assert_eq!((&told["store"], &told["ready"]), (&on_disk["store"], &true.into()));
+    let (_, table, _) = inspect(&["--server", &address]);
+    assert!(table.lines().any(|line| line.split_whitespace().eq(["opened.clean", "true"])), "{table}");
+
+    assert_eq!(inspect(&["--server", &address, path(&data)]).0, Some(2), "one of the two");
+    let (code, _, why) = inspect(&["--server", &server.address().to_string()]);
+    assert!(code == Some(1) && why.contains("404") && why.contains("metrics and health"), "the devices' port: {why}");
+    assert_eq!(server.stop().0.code(), Some(0));
+    let (code, _, why) = inspect(&["--server", &address]);
+    assert!(code == Some(1) && why.lines().count() == 2, "{why}");
+}

@@ -1,20 +1,48 @@
-//! `everlog inspect`: what a store holds, in numbers. Works on a store that is running, since it only reads.
+//! `everlog inspect`: what a store holds, in numbers. Works on a store that is running, since it only reads; or asks the
+//! server that has it open, which knows what is not on disk: how far the cold stores are, what failed last.
 //!
-//! Counting the logs takes a walk over all of them. Invariant: records are those that are kept, not those that were
+//! Counting the logs takes a walk over all of them, which a server is not asked for. Invariant: records are those that are kept, not those that were
 //! ever written.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use everlog::names::owner;
 use everlog::types::{AsOf, Lsn};
 use everlog::{ErrorKind, LogInfo, ReadOnly};
 use serde::Serialize;
+use serde_json::Value;
+use ureq::Agent;
 
 use crate::output;
 use crate::progress::Progress;
 use everlog_server::failure::Failure;
+
+pub const EXAMPLES: &str = "Examples:
+  everlog inspect ./store
+  everlog inspect ./store --json
+  everlog inspect --server http://127.0.0.1:4438
+
+With --server it prints what the server's /status holds, which names no owners and counts no logs. Exits 1 if the server cannot
+be asked, or is still opening its store.";
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The store
+    #[arg(required_unless_present = "server")]
+    dir: Option<PathBuf>,
+    /// The address of a server's metrics and health (its --admin-listen), instead of a store
+    #[arg(long, value_name = "ADDR", conflicts_with = "dir")]
+    server: Option<String>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
 
 #[derive(Serialize)]
 struct Report {
@@ -81,7 +109,33 @@ struct Segment {
     bytes: u64,
 }
 
-pub fn run(dir: &Path, json: bool) -> Result<(), Failure> {
+pub fn run(args: &Args) -> Result<(), Failure> {
+    match (&args.server, &args.dir) {
+        (Some(server), _) => Ok(output::print(&status(server)?, args.json)?),
+        (None, Some(dir)) => on_disk(dir, args.json),
+        (None, None) => unreachable!("one of the two is required"),
+    }
+}
+
+/// What a running server says of its store.
+fn status(server: &str) -> Result<Value, Failure> {
+    let base = server.trim_end_matches('/');
+    let url = if base.contains("://") { format!("{base}/status") } else { format!("http://{base}/status") };
+    let failed = |why: &dyn std::fmt::Display| {
+        let remedy = "give the address that everlogd names at its start: metrics and health on http://…";
+        Failure::new(1, format!("{url} cannot be had: {why}"), remedy)
+    };
+    let agent: Agent =
+        Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into();
+    let mut answer = agent.get(&url).call().map_err(|e| failed(&e))?;
+    let told = answer.body_mut().read_to_string().map_err(|e| failed(&e))?;
+    if answer.status().as_u16() != 200 {
+        return Err(failed(&format_args!("status {}, {}", answer.status().as_u16(), told.trim_end())));
+    }
+    serde_json::from_str(&told).map_err(|e| failed(&e))
+}
+
+fn on_disk(dir: &Path, json: bool) -> Result<(), Failure> {
     let store = ReadOnly::open(dir)?;
     let counts = Counts::of(&store)?;
     let summary = store.summary();

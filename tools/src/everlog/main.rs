@@ -62,15 +62,9 @@ enum Command {
         #[arg(long, value_name = "URL")]
         cold: Vec<String>,
     },
-    /// Show what a store holds; works on a running store
-    #[command(after_help = "Examples:\n  everlog inspect ./store\n  everlog inspect ./store --json")]
-    Inspect {
-        /// The store
-        dir: PathBuf,
-        /// One JSON object on stdout
-        #[arg(long)]
-        json: bool,
-    },
+    /// Show what a store holds, also a running one, or what a server says of its store
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(inspect::Args),
     /// Print records; works on a running store
     #[command(after_help = dump::EXAMPLES)]
     Dump(dump::Args),
@@ -101,7 +95,7 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Init { data, cold } => init::run(&data, &cold),
-        Command::Inspect { dir, json } => inspect::run(&dir, json),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Restore(args) => restore::run(&args),

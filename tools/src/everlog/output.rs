@@ -14,9 +14,11 @@ pub fn print(result: &impl Serialize, json: bool) -> io::Result<()> {
     if json { writeln!(out, "{value}") } else { out.write_all(table(&value).as_bytes()) }
 }
 
-/// The fields of an object, aligned; lists of objects follow as tables of their own.
+/// The fields of an object, aligned, those of objects within it behind its name and a full stop; lists of objects follow as
+/// tables of their own.
 fn table(value: &Value) -> String {
     let Value::Object(fields) = value else { return format!("{}\n", cell(value)) };
+    let fields: Vec<(String, &Value)> = fields.iter().flat_map(|(name, value)| flat(name, value)).collect();
     let is_list = |value: &Value| value.as_array().is_some_and(|items| items.iter().any(Value::is_object));
     let width = fields.iter().filter(|(_, v)| !is_list(v)).map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut out = String::new();
@@ -28,6 +30,14 @@ fn table(value: &Value) -> String {
         out.push_str(&format!("\n{name}\n{}", columns(&rows)));
     }
     out
+}
+
+/// A field, or those of an object.
+fn flat<'a>(name: &str, value: &'a Value) -> Vec<(String, &'a Value)> {
+    match value {
+        Value::Object(fields) => fields.iter().map(|(field, value)| (format!("{name}.{field}"), value)).collect(),
+        _ => vec![(name.to_owned(), value)],
+    }
 }
 
 /// Rows of the same fields under a head line; numbers to the right.
@@ -79,6 +89,14 @@ mod tests {
         let value = json!({"id": "ab", "seconds": 1.5, "list": [{"name": "x", "n": 7}, {"name": "long", "n": 12}]});
         let expected = "id       ab\nseconds  1.500\n\nlist\n  name   n\n  x      7\n  long  12\n";
         assert_eq!(table(&value), expected);
+    }
+
+    #[test]
+    fn objects_are_taken_apart() {
+        assert_eq!(
+            table(&json!({"a": 1, "open": {"clean": true, "ms": 7}})),
+            "a           1\nopen.clean  true\nopen.ms     7\n"
+        );
     }
 
     #[test]

@@ -96,14 +96,22 @@ fn run(step: &Step, root: &Path) -> Result<Duration, Failure> {
     }
 }
 
+const COMPARE: &str = "benches/compare";
+/// Workspaces of their own.
+const APART: [&str; 2] = [COMPARE, "tests/fuzz"];
+
 fn fmt(root: &Path) -> Outcome {
     tool("cargo fmt", &["fmt", "--version"], "rustup component add rustfmt")?;
-    call(cargo(root, &["fmt", "--all", "--check"]))
+    call(cargo(root, &["fmt", "--all", "--check"]))?;
+    APART.iter().try_for_each(|folder| call(cargo(&root.join(folder), &["fmt", "--check"])))
 }
 
 fn clippy(root: &Path) -> Outcome {
     tool("cargo clippy", &["clippy", "--version"], "rustup component add clippy")?;
-    call(cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    call(cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    // The fuzz targets are built by a step of their own.
+    let args = ["clippy", "--locked", "--target-dir", "../../target/compare", "--", "-D", "warnings"];
+    call(cargo(&root.join(COMPARE), &args))
 }
 
 fn deny(root: &Path) -> Outcome {
