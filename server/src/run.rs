@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 /// Open files that are kept for the store: journal, segments, manifest, and the program's own; and for the connections
@@ -65,15 +66,9 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
     let runtime = runtime
         .map_err(|e| Failure::new(1, format!("the runtime cannot be started: {e}"), "raise the limit of threads"))?;
     // Opening may take long, as after a crash, or where a cold store does not answer: whoever watches is told.
-    let (operators, admin_address) = runtime.block_on(listen("--admin-listen", settings.admin_listen))?;
-    tracing::info!("metrics and health on http://{admin_address}");
-    let (opened, is_open) = oneshot::channel();
-    let opening = runtime.spawn(serve_while_opening(operators, is_open));
+    let opening = runtime.block_on(Opening::begin(settings.admin_listen))?;
     let store = open(&settings, &cold, cli.init)?;
-    // It waits for this, and ends with nothing else.
-    let _ = opened.send(());
-    let operators = runtime.block_on(opening).map_err(|e| ended_early(Err(e)))?;
-    let served = runtime.block_on(serve_until_asked(settings, store.clone(), operators, left, tls));
+    let served = runtime.block_on(serve_until_asked(settings, store.clone(), opening, left, tls));
     // Connections that were cut off end here, before the store does.
     runtime.shutdown_timeout(DRAIN_PATIENCE);
     let closed = store.close().map_err(closing);
@@ -173,8 +168,29 @@ async fn listen(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketA
     Ok((listener, local))
 }
 
+/// The operators' listener until there is something to be told of the store.
+struct Opening {
+    listener: JoinHandle<TcpListener>,
+    ends: oneshot::Sender<()>,
+}
+
+impl Opening {
+    async fn begin(address: SocketAddr) -> Result<Self, Failure> {
+        let (listener, address) = listen("--admin-listen", address).await?;
+        tracing::info!("metrics and health on http://{address}");
+        let (ends, is_open) = oneshot::channel();
+        Ok(Self { listener: tokio::spawn(serve_while_opening(listener, is_open)), ends })
+    }
+
+    async fn end(self) -> Result<TcpListener, Failure> {
+        // It waits for this, and ends with nothing else.
+        let _ = self.ends.send(());
+        self.listener.await.map_err(|e| ended_early(Err(e)))
+    }
+}
+
 async fn serve_until_asked(
-    settings: Settings, store: Store, operators: TcpListener, left: Option<carried::Left>, tls: Option<Arc<Tls>>,
+    settings: Settings, store: Store, opening: Opening, left: Option<carried::Left>, tls: Option<Arc<Tls>>,
 ) -> Result<(), Failure> {
     let unheard =
         |e: std::io::Error| Failure::new(1, format!("signals cannot be received: {e}"), "see the system's log");
@@ -220,6 +236,7 @@ async fn serve_until_asked(
     });
     let mut devices = tokio::spawn(serve(devices, Audience::Devices, Arc::clone(&context), tls));
     let socket = tokio::spawn(socket.serve(Arc::clone(&context)));
+    let operators = opening.end().await?;
     let mut operators = tokio::spawn(serve(operators, Audience::Operators, context, None));
     // Whoever started this program may have closed its standard error; it serves all the same.
     let _ = writeln!(std::io::stderr(), "everlogd ready on {scheme}://{address}");
